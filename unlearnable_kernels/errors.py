@@ -1,0 +1,9 @@
+"""The errors that are the caller's to mend: one line that names the culprit and what is allowed."""
+
+
+class UserError(ValueError):
+    """Bad input. The command line prints the message alone and exits with status 2."""
+
+
+class ImageError(UserError):
+    """One image that cannot be processed as it is; ``--on-error skip`` lists it and goes on."""
