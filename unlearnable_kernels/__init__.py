@@ -1,0 +1,9 @@
+"""Fused kernels (``torch.ops.unlearn.*``) and pipelines that make image data sets unlearnable."""
+
+from importlib.metadata import version
+
+from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.ops.native import cpu_capability
+
+__version__ = version("unlearnable_kernels")
+__all__ = ["classwise_conv", "cpu_capability"]

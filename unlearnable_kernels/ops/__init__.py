@@ -1,0 +1,27 @@
+"""``torch.ops.unlearn.*``. ``ALL_OPS`` is the one table that tests and benchmarks walk."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from unlearnable_kernels.ops import classwise_conv, native
+
+
+@dataclass(frozen=True)
+class Operator:
+    name: str
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    sample_inputs: Callable[..., Iterator[tuple]]
+
+
+ALL_OPS = (
+    Operator(
+        name="classwise_conv",
+        function=classwise_conv.classwise_conv,
+        reference=classwise_conv.reference,
+        sample_inputs=classwise_conv.sample_inputs,
+    ),
+)
+
+cpu_capability = native.cpu_capability

@@ -1,0 +1,29 @@
+"""Loads the compiled kernels, whose import registers them with PyTorch's dispatcher."""
+
+import warnings
+from types import ModuleType
+
+
+def _load() -> ModuleType | None:
+    try:
+        from unlearnable_kernels import _C
+    except ImportError as error:
+        warnings.warn(
+            f"the compiled kernels are not in use, so the plain PyTorch reference serves, much slower: {error}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
+    return _C
+
+
+cpu_module = _load()
+
+
+def cpu_capability() -> str:
+    """Instruction set of the CPU kernels: ``avx512``, ``avx2``, ``default``, or ``reference`` without them.
+
+    The best one that the processor has is taken; the environment variable ``UNLEARNABLE_CPU_CAPABILITY``
+    (one of the first three) lowers it, read once at import.
+    """
+    return "reference" if cpu_module is None else str(cpu_module.cpu_capability())
