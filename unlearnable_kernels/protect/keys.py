@@ -1,0 +1,134 @@
+"""The private key: 256 random bits, the file that holds them, and everything that is derived from them.
+
+Derivation is SHAKE-256 over an unambiguous encoding (every part carries its type and its length, the
+purpose and the wanted length are parts too), so that no two uses of a key ever share bytes and each value
+can be computed without the others.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from unlearnable_kernels.errors import UserError
+
+VERSION_LINE = "unlearnable-key-v1"
+KEY_BYTES = 32
+_DOMAIN = b"unlearnable_kernels.key.v1"
+_FILE_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Key:
+    """256 secret bits (``material``, 32 bytes). ``repr`` does not show them."""
+
+    material: bytes = field(repr=False)
+    kind: ClassVar[str] = "key"
+
+    def __post_init__(self) -> None:
+        if len(self.material) != KEY_BYTES:
+            raise UserError(f"a key has {KEY_BYTES} bytes, not {len(self.material)}")
+
+    @classmethod
+    def generate(cls) -> "Key":
+        """A fresh key from the operating system's generator."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    def derive(self, purpose: str, *context: str | bytes | int | float, length: int) -> bytes:
+        """``length`` bytes that only the holder of the key can compute, independent per argument list."""
+        parts = (_DOMAIN, self.material, purpose, length, *context)
+        return hashlib.shake_256(b"".join(map(_encode, parts))).digest(length)
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits by which a key is recognised; nothing leads back from them to the key."""
+        return self.derive("fingerprint", length=16).hex()
+
+    def mac(self, message: bytes) -> str:
+        """HMAC-SHA256 of ``message`` under a derived key, 64 hexadecimal digits."""
+        return hmac.new(self.derive("mac", length=32), message, hashlib.sha256).hexdigest()
+
+
+def _encode(part: str | bytes | int | float) -> bytes:
+    if isinstance(part, str):
+        tag, body = b"s", part.encode()
+    elif isinstance(part, bytes):
+        tag, body = b"b", part
+    elif isinstance(part, int):
+        tag, body = b"i", str(int(part)).encode()
+    else:
+        tag, body = b"f", struct.pack(">d", part)
+    return tag + len(body).to_bytes(8, "big") + body
+
+
+def create_key_file(path: Path) -> Key:
+    """Write a fresh key to ``path``, readable by its owner alone.
+
+    Raises UserError where ``path`` exists already (a lost key cannot be had back) or cannot be written.
+    """
+    key = Key.generate()
+    text = f"{VERSION_LINE}\n{key.material.hex()}\n".encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UserError(
+            f"{path}: exists already, and a key is never overwritten; choose another name"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be created: {error.strerror}") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    return key
+
+
+def read_key_file(path: Path, *, insecure_permissions: bool = False) -> Key:
+    """The key in ``path``.
+
+    Raises UserError where the file is missing or malformed, or where its group or others have any
+    permission on it (unless ``insecure_permissions``). No message repeats what the file holds.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_FILE_LIMIT) if stat.S_ISREG(mode) else b""
+    except OSError as error:
+        raise UserError(f"{path}: the key file cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: a key is a regular file, this is not one")
+    if mode & 0o077 and not insecure_permissions:
+        raise UserError(
+            f"{path}: others may use this key (mode {stat.S_IMODE(mode):04o}); "
+            f"run `chmod 600 {path}`, or allow it with --insecure-key-permissions"
+        )
+    return Key(_parse(data, path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A named pipe is to be refused, not waited for.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _parse(data: bytes, path: Path) -> bytes:
+    try:
+        lines = data.decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a key file (it holds bytes that are no ASCII text)") from None
+    if not lines or lines[0] != VERSION_LINE:
+        raise UserError(f"{path}: not a key file: its first line must be {VERSION_LINE!r}")
+    if len(lines) != 2:
+        raise UserError(f"{path}: malformed key file: it must have 2 lines, it has {len(lines)}")
+    digits = lines[1]
+    if len(digits) != 2 * KEY_BYTES or set(digits) - set("0123456789abcdefABCDEF"):
+        raise UserError(f"{path}: malformed key file: line 2 must be {2 * KEY_BYTES} hexadecimal digits")
+    return bytes.fromhex(digits)

@@ -1,0 +1,58 @@
+"""Which samples of a data set are protected when only a part of it is."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.filters import FiltersFrom, seed_stream
+from unlearnable_kernels.protect.keys import Key
+
+
+def choose_protected(
+    source: FiltersFrom,
+    dataset_name: str,
+    names: Sequence[str],
+    labels: Sequence[int],
+    fraction: float,
+    *,
+    num_classes: int,
+    kernel_size: int,
+    strength: float,
+) -> np.ndarray:
+    """bool [N]: the samples to protect.
+
+    ``names`` (unique, stable) and ``labels`` (0 … num_classes-1) describe the N samples in data-set order,
+    ``fraction`` is in (0, 1], else UserError. A key protects an exact share of every class; a seed draws the
+    released program's Bernoulli subset, for which the stream needs the filters' parameters.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+    if fraction == 1:
+        return np.ones(len(names), dtype=bool)
+    if isinstance(source, Key):
+        return exact_subset(source, dataset_name, names, labels, fraction)
+    _, generator = seed_stream(source.seed, num_classes, kernel_size, strength)
+    return generator.random_sample(len(names)) < fraction
+
+
+def exact_subset(
+    key: Key, dataset_name: str, names: Sequence[str], labels: Sequence[int], fraction: float
+) -> np.ndarray:
+    """bool [N]: of every class's n samples the ⌊fraction·n + ½⌋ that the key ranks lowest.
+
+    The rank depends on key, data set and name alone, so neither order nor other samples' labels matter, and
+    a larger fraction contains the smaller one.
+    """
+    by_class: dict[int, list[tuple[bytes, str, int]]] = defaultdict(list)
+    for position, (name, label) in enumerate(zip(names, labels, strict=True)):
+        rank = key.derive("selection", dataset_name, name, length=16)
+        by_class[label].append((rank, name, position))
+    chosen = np.zeros(len(names), dtype=bool)
+    for members in by_class.values():
+        members.sort()
+        for _, _, position in members[: math.floor(fraction * len(members) + 0.5)]:
+            chosen[position] = True
+    return chosen
