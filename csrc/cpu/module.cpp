@@ -1,2 +1,9 @@
+// The CPU module: importing it registers the operators' kernels; what is no operator is answered here.
+
 #include <pybind11/pybind11.h>
-PYBIND11_MODULE(_C, m) { m.def("cpu_capability", [] { return "x"; }); }
+
+#include "capability.h"
+
+PYBIND11_MODULE(_C, module) {
+  module.def("cpu_capability", [] { return unlearn::name_of(unlearn::cpu_capability()); });
+}

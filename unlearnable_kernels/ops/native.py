@@ -14,6 +14,7 @@ def _load() -> ModuleType | None:
             stacklevel=4,
         )
         return None
+    _C.cpu_capability()  # refuses a bad UNLEARNABLE_CPU_CAPABILITY
     return _C
 
 

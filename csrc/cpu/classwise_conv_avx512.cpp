@@ -1,0 +1,26 @@
+// The forward kernel for processors with AVX-512 (F, BW, VL).
+
+#if defined(__x86_64__)
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "simd_avx512.h"
+
+#define UNLEARN_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma")))
+#define UNLEARN_NAMESPACE avx512
+#include "classwise_conv_kernel.h"
+
+namespace unlearn {
+
+void classwise_conv_avx512(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
+  switch (call.type) {
+    case PixelType::byte: return avx512::run<Avx512, std::uint8_t>(call, begin, end);
+    case PixelType::half: return avx512::run<Avx512, c10::Half>(call, begin, end);
+    case PixelType::bfloat16: return avx512::run<Avx512, c10::BFloat16>(call, begin, end);
+    case PixelType::single: return avx512::run<Avx512, float>(call, begin, end);
+    case PixelType::double_: return classwise_conv_portable(call, begin, end);
+  }
+}
+
+}  // namespace unlearn
+#endif
