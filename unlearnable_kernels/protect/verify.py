@@ -1,0 +1,100 @@
+"""Checking a protected data set against its manifest, and the manifest against a key."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.filters import FiltersFrom
+from unlearnable_kernels.protect.manifest import (
+    MANIFEST_NAME,
+    file_digests,
+    is_signed_by,
+    read_manifest,
+    sha256_of,
+)
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check found. Paths are relative to the data set.
+
+    missing: listed, but not there; extra: there, but not listed; changed: other bytes, or unreadable.
+    key: "not checked", "matches", "another key" or "manifest changed" (this key's fingerprint, but not what
+    it signed).
+    """
+
+    checked: int
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    key: str = "not checked"
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as the manifest says, and the key, if one was given, is the one."""
+        mismatches = self.missing or self.extra or self.changed
+        return not mismatches and self.key in ("not checked", "matches")
+
+
+def verify_dataset(
+    dst: Path, key: FiltersFrom | None = None, progress: Callable[[int, int], None] | None = None
+) -> VerifyReport:
+    """Compare the files in ``dst`` with its manifest, and with ``key`` that it was this key (or seed).
+
+    Without the key, whoever can change the files can change the manifest too. progress: called with (files
+    checked, all). Raises UserError where there is no readable manifest; mismatches are reported, not raised.
+    """
+    dst = Path(dst)
+    if not dst.is_dir():
+        raise UserError(f"{dst}: no such folder")
+    manifest = read_manifest(dst)
+    digests = file_digests(manifest)
+    present = set(_list_files(dst)) - {MANIFEST_NAME}
+    shared = sorted(digests.keys() & present)
+    changed: list[str] = []
+    batches = [shared[start : start + _BATCH] for start in range(0, len(shared), _BATCH)]
+
+    def check(batch: list[str]) -> list[str]:
+        return [name for name in batch if _digest(dst / name) != digests[name]]
+
+    with ThreadPoolExecutor() as pool:
+        for number, found in enumerate(pool.map(check, batches), start=1):
+            changed += found
+            if progress is not None:
+                progress(min(number * _BATCH, len(shared)), len(shared))
+    verdict = "not checked"
+    if key is not None:
+        known = manifest["key"].get("fingerprint") == key.fingerprint
+        verdict = (
+            "another key" if not known else "matches" if is_signed_by(manifest, key) else "manifest changed"
+        )
+    return VerifyReport(
+        checked=len(shared),
+        missing=sorted(digests.keys() - present),
+        extra=sorted(present - digests.keys()),
+        changed=changed,
+        key=verdict,
+    )
+
+
+def _list_files(folder: Path) -> list[str]:
+    """All that is no folder, relative; links are listed and not followed."""
+    names: list[str] = []
+    for root, folders, files in os.walk(folder):
+        base = Path(root).relative_to(folder).as_posix()
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        names += [name if base == "." else f"{base}/{name}" for name in [*files, *links]]
+    return names
+
+
+def _digest(path: Path) -> str | None:
+    """None where the bytes are not the data set's own: unreadable, or behind a link."""
+    try:
+        return None if path.is_symlink() or not path.is_file() else sha256_of(path)
+    except OSError:
+        return None
