@@ -1,0 +1,138 @@
+"""Walking folders of images: what is taken, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from unlearnable_kernels.data.images import IMAGE_SUFFIXES
+from unlearnable_kernels.errors import UserError
+
+_LITTER = frozenset(("Thumbs.db", "desktop.ini"))
+
+
+class FoundFile(NamedTuple):
+    name: str
+    """Posix path relative to the scan's base."""
+    size: int
+    mtime_ns: int
+
+
+class Scan:
+    """One pass over the folders under ``base``; all names are posix paths relative to it.
+
+    :param tree: contains ``base``; symbolic links may lead to files within it, and nowhere else.
+    :param on_error: ``raise`` ends at the first entry that cannot be taken, ``skip`` lists it in ``skipped``.
+    """
+
+    def __init__(self, base: Path, tree: Path, on_error: str) -> None:
+        self.base = base
+        self.tree = tree.resolve()
+        self.on_error = on_error
+        self.skipped: list[tuple[str, str]] = []
+
+    def refuse(self, name: str, reason: str) -> None:
+        if self.on_error == "raise":
+            raise UserError(f"{shown(str(self.base / name))}: {reason}")
+        self.skipped.append((shown(name), reason))
+
+    def list_folder(self, name: str = "") -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+        """Folders and files in the folder ``name``, each sorted, without dot-files and litter.
+
+        :raises UserError: a symbolic link to a folder, out of the tree or to nothing; an unreadable folder.
+        """
+        folder = str(self.base / name)
+        try:
+            with os.scandir(folder) as entries:
+                visible = [e for e in entries if not e.name.startswith(".") and e.name not in _LITTER]
+        except OSError as error:
+            raise UserError(f"{shown(folder)}: {error.strerror}") from None
+        folders, files = [], []
+        for entry in sorted(visible, key=lambda e: e.name):
+            if not is_utf8(entry.name):
+                self.refuse(joined(name, entry.name), "its name is not UTF-8")
+                continue
+            if entry.is_symlink():
+                self._check_link(entry)
+            if entry.is_dir():
+                folders.append(entry)
+            elif entry.is_file():
+                files.append(entry)
+            else:
+                self.refuse(joined(name, entry.name), "neither a file nor a folder")
+        return folders, files
+
+    def find_images(
+        self, name: str, is_side_file: Callable[[str], bool] = lambda _: False
+    ) -> tuple[list[FoundFile], list[str]]:
+        """The images in the folder ``name`` and below, in torchvision's order: by folder, then file name.
+
+        :param is_side_file: which names are neither images nor out of place; the second result lists those.
+        """
+        images: list[FoundFile] = []
+        side_files: list[str] = []
+        pending = [name]
+        by_folder: dict[str, list[os.DirEntry[str]]] = {}
+        while pending:
+            folder = pending.pop()
+            folders, by_folder[folder] = self.list_folder(folder)
+            pending.extend(joined(folder, entry.name) for entry in folders)
+        for folder in sorted(by_folder):
+            for entry in by_folder[folder]:
+                path = joined(folder, entry.name)
+                if has_image_suffix(entry.name):
+                    facts = entry.stat()
+                    images.append(FoundFile(path, facts.st_size, facts.st_mtime_ns))
+                elif is_side_file(entry.name):
+                    side_files.append(path)
+                else:
+                    self.refuse(path, f"no image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
+        return images, side_files
+
+    def _check_link(self, entry: os.DirEntry[str]) -> None:
+        name = shown(entry.path)
+        if entry.is_dir():
+            raise UserError(f"{name}: a symbolic link to a folder; such links are not followed")
+        if not entry.is_file():
+            raise UserError(f"{name}: a symbolic link that leads to no file")
+        if not Path(entry.path).resolve().is_relative_to(self.tree):
+            raise UserError(f"{name}: a symbolic link out of {self.tree}; only links within it are followed")
+
+
+def refuse_case_twins(classes: list[str], where: Path) -> None:
+    """:raises UserError: two classes that some file systems, and some readers, take for one."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        twin = seen.setdefault(name.casefold(), name)
+        if twin != name:
+            raise UserError(
+                f"{shown(str(where))}: classes {twin!r} and {name!r} differ only by case; rename one"
+            )
+
+
+def has_image_suffix(name: str) -> bool:
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES
+
+
+def joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name that the operating system gave, undecodable bytes as surrogates, is UTF-8."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    """``name`` as one printable line: undecodable bytes and control characters escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

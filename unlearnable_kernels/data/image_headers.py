@@ -1,0 +1,94 @@
+"""What the first bytes of a JPEG or PNG say, read without a decoder: its size, and whether it is plain.
+
+Opening a small file with Pillow only to look at its header costs more than decoding it; these two functions
+take a few microseconds and decide whether the fast decoders may have it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from isal.isal_zlib import crc32
+
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
+_TELLING = (0xE1, 0xEE)  # APP1: EXIF or XMP; APP14: Adobe
+_APP2, _START_OF_SCAN = 0xE2, 0xDA
+
+_PLAIN_CHUNKS = frozenset((b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD"))
+
+
+class Header(NamedTuple):
+    """``bits`` a channel; ``channels`` as stored; ``plain``: only 8-bit grey or RGB pixels, upright."""
+
+    width: int
+    height: int
+    bits: int
+    channels: int
+    plain: bool
+
+
+def jpeg_header(data: bytes) -> Header | None:
+    """The header of a JPEG, or None where the markers before the first scan make no sense.
+
+    Not plain: EXIF or XMP (may turn the picture), several pictures in one file, an Adobe marker (RGB, CMYK or
+    YCCK as stored), other than 8 bits, other than 1 or 3 channels, a process other than baseline, extended or
+    progressive.
+    """
+    position, end = 2, len(data)
+    frame: tuple[int, int, int, int] | None = None
+    plain = True
+    while position + 10 <= end:
+        if data[position] != 0xFF:
+            return None
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == _START_OF_SCAN:
+            break
+        if marker in _FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
+            if frame or bits != 8 or not height or channels not in (1, 3) or marker not in _PLAIN_FRAMES:
+                plain = False
+            frame = width, height, bits, channels
+        elif marker in _TELLING or (marker == _APP2 and data.startswith(b"MPF\0", position + 4)):
+            plain = False
+        position += 2 + (data[position + 2] << 8 | data[position + 3])
+    return Header(*frame, plain) if frame else None
+
+
+def png_header(data: bytes) -> Header:
+    """The header of a PNG, every chunk of which is there and has the right checksum.
+
+    Not plain: a palette, transparency, animation, interlacing, text or EXIF (can turn it), other than
+    8 bits.
+
+    :raises ValueError: saying what is wrong with the file.
+    """
+    position, end = len(PNG_SIGNATURE), len(data)
+    if end < 33 or data[12:16] != b"IHDR":
+        raise ValueError("truncated PNG" if end < 33 else "corrupt PNG: it does not begin with an IHDR chunk")
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
+    plain = bits == 8 and colour in (0, 2) and not interlaced
+    view = memoryview(data)
+    kind = b""
+    while kind != b"IEND":
+        if position + 12 > end:
+            raise ValueError("truncated PNG")
+        kind = data[position + 4 : position + 8]
+        checksum_at = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        if checksum_at + 4 > end:
+            raise ValueError("truncated PNG")
+        if crc32(view[position + 4 : checksum_at]) != int.from_bytes(
+            data[checksum_at : checksum_at + 4], "big"
+        ):
+            raise ValueError(f"corrupt PNG: the checksum of its {kind.decode('latin-1')!r} chunk is wrong")
+        plain = plain and kind in _PLAIN_CHUNKS
+        position = checksum_at + 4
+    return Header(width, height, bits, channels, plain)

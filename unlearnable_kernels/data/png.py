@@ -1,0 +1,54 @@
+"""A PNG writer for small photographs: one filter for all rows, and a fast deflate.
+
+Libraries try five filters on every row and hand the result to zlib. On photographs of 32 to 64 pixels a side
+one fixed filter costs 5 to 13 % in size and saves two thirds of the time (``benchmarks/bench_codecs.py``).
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from isal import isal_zlib
+
+from unlearnable_kernels.data.image_headers import PNG_SIGNATURE
+
+_AVERAGE = 3
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_LONGEST_CHUNK = 2**31 - 1
+
+
+def write_png(image: np.ndarray) -> bytes:
+    """An 8-bit RGB PNG of a uint8 ``[H, W, 3]`` array, H and W at least 1, compressed size under 2 GiB."""
+    height, width, _ = image.shape
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = b"IDAT" + isal_zlib.compress(_filtered(image), 1)
+    if len(body) - 4 > _LONGEST_CHUNK:
+        raise ValueError(f"an image of {width}x{height} does not fit into one PNG chunk")
+    return b"".join(
+        (
+            PNG_SIGNATURE,
+            struct.pack(">I", len(header) - 4),
+            header,
+            struct.pack(">II", isal_zlib.crc32(header), len(body) - 4),
+            body,
+            struct.pack(">I", isal_zlib.crc32(body)),
+            _END,
+        )
+    )
+
+
+def _filtered(image: np.ndarray) -> np.ndarray:
+    """Every byte less the mean, rounded down, of the bytes to its left and above it, each row led by the
+    filter's number (PNG specification, filter type 3)."""
+    height, width, _ = image.shape
+    framed = np.zeros((height + 1, 3 * width + 3), np.uint8)
+    framed[1:, 3:] = image.reshape(height, 3 * width)
+    left, above = framed[1:, :-3], framed[:-1, 3:]
+    # (a + b) >> 1 without a ninth bit.
+    mean = np.right_shift(left ^ above, 1)
+    mean += left & above
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = _AVERAGE
+    np.subtract(framed[1:, 3:], mean, out=rows[:, 1:])
+    return rows
