@@ -49,7 +49,8 @@ def classwise_conv(
             contiguous or channels-last. ``[N, H, W, C]`` storage comes in as ``.permute(0, 3, 1, 2)``,
             without a copy; other strides are copied first.
         labels: int64 ``[N]``, each in ``[-1, K)``; an image labelled -1 is returned as it is.
-        filters: ``[K, k, k]``, k odd, float32 (float64 too where the images are float64).
+        filters: ``[K, k, k]``, k odd, float32 (float64 too where the images are float64); for uint8 images
+            finite and within ±1e30.
         padding: ``zeros``, ``reflect``, ``replicate`` or ``circular``, k // 2 pixels on each side; the last
             three continue periodically where the image is smaller than that, as ``numpy.pad`` does.
         rescale: ``max`` divides each image by its maximum (eq. 2), ``none`` leaves it. An image whose
@@ -121,18 +122,18 @@ def check_arguments(images: Tensor, labels: Tensor, filters: Tensor, padding: st
 def _check_values(images: Tensor, labels: Tensor, filters: Tensor) -> None:
     classes = filters.shape[0]
     bad = (labels < -1) | (labels >= classes)
-    finite = filters.isfinite().all() if images.dtype == torch.uint8 else torch.ones((), device=labels.device)
+    bounded = filters.abs() <= 1e30 if images.dtype == torch.uint8 else torch.ones((), device=labels.device)
     if labels.is_cuda:
         torch._assert_async(~bad.any(), f"classwise_conv: labels must lie in [-1, {classes})")
-        torch._assert_async(finite, "classwise_conv: filters must be finite for uint8 images")
+        torch._assert_async(bounded.all(), "classwise_conv: filters must lie within ±1e30 for uint8 images")
         return
     if bad.any():
         index = int(bad.nonzero()[0])
         raise RuntimeError(
             f"classwise_conv: labels[{index}] is {int(labels[index])}, but must lie in [-1, {classes})"
         )
-    if not finite:
-        raise RuntimeError("classwise_conv: filters must be finite for uint8 images")
+    if not bounded.all():
+        raise RuntimeError("classwise_conv: filters must lie within ±1e30 for uint8 images")
 
 
 def source_index(size: int, pad: int, padding: str, device: torch.device) -> Tensor:

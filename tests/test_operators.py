@@ -1,0 +1,49 @@
+"""What every operator in ALL_OPS promises, whatever it computes."""
+
+import pytest
+import torch
+
+from unlearnable_kernels.ops import ALL_OPS
+
+CALLS = [
+    pytest.param(op, arguments, id=f"{op.name}-{number}")
+    for op in ALL_OPS
+    for number, arguments in enumerate(op.sample_inputs())
+]
+
+
+def namespace(op):
+    return getattr(torch.ops.unlearn, op.name).default
+
+
+@pytest.mark.parametrize(("op", "arguments"), CALLS)
+def test_kernel_equals_reference(op, arguments):
+    result, expected = namespace(op)(*arguments), op.reference(*arguments)
+    assert result.dtype == expected.dtype
+    assert result.stride() == expected.stride()
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize(("op", "arguments"), CALLS[::5])
+def test_opcheck(op, arguments):
+    differentiable = [
+        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+        for a in arguments
+    ]
+    torch.library.opcheck(namespace(op), arguments)
+    torch.library.opcheck(namespace(op), tuple(differentiable))
+
+
+@pytest.mark.parametrize(("op", "arguments"), CALLS[::7])
+def test_compiles_into_one_graph(op, arguments):
+    compiled = torch.compile(lambda *a: namespace(op)(*a), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), namespace(op)(*arguments))
+
+
+@pytest.mark.parametrize("op", ALL_OPS, ids=lambda op: op.name)
+def test_compiles_with_inductor_for_any_batch_size(op):
+    first, *rest = next(op.sample_inputs())
+    compiled = torch.compile(lambda *a: namespace(op)(*a) + 1, fullgraph=True, dynamic=True)
+    assert torch.equal(compiled(first, *rest), namespace(op)(first, *rest) + 1)
+    fewer = (first[:3], *[a[:3] if isinstance(a, torch.Tensor) and len(a) == len(first) else a for a in rest])
+    assert torch.equal(compiled(*fewer), namespace(op)(*fewer) + 1)
