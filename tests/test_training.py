@@ -1,0 +1,296 @@
+"""Training end to end on a small tree: what is learnt, written, resumed, refused; and testing afterwards."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.training import TrainConfig, evaluate, loop, train
+from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, METRICS, RECORD
+
+
+def write_tree(root: Path, classes: list[str], count: int, seed: int, side: int = 16) -> Path:
+    """Noise images whose class shows in which of the rows are bright."""
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            image = generator.integers(0, 100, (side, side, 3), dtype=np.uint8)
+            image[label * 4 : label * 4 + 4] += 120
+            Image.fromarray(image).save(root / name / f"{index:04d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("set")
+    write_tree(root / "train", ["cat", "dog"], 24, seed=0)
+    write_tree(root / "test", ["cat", "dog"], 10, seed=1)
+    return root
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Images this small only lose by a second thread, and much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def config_for(data: Path, **changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {
+        "train": str(data),
+        "test": str(data),
+        "network": "resnet8",
+        "epochs": 4,
+        "batch_size": 4,
+        "lr": 0.05,
+        "crop_padding": 1,
+        "schedule": "one-cycle",
+    }
+    return TrainConfig(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(config_for(data), run)
+    return run
+
+
+def untimed_metrics(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    with safe_open(run / CHECKPOINT, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def test_it_learns_and_writes_what_it_says(data: Path, finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoint.safetensors",
+        "config.json",
+        "metrics.jsonl",
+        "run.json",
+    ]
+    metrics = untimed_metrics(finished)
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4]
+    assert metrics[-1]["test_accuracy"] >= 0.9
+    assert metrics[-1]["train_loss"] < metrics[0]["train_loss"]
+    record = json.loads((finished / RECORD).read_text())
+    assert record["status"] == "finished"
+    assert record["classes"] == ["cat", "dog"]
+    assert record["final"].items() >= metrics[-1].items()
+    assert record["train"]["images"] == 48
+    assert record["train"]["protection"] is None
+    assert record["machine"]["cores"] >= 1
+    assert json.loads((finished / "config.json").read_text()) == config_for(data).as_dict()
+
+
+def test_the_checkpoint_is_safetensors_with_momentum(finished: Path) -> None:
+    with safe_open(finished / CHECKPOINT, framework="pt") as file:
+        assert file.metadata() == {"epoch": "4"}
+    tensors = tensors_of(finished)
+    model = {name for name in tensors if name.startswith("model.")}
+    momentum = {name for name in tensors if name.startswith("momentum.")}
+    assert model | momentum == set(tensors)
+    assert {name.removeprefix("momentum.") for name in momentum} < {
+        name.removeprefix("model.") for name in model
+    }
+    assert all(tensors[name].abs().sum() > 0 for name in momentum)
+
+
+@pytest.mark.parametrize("moment", ["between epochs", "within an epoch", "before the checkpoint"])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    data: Path, finished: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
+        images = 2 * 48 if moment == "between epochs" else 2 * 48 + 32
+        if what == "training" and done == images and (moment != "between epochs" or metrics["epoch"] == 2):
+            raise KeyboardInterrupt
+
+    save = loop.save_checkpoint
+
+    def die(path: Path, epoch: int, *state: Any) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        save(path, epoch, *state)
+
+    with monkeypatch.context() as patch:
+        if moment == "before the checkpoint":
+            patch.setattr(loop, "save_checkpoint", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(config_for(data), run, None if moment == "before the checkpoint" else stop)
+    assert json.loads((run / RECORD).read_text())["status"] == "unfinished"
+    with (run / METRICS).open("a") as file:
+        file.write('{"epoch": 3, "train_l')
+    seen = []
+    train(config_for(data), run, lambda what, done, total, metrics: seen.append((what, done, total)))
+    trained = [(done, total) for what, done, total in seen if what == "training"]
+    assert trained[0] == (2 * 48 + 4, 4 * 48)
+    assert trained[-1] == (4 * 48, 4 * 48)
+    assert untimed_metrics(run) == untimed_metrics(finished)
+    expected = tensors_of(finished)
+    assert all(torch.equal(value, expected[name]) for name, value in tensors_of(run).items())
+
+
+def test_a_finished_run_is_left_alone(data: Path, finished: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+    record = train(config_for(data), finished)
+    assert record == json.loads((finished / RECORD).read_text())
+    assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+def test_another_seed_gives_another_run(data: Path, finished: Path, tmp_path: Path) -> None:
+    train(config_for(data, seed=1, epochs=1), tmp_path / "run")
+    assert untimed_metrics(tmp_path / "run")[0]["train_loss"] != untimed_metrics(finished)[0]["train_loss"]
+
+
+def test_the_callers_random_state_is_kept(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(config_for(data, epochs=1), tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_another_configuration_is_refused_by_its_first_difference(data: Path, finished: Path) -> None:
+    with pytest.raises(UserError, match=r"run with epochs 4, not 5"):
+        train(config_for(data, epochs=5, seed=9), finished)
+
+
+def test_a_folder_with_something_else_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"something else \(thesis.tex\)"):
+        train(config_for(data), tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        train(config_for(data), tmp_path / "thesis.tex")
+
+
+def test_changed_data_end_a_run(tmp_path: Path) -> None:
+    write_tree(tmp_path / "set" / "train", ["a", "b"], 4, seed=0)
+    config = config_for(tmp_path / "set", test=None, epochs=2)
+
+    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
+        if metrics:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", stop)
+    changed = tmp_path / "set" / "train" / "a" / "0000.png"
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(changed)
+    with pytest.raises(UserError, match="train set has changed"):
+        train(config, tmp_path / "run")
+
+
+def test_without_a_test_set(data: Path, tmp_path: Path) -> None:
+    record = train(config_for(data, test=None, epochs=1), tmp_path / "run")
+    assert record["test"] is None
+    assert "test_accuracy" not in record["final"]
+
+
+def test_incompatible_sets_are_refused(data: Path, tmp_path: Path) -> None:
+    other = write_tree(tmp_path / "other", ["cat", "fox"], 2, seed=0)
+    with pytest.raises(UserError, match="class 'fox', which the training set lacks"):
+        train(config_for(data, test=str(other)), tmp_path / "run1")
+    larger = write_tree(tmp_path / "larger", ["cat", "dog"], 2, seed=0, side=20)
+    with pytest.raises(UserError, match="20 px, but the network is for 16 px"):
+        train(config_for(data, test=str(larger)), tmp_path / "run2")
+    train(config_for(data, test=str(larger), image_size=16, epochs=1), tmp_path / "run3")
+    single = write_tree(tmp_path / "single", ["cat"], 2, seed=0)
+    with pytest.raises(UserError, match="one class only"):
+        train(config_for(single, test=None), tmp_path / "run4")
+
+
+def test_a_diverged_run_says_so(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diverged in epoch 1"):
+        train(config_for(data, lr=1e30, clip_norm=None, schedule="step"), tmp_path / "run")
+    assert untimed_metrics(tmp_path / "run") == []
+
+
+def test_evaluate_agrees_with_training_and_counts_by_class(data: Path, finished: Path) -> None:
+    line = evaluate(finished, data)
+    last = untimed_metrics(finished)[-1]
+    assert line["accuracy"] == last["test_accuracy"]
+    assert line["loss"] == last["test_loss"]
+    assert line["epoch"] == 4
+    assert line["images"] == 20
+    assert sum(line["per_class"].values()) / 2 == pytest.approx(line["accuracy"])
+    written = (finished / EVALUATIONS).read_text().splitlines()
+    assert json.loads(written[-1]) == line
+
+
+def test_evaluate_matches_classes_by_name(finished: Path, tmp_path: Path) -> None:
+    """A test set with the second class alone, whose label is therefore 0 there."""
+    both = write_tree(tmp_path / "both", ["cat", "dog"], 10, seed=3)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (both / "dog").rename(alone / "dog")
+    line = evaluate(finished, alone)
+    assert list(line["per_class"]) == ["dog"]
+    assert line["accuracy"] >= 0.9
+    assert line["images"] == 10
+
+
+def test_evaluate_refuses_what_is_no_run(data: Path, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run folder: it has no config\.json"):
+        evaluate(tmp_path, data)
+    for name in ("config.json", "run.json"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    with pytest.raises(UserError, match="no finished epoch"):
+        evaluate(tmp_path, data)
+    (tmp_path / CHECKPOINT).write_bytes(b"\x80\x04cposix\nsystem\n")
+    with pytest.raises(UserError, match="damaged or belongs to another network"):
+        evaluate(tmp_path, data)
+
+
+def test_learning_rates() -> None:
+    step = TrainConfig("x", lr=0.1)
+    assert [step.learning_rate(e) for e in (0, 39.9)] == [0.1, 0.1]
+    assert [step.learning_rate(e) for e in (40, 99)] == pytest.approx([0.01, 0.001])
+    cycle = TrainConfig("x", lr=0.4, epochs=8, schedule="one-cycle")
+    assert [cycle.learning_rate(e) for e in (0, 1, 2, 5, 8)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("clip_norm", -1.0),
+        ("momentum", -0.1),
+        ("crop_padding", -1),
+        ("seed", -1),
+        ("schedule", "cosine"),
+        ("limit_per_class", 0),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{field} .*{value}"):
+        TrainConfig("x", **{field: value})
+
+
+def test_the_published_recipe_is_the_default() -> None:
+    config = TrainConfig("x")
+    assert (config.epochs, config.batch_size, config.lr, config.momentum) == (100, 512, 0.1, 0.9)
+    assert (config.weight_decay, config.lr_step, config.lr_factor, config.clip_norm) == (5e-4, 40, 0.1, 5.0)
+    assert (config.network, config.crop_padding, config.flip, config.schedule) == (
+        "resnet18",
+        4,
+        True,
+        "step",
+    )

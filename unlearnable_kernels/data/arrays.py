@@ -1,0 +1,177 @@
+"""A labelled data set in memory as one uint8 tensor: what training and testing read from."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlearnable_kernels.data.images import decode, resize
+from unlearnable_kernels.data.sources import Sample, Source, open_source
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.manifest import MANIFEST_NAME, read_manifest
+from unlearnable_kernels.record import usable_cores
+
+_CHUNK = 64  # images a worker takes at a time
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """images uint8 [N, H, W, 3]; labels int64 [N], indices into ``classes``; one stable name per image.
+
+    manifest: the manifest.json that ``protect`` left at the root of the data set, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    names: list[str]
+    manifest: dict[str, Any] | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the images, the labels and the class names."""
+        digest = hashlib.sha256(json.dumps([list(self.images.shape), self.classes]).encode())
+        digest.update(self.labels.numpy().data)
+        digest.update(self.images.numpy().data)
+        return digest.hexdigest()
+
+    def protection(self) -> dict[str, Any] | None:
+        """The manifest without its tables of files: how the data set was protected, if it was."""
+        if self.manifest is None:
+            return None
+        tables = ("files", "side_files", "skipped")
+        return {key: value for key, value in self.manifest.items() if key not in tables}
+
+    def relabelled(self, classes: list[str], name: str) -> "LabelledImages":
+        """The same images with labels that index ``classes``, which must hold every class that is used here.
+
+        name: what to call this set in the UserError that is raised otherwise.
+        """
+        used = [self.classes[index] for index in self.labels.unique().tolist()]
+        unknown = [each for each in used if each not in classes]
+        if unknown:
+            raise UserError(
+                f"{name} has the class {unknown[0]!r}, which the training set lacks: "
+                "test on the classes that were trained"
+            )
+        index = torch.tensor([classes.index(each) if each in classes else -1 for each in self.classes])
+        return replace(self, labels=index[self.labels], classes=classes)
+
+
+def load_arrays(
+    path: Path,
+    split: str = "train",
+    image_size: int | None = None,
+    *,
+    limit_per_class: int | None = None,
+    spill: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelledImages:
+    """Decode a whole split into one array.
+
+    image_size: every image is brought to image_size x image_size px (see ``images.resize``); None takes
+    images of one size as they are. limit_per_class: the first so many of each class, in name order.
+    spill: a folder for a temporary file that holds the array if it needs more than half of the memory that
+    is free (the system's temporary folder by default). progress: called with (images done, images in all).
+    Raises UserError for an unreadable data set, one without images, or mixed sizes without image_size.
+    """
+    source = open_source(path, split)
+    samples = source.samples if limit_per_class is None else first_of_each_class(source, limit_per_class)
+    if not samples:
+        raise UserError(f"{path} holds no images to {split} on")
+    height, width, _ = _load(source, samples[0], image_size).shape
+    images = _allocate((len(samples), height, width, 3), spill)
+
+    def fill(start: int) -> int:
+        chunk = samples[start : start + _CHUNK]
+        for row, sample in enumerate(chunk, start):
+            image = _load(source, sample, image_size)
+            if image.shape != images.shape[1:]:
+                raise UserError(
+                    f"{path}: {sample.name} has {image.shape[1]}x{image.shape[0]} px and {samples[0].name} "
+                    f"{width}x{height} px: give an image size that all are brought to"
+                )
+            images[row] = image
+        return len(chunk)
+
+    # Threads suffice: the decoders release the interpreter's lock.
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        tasks = [pool.submit(fill, start) for start in range(0, len(samples), _CHUNK)]
+        try:
+            done = 0
+            for task in tasks:
+                done += task.result()
+                if progress is not None:
+                    progress(done, len(samples))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    labels = torch.tensor([sample.label for sample in samples])
+    names = [sample.name for sample in samples]
+    return LabelledImages(torch.from_numpy(images), labels, list(source.classes), names, find_manifest(path))
+
+
+def first_of_each_class(source: Source, limit: int) -> list[Sample]:
+    """The first ``limit`` samples of every class in name order, in the order of the data set."""
+    taken: set[str] = set()
+    counts = [0] * len(source.classes)
+    for sample in sorted(source.samples, key=lambda sample: sample.name):
+        if counts[sample.label] < limit:
+            counts[sample.label] += 1
+            taken.add(sample.name)
+    return [sample for sample in source.samples if sample.name in taken]
+
+
+def find_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of the protected data set that ``path`` is the root, the split or the array file of.
+
+    None for a data set that ``protect`` did not write; UserError for a damaged manifest.
+    """
+    within = path.name in ("train", "train.npz")
+    for folder in (path, path.parent) if within else (path,):
+        if (folder / MANIFEST_NAME).is_file():
+            return read_manifest(folder)
+    return None
+
+
+def _load(source: Source, sample: Sample, image_size: int | None) -> np.ndarray:
+    data = source.read(sample)
+    image = data if isinstance(data, np.ndarray) else decode(data, sample.name)
+    return image if image_size is None else resize(image, image_size)
+
+
+def _allocate(shape: tuple[int, ...], spill: Path | None) -> np.ndarray:
+    """A uint8 array, backed by an unnamed temporary file if it is large for this machine."""
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= _available_memory() // 2:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile(dir=spill) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk must show here, not as a bus error
+        except OSError as error:
+            raise UserError(
+                f"the images need {size / 2**30:.1f} GiB, more than half of the free memory, and "
+                f"{spill or tempfile.gettempdir()} has no room for them ({error.strerror}): use a smaller "
+                "image size or fewer images"
+            ) from error
+        return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
