@@ -16,32 +16,32 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
-_TELLING = (0xE1, 0xEE)  # APP1: EXIF or XMP; APP14: Adobe
-_APP2, _START_OF_SCAN = 0xE2, 0xDA
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
 
 _PLAIN_CHUNKS = frozenset((b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD"))
 
 
 class Header(NamedTuple):
-    """``bits`` a channel; ``channels`` as stored; ``plain``: only 8-bit grey or RGB pixels, upright."""
+    """``bits`` a channel; ``channels`` as stored; ``plain``: the fast decoders give the right pixels;
+    ``tagged``: EXIF or XMP is there and may say that the picture lies on its side."""
 
     width: int
     height: int
     bits: int
     channels: int
     plain: bool
+    tagged: bool
 
 
 def jpeg_header(data: bytes) -> Header | None:
     """The header of a JPEG, or None where the markers before the first scan make no sense.
 
-    Not plain: EXIF or XMP (may turn the picture), several pictures in one file, an Adobe marker (RGB, CMYK or
-    YCCK as stored), other than 8 bits, other than 1 or 3 channels, a process other than baseline, extended or
+    Not plain: other than 8 bits, other than 1 or 3 channels, a process other than baseline, extended or
     progressive.
     """
     position, end = 2, len(data)
     frame: tuple[int, int, int, int] | None = None
-    plain = True
+    plain, tagged = True, False
     while position + 10 <= end:
         if data[position] != 0xFF:
             return None
@@ -56,17 +56,17 @@ def jpeg_header(data: bytes) -> Header | None:
             if frame or bits != 8 or not height or channels not in (1, 3) or marker not in _PLAIN_FRAMES:
                 plain = False
             frame = width, height, bits, channels
-        elif marker in _TELLING or (marker == _APP2 and data.startswith(b"MPF\0", position + 4)):
-            plain = False
+        elif marker == _APP1:
+            tagged = True
         position += 2 + (data[position + 2] << 8 | data[position + 3])
-    return Header(*frame, plain) if frame else None
+    return Header(*frame, plain, tagged) if frame else None
 
 
 def png_header(data: bytes) -> Header:
     """The header of a PNG, every chunk of which is there and has the right checksum.
 
-    Not plain: a palette, transparency, animation, interlacing, text or EXIF (can turn it), other than
-    8 bits.
+    Not plain: a palette, transparency, animation, interlacing, other than 8 bits, and any chunk that is not
+    known to leave the pixels alone, as text and EXIF do not.
 
     :raises ValueError: saying what is wrong with the file.
     """
@@ -91,4 +91,4 @@ def png_header(data: bytes) -> Header:
             raise ValueError(f"corrupt PNG: the checksum of its {kind.decode('latin-1')!r} chunk is wrong")
         plain = plain and kind in _PLAIN_CHUNKS
         position = checksum_at + 4
-    return Header(width, height, bits, channels, plain)
+    return Header(width, height, bits, channels, plain, tagged=False)

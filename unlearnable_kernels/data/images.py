@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from unlearnable_kernels.data import image_headers
-from unlearnable_kernels.data.image_headers import JPEG_SIGNATURE, PNG_SIGNATURE, Header
+from unlearnable_kernels.data.image_headers import JPEG_SIGNATURE, PNG_SIGNATURE
 from unlearnable_kernels.data.png import write_png
 from unlearnable_kernels.errors import ImageError, UserError
 
@@ -27,6 +27,7 @@ MAX_PIXELS = 2**30 // 12
 """89,478,485 pixels, 256 MiB as RGB: where Pillow, too, begins to suspect a decompression bomb."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_LIBPNG_SIDE = 1_000_000
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS = 258
 _UPRIGHT = {
@@ -110,13 +111,13 @@ class _Refused(Exception):
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """The pixels of a plain JPEG, or None where Pillow is to judge.
 
-    Every JPEG goes through the strict decoder, those that Pillow will then convert or turn too: Pillow itself
-    keeps silent about damage between the markers.
+    Every JPEG goes through the strict decoder, one that Pillow will then convert too: Pillow keeps silent
+    about damage between the markers.
     """
     header = image_headers.jpeg_header(data)
     if header is None:
         return None
-    _check_size(header)
+    _check_size(header.width, header.height)
     if header.bits != 8:
         raise _Refused(f"{header.bits} bits a channel; only 8-bit images can be protected")
     try:
@@ -128,31 +129,44 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
         if message.startswith("Premature end"):
             raise _Refused("truncated JPEG") from None
         return None
-    return pixels if header.plain else None
+    if not header.plain:
+        return None
+    return _turned(Image.fromarray(pixels), _jpeg_orientation(data)) if header.tagged else pixels
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    with _refusing_what_pillow_raises(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return _orientation(image)
 
 
 def _decode_png(data: bytes) -> np.ndarray | None:
-    """The pixels of a plain PNG, or None where Pillow is to judge."""
+    """The pixels of a plain PNG, or None where Pillow is to judge.
+
+    Every PNG goes through libpng, which unlike Pillow insists on all rows.
+    """
     try:
         header = image_headers.png_header(data)
     except ValueError as error:
         raise _Refused(str(error)) from None
-    _check_size(header)
+    _check_size(header.width, header.height)
     if header.bits > 8:
         raise _Refused(f"{header.bits} bits a channel; only 8-bit images can be protected")
-    if not header.plain:
+    if max(header.width, header.height) > _LIBPNG_SIDE:
         return None
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise _Refused("corrupt PNG: its rows cannot be read to the end")
+    return pixels if header.plain else None
 
 
-def _check_size(header: Header) -> None:
-    if header.width * header.height > MAX_PIXELS:
-        raise _Refused(f"declares {header.width}x{header.height} pixels; at most {MAX_PIXELS:,} are decoded")
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _Refused(f"declares {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded")
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     with _refusing_what_pillow_raises(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        _check_size(Header(*image.size, 8, 3, False))
+        _check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
         # MPO: a photograph followed by its thumbnails, depth map or second view.
         if frames > 1 and image.format != "MPO":
@@ -160,9 +174,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         if _bits(image) > 8:
             raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
         image.load()
-        rgb = _opaque(image).convert("RGB")
-        turn = _UPRIGHT.get(_orientation(image))
-        return np.array(rgb if turn is None else rgb.transpose(turn))
+        return _turned(_opaque(image).convert("RGB"), _orientation(image))
 
 
 @contextmanager
@@ -198,6 +210,11 @@ def _bits(image: ImageFile) -> int:
         maximum = image.tile[0].args[-1]  # type: ignore[index]
         return 16 if isinstance(maximum, int) and maximum > 255 else 8
     return 8
+
+
+def _turned(image: Image.Image, orientation: int) -> np.ndarray:
+    turn = _UPRIGHT.get(orientation)
+    return np.array(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:

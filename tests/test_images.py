@@ -1,0 +1,435 @@
+"""Decoding, encoding and resizing single images: exact pixels, and a decided outcome for every odd file."""
+
+import contextlib
+import io
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from unlearnable_kernels.data import images
+from unlearnable_kernels.data.images import MAX_PIXELS, SUFFIX, decode, encode, resize
+from unlearnable_kernels.errors import ImageError, UserError
+
+# Pillow warns of damage that these tests cause.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning"
+)
+
+SHAPES = [(1, 1), (1, 7), (8, 8), (17, 16), (33, 47), (64, 64)]
+
+MODES = {
+    "jpeg": ["L", "RGB", "CMYK", "YCbCr"],
+    "png": ["1", "L", "P", "RGB", "LA", "RGBA"],
+    "webp": ["L", "P", "RGB", "RGBA"],
+    "bmp": ["1", "L", "P", "RGB"],
+    "gif": ["1", "L", "P"],
+    "tiff": ["1", "L", "P", "RGB", "LA", "RGBA", "CMYK", "YCbCr"],
+    "ppm": ["1", "L", "RGB"],
+}
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth, with some noise: what a photograph's neighbouring pixels are like."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def saved(image: np.ndarray | Image.Image, format: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(header: tuple[int, ...], rows: bytes, extra: bytes = b"") -> bytes:
+    chunks = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)) + extra
+    return images.PNG_SIGNATURE + chunks + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+
+
+def refusal(data: bytes) -> str | None:
+    try:
+        decode(data, "x")
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def refused(data: bytes, match: str) -> None:
+    with pytest.raises(ImageError, match=match) as error:
+        decode(data, "cats/felix.jpg")
+    message = str(error.value)
+    assert message.startswith("cats/felix.jpg: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_have_pillows_pixels(shape, subsampling, progressive):
+    for quality, restart in ((30, 2), (95, 0)):
+        data = saved(
+            photo(*shape),
+            "jpeg",
+            quality=quality,
+            subsampling=subsampling,
+            progressive=progressive,
+            restart_marker_blocks=restart,
+        )
+        pixels = decode(data, "x.jpg")
+        np.testing.assert_array_equal(pixels, by_pillow(data))
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        assert pixels.flags.writeable
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("format", "mode"), [(f, mode) for f, modes in MODES.items() for mode in modes])
+def test_every_format_and_mode_has_pillows_pixels(shape, format, mode):
+    data = saved(Image.fromarray(photo(*shape)).convert(mode), format)
+    pixels = decode(data, "x")
+    np.testing.assert_array_equal(pixels, by_pillow(data))
+    assert pixels.shape == (*shape, 3)
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+
+
+def test_jpegs_with_rgb_components_and_adobe_markers():
+    data = saved(photo(33, 47), "jpeg", keep_rgb=True)
+    np.testing.assert_array_equal(decode(data, "x"), by_pillow(data))
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+    for transform in (b"\0", b"\1"):
+        marked = data[:2] + adobe + transform + data[2:]
+        np.testing.assert_array_equal(decode(marked, "x"), by_pillow(marked))
+
+
+def test_plain_files_do_not_need_pillow(monkeypatch):
+    """The point of reading headers by hand: these must stay on the fast way."""
+    image = photo(32, 32)
+    files = [
+        saved(image, "jpeg"),
+        saved(image, "jpeg", progressive=True),
+        saved(image, "png"),
+        encode(image, "png"),
+    ]
+    files.append(saved(Image.fromarray(image).convert("L"), "jpeg"))
+    monkeypatch.setattr(images, "_decode_with_pillow", None)
+    for data in files:
+        decode(data, "x")
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"gAMA" + struct.pack(">I", 100000), b"sRGB\0", b"pHYs" + bytes(9), b"bKGD" + bytes(6)]
+)
+def test_png_chunks_that_leave_pixels_alone(chunk, monkeypatch):
+    rows = bytes([0, 10, 20, 30, 0, 40, 50, 60])
+    data = png((1, 2, 8, 2, 0, 0, 0), rows, png_chunk(chunk[:4], chunk[4:]))
+    np.testing.assert_array_equal(by_pillow(data), [[[10, 20, 30]], [[40, 50, 60]]])
+    monkeypatch.setattr(images, "_decode_with_pillow", None)
+    np.testing.assert_array_equal(decode(data, "x"), [[[10, 20, 30]], [[40, 50, 60]]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff"])
+def test_exif_orientation_is_applied(orientation, format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = photo(9, 5)
+    # What a viewer shows: the stored picture turned as EXIF 2.32, table 6, says.
+    shown = {
+        1: image,
+        2: image[:, ::-1],
+        3: image[::-1, ::-1],
+        4: image[::-1],
+        5: image.transpose(1, 0, 2),
+        6: image.transpose(1, 0, 2)[:, ::-1],
+        7: image.transpose(1, 0, 2)[::-1, ::-1],
+        8: image.transpose(1, 0, 2)[::-1],
+    }[orientation]
+    options = {"jpeg": {"quality": 100, "subsampling": "4:4:4"}, "webp": {"lossless": True}}.get(format, {})
+    pixels = decode(saved(image, format, exif=exif, **options), "x")
+    assert pixels.shape == shown.shape
+    assert np.abs(pixels.astype(int) - shown).max() <= (12 if format == "jpeg" else 0)
+    assert pixels.flags.c_contiguous
+
+
+def test_damaged_exif_is_ignored():
+    image = photo(9, 5)
+    data = saved(image, "jpeg")
+    broken = b"Exif\0\0II*\0\xff\xff\xff\xff"
+    marked = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(broken)) + broken + data[2:]
+    np.testing.assert_array_equal(decode(marked, "x"), by_pillow(data))
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "bmp", "gif", "tiff", "ppm"])
+def test_a_file_cut_anywhere_is_refused(format):
+    data = saved(photo(24, 24), format)
+    whole = by_pillow(data)
+    step = max(1, len(data) // 150)
+    for length in [*range(0, len(data) - 12, step), *range(max(0, len(data) - 12), len(data))]:
+        if not refusal(data[:length]):
+            # Only what follows the pixels may be missing.
+            assert format in ("gif", "tiff")
+            np.testing.assert_array_equal(decode(data[:length], "x"), whole)
+
+
+def test_a_jpeg_or_png_without_its_end_is_refused():
+    refused(saved(photo(24, 24), "jpeg")[:-2], "truncated JPEG")
+    refused(saved(photo(24, 24), "png")[:-12], "truncated PNG")
+    refused(saved(photo(24, 24), "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")[:-200], "truncated JPEG")
+    refused(saved(Image.fromarray(photo(24, 24)).convert("CMYK"), "jpeg")[:-200], "truncated JPEG")
+
+
+def test_damage_that_pillow_overlooks_is_refused():
+    """Bytes changed between the markers: where the decoder notices it is refused, and mostly it notices."""
+    data = saved(photo(64, 64), "jpeg", quality=90)
+    start = data.index(b"\xff\xda") + 14
+    rng = random.Random(0)
+    noticed = 0
+    for _ in range(60):
+        damaged = bytearray(data)
+        at = rng.randrange(start, len(data) - 40)
+        damaged[at : at + 30] = bytes(b % 255 for b in rng.randbytes(30))
+        with contextlib.suppress(OSError):
+            by_pillow(bytes(damaged))
+            noticed += "corrupt JPEG" in (refusal(bytes(damaged)) or "")
+    assert noticed > 30
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "bmp", "gif", "tiff", "ppm"])
+def test_whatever_pillow_refuses_is_refused(format):
+    data = saved(photo(24, 24), format)
+    rng = random.Random(1)
+    for _ in range(150):
+        damaged = bytearray(data)
+        damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        try:
+            expected = by_pillow(bytes(damaged))
+        except Exception:
+            with pytest.raises(ImageError):
+                decode(bytes(damaged), "x")
+        else:
+            with contextlib.suppress(ImageError):
+                np.testing.assert_array_equal(decode(bytes(damaged), "x"), expected)
+
+
+def test_png_with_a_wrong_checksum_is_refused():
+    data = bytearray(saved(photo(8, 8), "png"))
+    data[data.index(b"IDAT") + 9] ^= 4
+    refused(bytes(data), "corrupt PNG: the checksum of its 'IDAT' chunk is wrong")
+
+
+def test_png_with_rows_missing_is_refused():
+    refused(png((4, 4, 8, 2, 0, 0, 0), bytes(13 * 3)), "its rows cannot be read to the end")
+    refused(png((8, 4, 1, 0, 0, 0, 0), bytes(2 * 3)), "its rows cannot be read to the end")
+
+
+def test_png_of_one_line():
+    wide = png((2**20 + 1, 1, 8, 0, 0, 0, 0), bytes(2**20 + 2))
+    assert decode(wide, "x").shape == (1, 2**20 + 1, 3)
+
+
+def test_16_bit_images_are_refused():
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    refused(saved(deep, "png"), "16 bits a channel")
+    refused(png((2, 2, 16, 2, 0, 0, 0), bytes(2 * 13)), "16 bits a channel")
+    refused(png((2, 2, 16, 6, 0, 0, 0), bytes(2 * 17)), "16 bits a channel")
+    refused(saved(deep, "tiff"), "more than 8 bits")
+    refused(saved(deep.astype(np.float32), "tiff"), "more than 8 bits")
+    refused(saved(deep, "ppm"), "more than 8 bits")
+    refused(b"P6 2 2 65535\n" + bytes(24), "more than 8 bits")
+    refused(rgb_tiff_of_16_bits(), "more than 8 bits")
+
+
+def rgb_tiff_of_16_bits() -> bytes:
+    """One uncompressed pixel; Pillow reads such files as 8-bit RGB, and does not write them."""
+    tags = [(256, 1), (257, 1), (259, 1), (262, 2), (277, 3), (278, 1), (279, 6)]
+    bits_at = 8 + 2 + 12 * 9 + 4
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+    entries.append(struct.pack("<HHII", 258, 3, 3, bits_at))
+    entries.append(struct.pack("<HHII", 273, 4, 1, bits_at + 6))
+    entries.sort(key=lambda entry: struct.unpack("<H", entry[:2]))
+    directory = struct.pack("<H", 9) + b"".join(entries) + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<HHH", 16, 16, 16) + bytes(6)
+    assert by_pillow(data).shape == (1, 1, 3)
+    return data
+
+
+def test_12_bit_jpeg_is_refused():
+    data = bytearray(saved(photo(8, 8), "jpeg"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    refused(bytes(data), "12 bits a channel")
+
+
+@pytest.mark.parametrize("format", ["gif", "webp", "png", "tiff"])
+def test_animated_images_are_refused(format):
+    frames = [Image.fromarray(photo(8, 8, seed)) for seed in range(3)]
+    refused(saved(frames[0], format, save_all=True, append_images=frames[1:]), "3 frames")
+
+
+def test_still_images_in_animation_formats_are_read():
+    for format, options in (("gif", {}), ("webp", {"lossless": True}), ("png", {}), ("tiff", {})):
+        data = saved(photo(8, 8), format, save_all=True, **options)
+        assert decode(data, "x").shape == (8, 8, 3)
+
+
+def test_the_first_picture_of_an_mpo_is_the_photograph():
+    pictures = [Image.fromarray(photo(16, 16, seed)) for seed in range(2)]
+    data = saved(pictures[0], "mpo", save_all=True, append_images=pictures[1:])
+    np.testing.assert_array_equal(decode(data, "x"), by_pillow(saved(pictures[0], "jpeg")))
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "tiff"])
+def test_alpha_is_dropped_where_opaque_and_refused_where_not(format):
+    image = photo(8, 8)
+    rgba = np.dstack([image, np.full((8, 8), 255, np.uint8)])
+    options = {"lossless": True} if format == "webp" else {}
+    np.testing.assert_array_equal(decode(saved(rgba, format, **options), "x"), image)
+    rgba[3, 4, 3] = 254
+    refused(saved(rgba, format, exact=True, **options), "transparent")
+
+
+def test_palettes_with_and_without_transparency():
+    palette = Image.fromarray(photo(8, 8)).quantize(8)
+    for format in ("png", "gif"):
+        data = saved(palette, format)
+        np.testing.assert_array_equal(decode(data, "x"), np.array(palette.convert("RGB")))
+        refused(saved(palette, format, transparency=palette.getpixel((0, 0))), "transparent")
+    unused = Image.fromarray(np.array([[1, 2], [2, 1]], np.uint8), "P")
+    unused.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    np.testing.assert_array_equal(decode(saved(unused, "png", transparency=0), "x")[0, 0], [10, 20, 30])
+
+
+def test_a_transparent_colour_of_rgb_and_grey():
+    rows = bytes([0, 10, 20, 30, 40, 50, 60])
+    refused(png((2, 1, 8, 2, 0, 0, 0), rows, png_chunk(b"tRNS", bytes([0, 10, 0, 20, 0, 30]))), "transparent")
+    absent = png((2, 1, 8, 2, 0, 0, 0), rows, png_chunk(b"tRNS", bytes([0, 1, 0, 2, 0, 3])))
+    np.testing.assert_array_equal(decode(absent, "x"), [[[10, 20, 30], [40, 50, 60]]])
+    grey = png((2, 1, 8, 0, 0, 0, 0), bytes([0, 10, 20]), png_chunk(b"tRNS", bytes([0, 10])))
+    refused(grey, "transparent")
+
+
+def bombs() -> dict[str, bytes]:
+    side = 60_000
+    jpeg = bytearray(saved(photo(8, 8), "jpeg"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
+    bitmap = bytearray(saved(photo(8, 8), "bmp"))
+    bitmap[18:26] = struct.pack("<ii", side, side)
+    return {
+        "jpeg": bytes(jpeg),
+        "png": png((side, side, 8, 2, 0, 0, 0), bytes(1000)),
+        "bmp": bytes(bitmap),
+        "ppm": b"P6 %d %d 255\n" % (side, side),
+        "gif": b"GIF89a" + struct.pack("<HH", side, side) + saved(photo(8, 8), "gif")[10:],
+        "barely": png((1, MAX_PIXELS + 1, 8, 0, 0, 0, 0), bytes(1000)),
+    }
+
+
+@pytest.mark.parametrize("kind", bombs())
+def test_decompression_bombs_are_refused_unread(kind, monkeypatch):
+    for decoder in ("cv2.imdecode", "simplejpeg.decode_jpeg", "PIL.ImageFile.ImageFile.load"):
+        monkeypatch.setattr(decoder, None)
+    refused(bombs()[kind], "pixels")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"GIF", b"hello, world" * 99, b"%!PS-Adobe-3.0\n", b"\xff\xd8\xff", bytes(9999)]
+)
+def test_what_is_no_image_is_refused(data):
+    refused(data, "no image|truncated|corrupt")
+
+
+@pytest.mark.parametrize("format", SUFFIX)
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 300), (300, 2)])
+def test_encoded_images_come_back(format, shape):
+    for image in (photo(*shape), np.zeros((*shape, 3), np.uint8), np.full((*shape, 3), 255, np.uint8)):
+        data = encode(image, format)
+        assert Image.open(io.BytesIO(data)).format == format.upper()
+        back = by_pillow(data)
+        assert np.abs(back.astype(int) - image).max() <= (40 if format == "jpeg" else 0)
+        np.testing.assert_array_equal(decode(data, "x"), back)
+
+
+def test_png_of_noise_and_of_views():
+    noise = np.random.default_rng(0).integers(0, 256, (50, 41, 3), np.uint8)
+    for image in (noise, noise[:, ::-1], noise.transpose(1, 0, 2), noise[::2, ::3]):
+        np.testing.assert_array_equal(by_pillow(encode(image, "png")), image)
+
+
+def test_jpegs_are_written_444_at_the_quality_asked_for():
+    image = photo(64, 64)
+    files = {quality: encode(image, "jpeg", quality) for quality in (20, 95)}
+    for quality, data in files.items():
+        with (
+            Image.open(io.BytesIO(data)) as read,
+            Image.open(io.BytesIO(saved(image, "jpeg", quality=quality))) as like,
+        ):
+            assert [layer[1:3] for layer in read.layer] == [(1, 1)] * 3
+            assert read.quantization == like.quantization
+    assert len(files[20]) < len(files[95])
+
+
+def test_encode_refuses_what_it_cannot_write():
+    with pytest.raises(UserError, match="png, webp, jpeg, not 'tiff'"):
+        encode(photo(2, 2), "tiff")
+    with pytest.raises(UserError, match="quality must be 1 to 100, not 0"):
+        encode(photo(2, 2), "jpeg", 0)
+    for image in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3)), np.zeros((0, 2, 3), np.uint8)):
+        with pytest.raises(UserError, match="uint8"):
+            encode(image, "png")
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 500), (101, 60), (60, 101)])
+@pytest.mark.parametrize("size", [1, 32, 33])
+def test_resize_is_torchvisions(shape, size):
+    image = photo(*shape)
+    transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
+    expected = np.array(transform(Image.fromarray(image)))
+    resized = resize(image, size)
+    np.testing.assert_array_equal(resized, expected)
+    assert resized.flags.c_contiguous
+    assert resized.flags.writeable
+
+
+def test_resize_refuses_a_thread_that_would_fill_memory():
+    with pytest.raises(ImageError, match="1000000x1 is too long"):
+        resize(np.zeros((1, 1_000_000, 3), np.uint8), 224)
+
+
+def test_the_first_bytes_decide_and_not_the_name():
+    image = photo(8, 8)
+    np.testing.assert_array_equal(decode(saved(image, "png"), "misnamed.jpg"), image)
+
+
+@pytest.mark.parametrize("folder", ["cifar10/test", "tiny-imagenet-200/val"])
+def test_real_images_have_pillows_pixels(folder):
+    root = os.environ.get("UNLEARNABLE_DATA")
+    if not root:
+        pytest.skip("UNLEARNABLE_DATA is not set: no real images to decode")
+    paths = sorted(p for p in Path(root, folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    assert paths
+    for path in random.Random(0).sample(paths, 1000):
+        data = path.read_bytes()
+        pixels = decode(data, path.name)
+        np.testing.assert_array_equal(pixels, by_pillow(data))
+        np.testing.assert_array_equal(decode(encode(pixels, "png"), path.name), pixels)
+        if pixels.shape[0] == 32:
+            assert torch.from_numpy(pixels).shape == (32, 32, 3)
