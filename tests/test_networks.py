@@ -33,10 +33,14 @@ def test_parameter_counts(name: str, size: int, parameters: int) -> None:
 def test_small_images_keep_their_size_through_the_stem() -> None:
     model = create_network("resnet18", 10, 64)
     sizes = []
-    model.get_submodule("layer1").register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
+    model.get_submodule("layer1").register_forward_hook(
+        lambda module, inputs, output: sizes.append(output.shape[-1])
+    )
     model(torch.rand(1, 3, 64, 64))
     large = create_network("resnet18", 10, 224)
-    large.get_submodule("layer1").register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
+    large.get_submodule("layer1").register_forward_hook(
+        lambda module, inputs, output: sizes.append(output.shape[-1])
+    )
     large(torch.rand(1, 3, 224, 224))
     assert sizes == [64, 56]
 
