@@ -1,0 +1,367 @@
+"""Killed, interrupted, out of disk, run twice: the bytes of an uninterrupted run, or one clear line."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect import plan as plan_module
+from unlearnable_kernels.protect import render, staging
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.workers import render_all
+
+KEY = Key(bytes(range(32)))
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from unlearnable_kernels.protect import plan
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.run import protect_dataset
+
+if __name__ == "__main__":
+    plan.CHUNK_IMAGES = 2
+    src, dst, workers, pause, format = sys.argv[1:]
+
+    def progress(done, total):
+        print(done, flush=True)
+        time.sleep(float(pause))
+
+    protect_dataset(Path(src), Path(dst), filters_from=Key(bytes(range(32))), format=format,
+                    workers=int(workers), progress=progress)
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "CHUNK_IMAGES", 2)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "src", 4)
+
+
+def make_tree(root: Path, count: int) -> Path:
+    for number in range(count):
+        folder = root / "train" / f"c{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    (root / "val" / "c0" / "x").mkdir(parents=True)
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
+    protect_dataset(src, dst, **{"filters_from": KEY, "workers": 0, **options})
+    assert not dst.with_name(dst.name + ".partial").exists()
+    return contents(dst)
+
+
+class Killed(BaseException):
+    """Nothing may catch it, as nothing catches a kill."""
+
+
+def kill_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Make the ``step``-th call that changes the disk raise; the result tells whether it came to that."""
+    calls = 0
+
+    def guarded(function: Callable[..., Any], half: bool = False) -> Callable[..., Any]:
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                if half:
+                    function(args[0], bytes(args[1])[: len(args[1]) // 2])
+                raise Killed
+            return function(*args, **kwargs)
+
+        return replacement
+
+    # A write is cut off in the middle.
+    monkeypatch.setattr(os, "write", guarded(os.write, half=True))
+    monkeypatch.setattr(os, "open", guarded(os.open))
+    for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "write_bytes"):
+        monkeypatch.setattr(Path, name, guarded(getattr(Path, name)))
+    return lambda: calls >= step
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_kill_at_any_step_leaves_no_trace(
+    tree: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = protect(tree, tmp_path / "whole", format=format)
+    step, killed = 0, True
+    while killed:
+        step += 1
+        dst = tmp_path / f"dst{step}"
+        with monkeypatch.context() as patch:
+            was_killed = kill_before(step, patch)
+            with contextlib.suppress(Killed):
+                protect_dataset(tree, dst, filters_from=KEY, workers=0, format=format)
+            killed = was_killed()
+        if dst.exists():
+            assert contents(dst) == whole, step
+        assert protect(tree, dst, format=format) == whole, step
+    assert step > 25
+
+
+@pytest.mark.parametrize(("format", "kills"), [("png", 2), ("npz", 1)])
+def test_sigkill_and_run_again(tmp_path: Path, format: str, kills: int) -> None:
+    tree, dst = make_tree(tmp_path / "src", 40), tmp_path / "dst"
+    whole = protect(tree, tmp_path / "whole", format=format)
+    arguments = [sys.executable, "-c", PROGRAM, str(tree), str(dst), "2", "0.01", format]
+    done = 0
+    for attempt in range(kills):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) >= done
+        for _ in range(random.randint(1, 6)):
+            done = int(process.stdout.readline())
+        time.sleep(random.random() / 50)
+        if attempt == 0:
+            process.kill()
+            wait_for_orphans(dst)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not dst.exists()
+    assert protect(tree, dst, format=format) == whole
+
+
+def wait_for_orphans(dst: Path) -> None:
+    """Workers hold the lock as long as they live, which is not long without their parent."""
+    deadline = time.monotonic() + 20
+    with (dst.with_name(dst.name + ".partial") / "lock").open() as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "a worker outlives its parent"
+                time.sleep(0.01)
+
+
+def interrupted(tree: Path, dst: Path, after: int, **options: Any) -> None:
+    """A run that ends after so many images."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        protect_dataset(tree, dst, **{"filters_from": KEY, "workers": 0, "progress": progress, **options})
+
+
+def test_finished_chunks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, dst = make_tree(tmp_path / "src", 12), tmp_path / "dst"
+    whole = protect(tree, tmp_path / "whole")
+    interrupted(tree, dst, 6)
+    rendered: list[int] = []
+    original = render.Rendering.render
+
+    def counting(self: render.Rendering, chunk: render.Chunk) -> render.Result:
+        rendered.append(chunk.index)
+        return original(self, chunk)
+
+    monkeypatch.setattr(render.Rendering, "render", counting)
+    notes: list[str] = []
+    assert protect(tree, dst, notify=notes.append) == whole
+    assert rendered == [3, 4, 5]
+    assert notes == ["resuming: 6 of 12 images are done"]
+
+
+def test_a_journal_is_believed_only_as_far_as_the_files_go(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 12), tmp_path / "dst"
+    whole = protect(tree, tmp_path / "whole")
+    interrupted(tree, dst, 8)
+    partial = tmp_path / "dst.partial"
+    written = sorted((partial / "tree").rglob("*.png"))
+    written[0].write_bytes(b"")
+    written[3].unlink()
+    journal = partial / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'[5, ["ab", nul')
+    assert protect(tree, dst) == whole
+    interrupted(tree, tmp_path / "dst2", 8)
+    (tmp_path / "dst2.partial" / "journal.jsonl").write_bytes(b"\0" * 64 + b'\n[99, [], {}]\n{"a": 1}\n[1]\n')
+    assert protect(tree, tmp_path / "dst2") == whole
+
+
+def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    interrupted(tree, dst, 4)
+    before = contents(tmp_path / "dst.partial")
+    with pytest.raises(UserError, match=r"differs in strength \(0.3, now 0.2\).*delete the folder"):
+        protect(tree, dst, strength=0.2)
+    with pytest.raises(UserError, match="differs in the key"):
+        protect(tree, dst, filters_from=Key(bytes(32)))
+    image = next((tree / "train" / "c0").iterdir())
+    stamp = image.stat().st_mtime_ns
+    os.utime(image, ns=(stamp, stamp + 1))
+    with pytest.raises(UserError, match="differs in the source's files"):
+        protect(tree, dst)
+    os.utime(image, ns=(stamp, stamp))
+    assert contents(tmp_path / "dst.partial") == before
+    assert protect(tree, dst) == protect(tree, tmp_path / "whole")
+
+
+def test_a_complete_result_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "dst"
+    before = protect(tree, dst)
+    stamps = {path: path.stat().st_mtime_ns for path in dst.rglob("*")}
+    notes: list[str] = []
+    assert protect(tree, dst, notify=notes.append) == before
+    assert notes == [f"{dst} is complete already"]
+    assert {path: path.stat().st_mtime_ns for path in dst.rglob("*")} == stamps
+    with pytest.raises(UserError, match=r"differs in fraction \(1.0, now 0.5\)"):
+        protect(tree, dst, fraction=0.5)
+    with pytest.raises(UserError, match="differs in the key"):
+        protect(tree, dst, filters_from=Key(bytes(32)))
+    assert contents(dst) == before
+
+
+@pytest.mark.filterwarnings("ignore:an integer seed")
+def test_a_complete_result_of_another_seed_is_not_taken_for_this_one(tree: Path, tmp_path: Path) -> None:
+    from unlearnable_kernels.protect.filters import SeedCompat
+
+    protect(tree, tmp_path / "dst", filters_from=SeedCompat(1))
+    protect(tree, tmp_path / "dst", filters_from=SeedCompat(1))
+    with pytest.raises(UserError, match="differs in the key"):
+        protect(tree, tmp_path / "dst", filters_from=SeedCompat(2))
+
+
+def test_one_run_at_a_time(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "LOCK_WAIT", 0.1)
+    with (
+        staging.Staging(tmp_path / "dst"),
+        pytest.raises(UserError, match="another process is working"),
+    ):
+        protect(tree, tmp_path / "dst")
+    monkeypatch.setattr(staging, "LOCK_WAIT", 30)
+    # Who waits for a run that then ends well finds its result.
+    notes: list[str] = []
+    with staging.Staging(tmp_path / "dst") as holder:
+        waiting = threading.Thread(
+            target=protect_dataset,
+            args=(tree, tmp_path / "dst"),
+            kwargs={"filters_from": KEY, "workers": 0, "notify": notes.append},
+        )
+        waiting.start()
+        protect(tree, tmp_path / "other")
+        (tmp_path / "other").rename(tmp_path / "dst")
+        holder.remove()
+    waiting.join()
+    assert notes == [f"{tmp_path / 'dst'} is complete already"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_and_no_loss(
+    tree: Path, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    written = 0
+
+    def failing(descriptor: int, data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if written > 700:
+            raise OSError(code, os.strerror(code))
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", failing)
+        with pytest.raises(
+            UserError, match=r"^disk full while writing .*; run the same command again"
+        ) as caught:
+            protect(tree, tmp_path / "dst")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "dst").exists()
+    assert protect(tree, tmp_path / "dst") == protect(tree, tmp_path / "whole")
+
+
+def test_workers_report_a_full_disk(tmp_path: Path) -> None:
+    """With a limit on the size of files, which the kernel enforces in every process."""
+    tree = make_tree(tmp_path / "src", 8)
+    program = PROGRAM.replace(
+        "    plan.CHUNK",
+        "    import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150, -1))\n    plan.CHUNK",
+    )
+    arguments = [sys.executable, "-c", program, str(tree), str(tmp_path / "dst"), "2", "0", "png"]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == limit
+    assert "UserError: disk full while writing" in result.stderr
+    assert not (tmp_path / "dst").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^\w.* while writing /proc/"):
+        protect(tree, Path("/proc/nowhere"))
+
+
+def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path) -> None:
+    def progress(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    for workers in (0, 2):
+        notes: list[str] = []
+        with pytest.raises(KeyboardInterrupt):
+            protect_dataset(
+                tree,
+                tmp_path / "dst",
+                filters_from=KEY,
+                workers=workers,
+                progress=progress,
+                notify=notes.append,
+            )
+        assert notes[-1] == "interrupted; run the same command again to resume"
+    assert not (tmp_path / "dst").exists()
+    assert protect(tree, tmp_path / "dst") == protect(tree, tmp_path / "whole")
+
+
+def render_with(rendering: object, lock: Path) -> list[Any]:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
+    try:
+        return list(render_all(rendering, [0], 1, descriptor))  # type: ignore[arg-type,list-item]
+    finally:
+        os.close(descriptor)
+
+
+class _Suicide:
+    def render(self, chunk: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _OpenFiles:
+    def render(self, chunk: object) -> list[str]:
+        return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+
+
+def test_workers_hold_the_lock_and_their_death_is_reported(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert str(lock) in render_with(_OpenFiles(), lock)[0]
+    with pytest.raises(UserError, match="a worker process died"):
+        render_with(_Suicide(), lock)
