@@ -1,29 +1,25 @@
-"""Decoding, encoding and resizing single images: exact pixels, and a decided outcome for every odd file."""
+"""Decoding single images: Pillow's pixels exactly, and a decided outcome for every odd file."""
 
 import contextlib
-import io
 import os
 import random
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms import v2
+from sample_images import SHAPES, by_pillow, photo, png, png_chunk, saved
 
 from unlearnable_kernels.data import images
-from unlearnable_kernels.data.images import MAX_PIXELS, SUFFIX, decode, encode, resize
-from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.data.images import MAX_PIXELS, decode, encode
+from unlearnable_kernels.errors import ImageError
 
 # Pillow warns of damage that these tests cause.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning"
 )
 
-SHAPES = [(1, 1), (1, 7), (8, 8), (17, 16), (33, 47), (64, 64)]
 
 MODES = {
     "jpeg": ["L", "RGB", "CMYK", "YCbCr"],
@@ -34,34 +30,6 @@ MODES = {
     "tiff": ["1", "L", "P", "RGB", "LA", "RGBA", "CMYK", "YCbCr"],
     "ppm": ["1", "L", "RGB"],
 }
-
-
-def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth, with some noise: what a photograph's neighbouring pixels are like."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    return np.clip(smooth + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
-
-
-def saved(image: np.ndarray | Image.Image, format: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, format, **options)
-    return stream.getvalue()
-
-
-def by_pillow(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.array(image.convert("RGB"))
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(header: tuple[int, ...], rows: bytes, extra: bytes = b"") -> bytes:
-    chunks = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)) + extra
-    return images.PNG_SIGNATURE + chunks + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
 
 
 def refusal(data: bytes) -> str | None:
@@ -357,63 +325,6 @@ def test_what_is_no_image_is_refused(data):
     refused(data, "no image|truncated|corrupt")
 
 
-@pytest.mark.parametrize("format", SUFFIX)
-@pytest.mark.parametrize("shape", [*SHAPES, (2, 300), (300, 2)])
-def test_encoded_images_come_back(format, shape):
-    for image in (photo(*shape), np.zeros((*shape, 3), np.uint8), np.full((*shape, 3), 255, np.uint8)):
-        data = encode(image, format)
-        assert Image.open(io.BytesIO(data)).format == format.upper()
-        back = by_pillow(data)
-        assert np.abs(back.astype(int) - image).max() <= (40 if format == "jpeg" else 0)
-        np.testing.assert_array_equal(decode(data, "x"), back)
-
-
-def test_png_of_noise_and_of_views():
-    noise = np.random.default_rng(0).integers(0, 256, (50, 41, 3), np.uint8)
-    for image in (noise, noise[:, ::-1], noise.transpose(1, 0, 2), noise[::2, ::3]):
-        np.testing.assert_array_equal(by_pillow(encode(image, "png")), image)
-
-
-def test_jpegs_are_written_444_at_the_quality_asked_for():
-    image = photo(64, 64)
-    files = {quality: encode(image, "jpeg", quality) for quality in (20, 95)}
-    for quality, data in files.items():
-        with (
-            Image.open(io.BytesIO(data)) as read,
-            Image.open(io.BytesIO(saved(image, "jpeg", quality=quality))) as like,
-        ):
-            assert [layer[1:3] for layer in read.layer] == [(1, 1)] * 3
-            assert read.quantization == like.quantization
-    assert len(files[20]) < len(files[95])
-
-
-def test_encode_refuses_what_it_cannot_write():
-    with pytest.raises(UserError, match="png, webp, jpeg, not 'tiff'"):
-        encode(photo(2, 2), "tiff")
-    with pytest.raises(UserError, match="quality must be 1 to 100, not 0"):
-        encode(photo(2, 2), "jpeg", 0)
-    for image in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3)), np.zeros((0, 2, 3), np.uint8)):
-        with pytest.raises(UserError, match="uint8"):
-            encode(image, "png")
-
-
-@pytest.mark.parametrize("shape", [*SHAPES, (3, 500), (101, 60), (60, 101)])
-@pytest.mark.parametrize("size", [1, 32, 33])
-def test_resize_is_torchvisions(shape, size):
-    image = photo(*shape)
-    transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
-    expected = np.array(transform(Image.fromarray(image)))
-    resized = resize(image, size)
-    np.testing.assert_array_equal(resized, expected)
-    assert resized.flags.c_contiguous
-    assert resized.flags.writeable
-
-
-def test_resize_refuses_a_thread_that_would_fill_memory():
-    with pytest.raises(ImageError, match="1000000x1 is too long"):
-        resize(np.zeros((1, 1_000_000, 3), np.uint8), 224)
-
-
 def test_the_first_bytes_decide_and_not_the_name():
     image = photo(8, 8)
     np.testing.assert_array_equal(decode(saved(image, "png"), "misnamed.jpg"), image)
@@ -431,5 +342,3 @@ def test_real_images_have_pillows_pixels(folder):
         pixels = decode(data, path.name)
         np.testing.assert_array_equal(pixels, by_pillow(data))
         np.testing.assert_array_equal(decode(encode(pixels, "png"), path.name), pixels)
-        if pixels.shape[0] == 32:
-            assert torch.from_numpy(pixels).shape == (32, 32, 3)
