@@ -1,0 +1,227 @@
+"""The report: one page that needs nothing else, with the table, the sentence, curves and true pictures."""
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.report import write_report
+from unlearnable_kernels.training import TrainConfig, evaluate, train
+
+CLASSES = ["<b>cat", "dog & fox", "emu"]
+KEY = Key(bytes(range(32)))
+
+
+class Page(HTMLParser):
+    """What a browser would see: the text, table rows, pictures by their alternative text, what is fetched."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.pictures: dict[str, np.ndarray] = {}
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        for name in ("src", "href", "xlink:href"):
+            reference = values.get(name)
+            if reference is not None and not reference.startswith("#"):
+                self.fetched.append(reference)
+        if tag == "img":
+            kind, _, data = str(values["src"]).partition(",")
+            assert kind == "data:image/png;base64"
+            with Image.open(io.BytesIO(base64.b64decode(data))) as file:
+                self.pictures[str(values["alt"])] = np.asarray(file)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.lasttag in ("td", "th") and self.rows:
+            self.rows[-1][-1] += data.strip()
+
+    def row(self, heading: str) -> list[str]:
+        return next(row[1:] for row in self.rows if row[0] == heading)
+
+
+def write_tree(root: Path, split: str, count: int, suffix: str) -> None:
+    generator = np.random.default_rng(0 if split == "train" else 1)
+    for label, name in enumerate(CLASSES):
+        (root / split / name).mkdir(parents=True)
+        for index in range(count):
+            image = generator.integers(0, 100, (16, 16, 3), dtype=np.uint8)
+            image[label * 5 : label * 5 + 5] += 120
+            Image.fromarray(image).save(root / split / name / f"{index:04d}{suffix}")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clean and a protected training set, a run on each, and one evaluation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("work")
+    write_tree(root / "animals", "train", 6, ".bmp")
+    write_tree(root / "animals", "test", 2, ".bmp")
+    protect_dataset(root / "animals", root / "guarded", filters_from=KEY, workers=0, strength=0.25)
+    for name, data in (("clean", "animals"), ("protected", "guarded")):
+        train(config_for(root, data), root / "runs" / name)
+    evaluate(root / "runs" / "clean", root / "animals" / "test")
+    yield root
+    torch.set_num_threads(threads)
+
+
+def config_for(root: Path, data: str, **changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {
+        "test": str(root / "animals"),
+        "network": "resnet8",
+        "epochs": 2,
+        "batch_size": 4,
+        "lr": 0.01,
+    }
+    return TrainConfig(str(root / data), **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def page(work: Path) -> Page:
+    out = work / "out" / "report.html"
+    write_report([work / "runs" / "clean", work / "runs" / "protected"], out, title="Guarding <animals>")
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    return Page(out)
+
+
+def test_it_needs_nothing_else(page: Page) -> None:
+    assert all(reference.startswith("data:") for reference in page.fetched)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "@import" not in page.source
+    assert "url(http" not in page.source
+
+
+def test_the_table_says_what_was_run(page: Page, work: Path) -> None:
+    assert page.row("Run") == ["clean", "protected"]
+    assert page.row("Training set") == ["animals, 18 images", "guarded, 18 images"]
+    clean, protected = page.row("Protection")
+    assert clean == "none"
+    assert protected.startswith("classwise-conv: kernel size 3, strength 0.25, fraction 1,")
+    assert page.row("Key fingerprint") == ["-", KEY.fingerprint]
+    assert page.row("Network") == ["resnet8, 16 px"] * 2
+    assert page.row("Epochs") == ["2", "2"]
+    assert page.row("Seed") == ["0", "0"]
+    evaluations = page.row("Evaluations")
+    assert evaluations[0] == f"test: {page.row('Clean-test accuracy')[0]} of 6"
+    assert evaluations[1] == "-"
+    assert all(f"torch {torch.__version__}" in cell for cell in page.row("Versions"))
+
+
+def test_the_sentence_gives_both_accuracies(page: Page) -> None:
+    clean, protected = page.row("Clean-test accuracy")
+    assert (
+        f"recognises {clean} of 6 clean test images; trained on the protected ones, {protected}. "
+        "Guessing would give 33.3 %."
+    ) in page.text
+    assert "also differ" not in page.text
+
+
+def test_names_are_escaped(page: Page) -> None:
+    assert "Guarding <animals>" in page.text
+    assert "<b>cat" in page.text
+    assert "b" not in page.tags
+
+
+def test_the_pictures_are_of_the_data(page: Page, work: Path) -> None:
+    factors = set()
+    for name in CLASSES:
+        shown = {alt.removeprefix(f"{name}, "): image for alt, image in page.pictures.items() if name in alt}
+        heading = next(key for key in shown if key.startswith("difference"))
+        factor = 1 if heading == "difference" else int(heading.split()[2])
+        factors.add(factor)
+        with Image.open(work / "animals" / "train" / name / "0000.bmp") as file:
+            before = np.asarray(file)
+        with Image.open(work / "guarded" / "train" / name / "0000.png") as file:
+            after = np.asarray(file)
+        assert np.array_equal(shown["clean"], before)
+        assert np.array_equal(shown["protected"], after)
+        change = after.astype(int) - before
+        assert change.any()
+        assert np.array_equal(shown[heading], np.clip(128 + factor * change, 0, 255))
+    assert len(factors) == 1
+
+
+def test_the_curves_show_every_run(page: Page) -> None:
+    start, end = page.source.index("<svg"), page.source.index("</svg>")
+    figure = page.source[start:end]
+    for label in (
+        "clean: in training",
+        "clean: clean test",
+        "protected: in training",
+        "protected: clean test",
+    ):
+        assert label in figure
+    assert "currentColor" in figure, "the figure should follow the page's dark mode"
+
+
+def test_only_protected_samples_are_compared(work: Path, tmp_path: Path) -> None:
+    protect_dataset(work / "animals", tmp_path / "half", filters_from=KEY, workers=0, fraction=0.5)
+    train(config_for(work, str(tmp_path / "half"), epochs=1), tmp_path / "run")
+    write_report([tmp_path / "run", work / "runs" / "clean"], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    for name in CLASSES:
+        assert not np.array_equal(page.pictures[f"{name}, clean"], page.pictures[f"{name}, protected"])
+    assert "trained on a copy of which 50 % is protected, " in page.text
+    assert "the two runs also differ in epochs" in page.text
+
+
+def test_without_a_pair_the_set_is_shown_alone(work: Path, tmp_path: Path) -> None:
+    write_report([work / "runs" / "protected"], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert list(page.pictures) == [f"{name}, first of its class" for name in CLASSES]
+    assert "Guessing" not in page.text
+
+
+def test_a_training_set_that_is_gone_is_no_obstacle(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "animals", tmp_path / "short-lived")
+    train(config_for(work, str(tmp_path / "short-lived"), epochs=1, test=None), tmp_path / "run")
+    shutil.rmtree(tmp_path / "short-lived")
+    write_report([tmp_path / "run"], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert page.pictures == {}
+    assert "No pictures of short-lived" in page.text
+    assert page.row("Clean-test accuracy") == ["-"]
+
+
+def test_an_unfinished_run_is_marked(work: Path, tmp_path: Path) -> None:
+    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
+        if metrics:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config_for(work, "animals"), tmp_path / "run", stop)
+    write_report([tmp_path / "run"], tmp_path / "r.html")
+    assert Page(tmp_path / "r.html").row("Epochs") == ["1 of 2, unfinished"]
+
+
+def test_what_cannot_be_reported(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least one run"):
+        write_report([], tmp_path / "r.html")
+    with pytest.raises(UserError, match="no run folder"):
+        write_report([tmp_path], tmp_path / "r.html")
+    with pytest.raises(UserError, match="given twice"):
+        write_report([work / "runs" / "clean"] * 2, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()

@@ -1,0 +1,229 @@
+"""One self-contained HTML page about finished and running trainings: figures, curves, pictures."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.record import read_jsonl, replacing, versions
+from unlearnable_kernels.report_pictures import picture_sets
+from unlearnable_kernels.training.config import TrainConfig
+from unlearnable_kernels.training.run_folder import EVALUATIONS, METRICS, read_run
+
+_COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
+_INK = "#010203"  # stands for the page's own text colour until the figure is in the page
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds. ``test_accuracy`` is that of the last finished epoch, in [0, 1]."""
+
+    name: str
+    config: TrainConfig
+    record: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+
+    @property
+    def protection(self) -> dict[str, Any] | None:
+        protection: dict[str, Any] | None = self.record["train"]["protection"]
+        return protection
+
+    @property
+    def test_accuracy(self) -> float | None:
+        return self.metrics[-1].get("test_accuracy") if self.metrics else None
+
+    @property
+    def train_set(self) -> str:
+        path = Path(self.config.train)
+        return path.parent.name if path.name in ("train", "train.npz") else path.name
+
+
+def write_report(runs: list[Path], out: Path, title: str = "Training on protected images") -> None:
+    """Write one HTML page about the run folders ``runs`` to ``out``, replacing it in one step.
+
+    The page needs nothing besides itself: no network, no other file. Pictures are taken from the training
+    sets where their folders are still there. Raises UserError if a folder is no run.
+    """
+    if not runs:
+        raise UserError("a report needs at least one run folder")
+    read = [_read(path, name) for path, name in zip(runs, _distinct_names(runs), strict=True)]
+    pictures, missing = picture_sets(list(dict.fromkeys(Path(run.config.train) for run in read)))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("unlearnable_kernels"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        summary=_summary(read),
+        runs=read,
+        bars=[(run.name, run.test_accuracy, _colour(index)) for index, run in enumerate(read)],
+        rows=_table(read),
+        curves=_learning_curves(read),
+        pictures=pictures,
+        missing=missing,
+        versions=versions(),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _read(path: Path, name: str) -> Run:
+    config, record = read_run(path)
+    return Run(name, config, record, read_jsonl(path / METRICS), read_jsonl(path / EVALUATIONS))
+
+
+def _distinct_names(paths: list[Path]) -> list[str]:
+    """The folders' names, with as many of their parents as it takes to tell them apart."""
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise UserError("a run folder is given twice")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in resolved]
+
+
+def _summary(runs: list[Run]) -> list[str]:
+    """A sentence for every protected run that was tested on the same images as a clean one."""
+    sentences = []
+    for run in runs:
+        clean = next((other for other in runs if _comparable(other, run)), None)
+        if clean is None or clean.test_accuracy is None or run.test_accuracy is None:
+            continue
+        fraction = (run.protection or {}).get("parameters", {}).get("fraction", 1.0)
+        copy = "the protected ones" if fraction == 1 else f"a copy of which {100 * fraction:g} % is protected"
+        sentence = (
+            f"Trained on the clean images of {clean.train_set}, the network recognises "
+            f"{percent(clean.test_accuracy)} of {run.record['test']['images']:,} clean test images; trained "
+            f"on {copy}, {percent(run.test_accuracy)}. Guessing would give "
+            f"{percent(1 / len(run.record['classes']))}."
+        )
+        differing = _differing_fields(clean.config, run.config)
+        if differing:
+            sentence += f" Mind that the two runs also differ in {', '.join(differing)}."
+        sentences.append(sentence)
+    return sentences
+
+
+def _comparable(clean: Run, protected: Run) -> bool:
+    tests = [run.record["test"] for run in (clean, protected)]
+    return (
+        clean.protection is None
+        and protected.protection is not None
+        and None not in tests
+        and tests[0]["sha256"] == tests[1]["sha256"]
+        and clean.record["classes"] == protected.record["classes"]
+    )
+
+
+def _differing_fields(first: TrainConfig, second: TrainConfig) -> list[str]:
+    a, b = first.as_dict(), second.as_dict()
+    return [name.replace("_", " ") for name in a if a[name] != b[name] and name not in ("train", "test")]
+
+
+def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """(heading, one cell for each run), from what was trained on to what came out."""
+    rows = {
+        "Training set": [f"{run.train_set}, {run.record['train']['images']:,} images" for run in runs],
+        "Protection": [_protection(run) for run in runs],
+        "Key fingerprint": [(run.protection or {}).get("key", {}).get("fingerprint", "-") for run in runs],
+        "Network": [f"{run.config.network}, {run.record['image_size']} px" for run in runs],
+        "Epochs": [_epochs(run) for run in runs],
+        "Training": [_recipe(run.config) for run in runs],
+        "Seed": [str(run.config.seed) for run in runs],
+        "Accuracy in training": [
+            percent(run.metrics[-1]["train_accuracy"]) if run.metrics else "-" for run in runs
+        ],
+        "Clean-test accuracy": [
+            "-" if run.test_accuracy is None else percent(run.test_accuracy) for run in runs
+        ],
+        "Evaluations": [
+            "; ".join(
+                f"{Path(line['test']).name}: {percent(line['accuracy'])} of {line['images']:,}"
+                for line in run.evaluations
+            )
+            or "-"
+            for run in runs
+        ],
+        "Machine": [_machine(run.record["machine"]) for run in runs],
+        "Versions": [", ".join(f"{k} {v}" for k, v in run.record["versions"].items()) for run in runs],
+    }
+    return list(rows.items())
+
+
+def _protection(run: Run) -> str:
+    if run.protection is None:
+        return "none"
+    parameters = run.protection.get("parameters", {})
+    shown = {name: f"{v:g}" if isinstance(v, float) else v for name, v in parameters.items() if v is not None}
+    told = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
+    return f"{run.protection.get('method', 'unknown')}: {', '.join(told)}"
+
+
+def _epochs(run: Run) -> str:
+    done = len(run.metrics)
+    return str(done) if done == run.config.epochs else f"{done} of {run.config.epochs}, unfinished"
+
+
+def _recipe(config: TrainConfig) -> str:
+    schedule = (
+        f"x {config.lr_factor:g} every {config.lr_step} epochs" if config.schedule == "step" else "one cycle"
+    )
+    augmentation = [f"crop {config.crop_padding} px"] if config.crop_padding else []
+    augmentation += ["flip"] if config.flip else []
+    return (
+        f"SGD, batch {config.batch_size}, lr {config.lr:g} ({schedule}), momentum {config.momentum:g}, "
+        f"weight decay {config.weight_decay:g}; {' and '.join(augmentation) or 'no augmentation'}"
+    )
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+
+
+def percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.1f} %"
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _learning_curves(runs: list[Run]) -> Markup:
+    """Accuracy by epoch as an SVG element in the page's own text colour: test solid, training dashed."""
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(6.8, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for index, run in enumerate(runs):
+            epochs = [line["epoch"] for line in run.metrics]
+            style: dict[str, Any] = {"color": _colour(index), "markersize": 3.5}
+            training = [100 * line["train_accuracy"] for line in run.metrics]
+            axes.plot(epochs, training, "--", lw=1.2, alpha=0.75, label=f"{run.name}: in training", **style)
+            if run.config.test is not None:
+                tested = [100 * line["test_accuracy"] for line in run.metrics]
+                axes.plot(epochs, tested, "-o", lw=2, label=f"{run.name}: clean test", **style)
+        axes.set(xlabel="epoch", ylabel="accuracy in %", ylim=(0, 102))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.2, color=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_INK)
+        axes.tick_params(colors=_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize="small")
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    return Markup(svg[svg.index("<svg") :].replace(_INK, "currentColor"))
