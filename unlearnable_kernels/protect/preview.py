@@ -15,7 +15,8 @@ from unlearnable_kernels.protect.plan import Options, check_options, resolve
 from unlearnable_kernels.protect.render import cannot_write, load_image
 from unlearnable_kernels.record import replacing
 
-CELL = 160
+# Common small sizes, 32, 64 and 96, fit in a whole number of times.
+CELL = 192
 GAP = 8
 TITLE = 24
 MAX_CLASSES = 200
@@ -91,7 +92,8 @@ def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: st
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     draw.text((GAP, 5), heading, "black", font)
-    for column, text in enumerate(("clean", f"difference, {gain} times", "protected")):
+    times = f" x{gain}" if gain > 1 else ""
+    for column, text in enumerate(("clean", f"difference{times}", "protected")):
         draw.text((GAP + column * (CELL + GAP), TITLE), text, "gray", font)
     for row, ((name, before, after), difference) in enumerate(zip(triples, differences, strict=True)):
         top = 2 * TITLE + row * (CELL + TITLE)
@@ -105,8 +107,8 @@ def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: st
 
 
 def amplification(differences: list[np.ndarray]) -> int:
-    """The whole factor, 1 to 16, that brings all but the largest hundredth of differences within range."""
-    peak = max(float(np.percentile(np.abs(difference), 99)) for difference in differences)
+    """The whole factor, 1 to 16, that brings all but the largest twentieth of differences within range."""
+    peak = max(float(np.percentile(np.abs(difference), 95)) for difference in differences)
     return int(np.clip(_FULL_SCALE / max(peak, 1.0), 1, 16))
 
 

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unlearnable_kernels.data.images import decode
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.preview import CELL, GAP, TITLE, amplification, contact_sheet, write_preview
+from unlearnable_kernels.protect.run import protect_dataset
+
+KEY = Key(bytes(range(32)))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for label, name in enumerate(("ant", "bee", "cow")):
+        for number in range(2):
+            path = tmp_path / "zoo" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(10 * label + number).integers(
+                0, 256, (CELL, CELL, 3), dtype=np.uint8
+            )
+            Image.fromarray(pixels).save(path)
+    return tmp_path / "zoo"
+
+
+def cells(path: Path) -> list[list[np.ndarray]]:
+    with Image.open(path) as image:
+        sheet = np.asarray(image.convert("RGB"))
+    rows = (sheet.shape[0] - 2 * TITLE - GAP) // (CELL + TITLE)
+    tops = [2 * TITLE + row * (CELL + TITLE) + TITLE - 4 for row in range(rows)]
+    lefts = [GAP + column * (CELL + GAP) for column in range(3)]
+    return [[sheet[top : top + CELL, left : left + CELL] for left in lefts] for top in tops]
+
+
+def test_it_shows_what_protect_will_write(tree: Path, tmp_path: Path) -> None:
+    options = {"kernel_size": 5, "strength": 0.2, "padding": "circular", "dataset_name": "x"}
+    sheet = write_preview(tree, tmp_path / "sheet.png", KEY, **options)  # type: ignore[arg-type]
+    protect_dataset(tree, tmp_path / "out", filters_from=KEY, workers=0, **options)  # type: ignore[arg-type]
+    shown = cells(sheet)
+    assert len(shown) == 3
+    for name, (clean, difference, protected) in zip(("ant", "bee", "cow"), shown, strict=True):
+        before = decode((tree / name / "0.png").read_bytes(), name)
+        after = decode((tmp_path / "out" / name / "0.png").read_bytes(), name)
+        np.testing.assert_array_equal(clean, before)
+        np.testing.assert_array_equal(protected, after)
+        # Differences of random pixels are so large that they are shown as they are.
+        signed = after.astype(int) - before
+        np.testing.assert_array_equal(difference, np.clip(128 + signed, 0, 255))
+
+
+def test_it_writes_nothing_else(tree: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    write_preview(tree, tmp_path / "sheet.png", KEY, classes=2)
+    write_preview(tree, tmp_path / "sheet.png", KEY, classes=2)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "sheet.png"])
+    assert len(cells(tmp_path / "sheet.png")) == 2
+
+
+def test_small_images_are_enlarged_and_large_ones_reduced() -> None:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (32, 16, 3), dtype=np.uint8)
+    large = rng.integers(0, 256, (3 * CELL, CELL, 3), dtype=np.uint8)
+    sheet = np.asarray(contact_sheet([("small", small, small), ("large", large, large)], "heading"))
+    factor = CELL // 32
+    top, left = 3 * TITLE - 4, GAP + (CELL - 16 * factor) // 2
+    region = sheet[top : top + 32 * factor, left : left + 16 * factor]
+    np.testing.assert_array_equal(region, small.repeat(factor, 0).repeat(factor, 1))
+    assert sheet.shape == (2 * TITLE + 2 * (CELL + TITLE) + GAP, 3 * CELL + 4 * GAP, 3)
+
+
+def test_faint_differences_are_amplified() -> None:
+    assert amplification([np.full((4, 4, 3), 14)]) == 8
+    assert amplification([np.full((4, 4, 3), 1), np.full((4, 4, 3), -28)]) == 4
+    assert amplification([np.zeros((4, 4, 3))]) == 16
+    assert amplification([np.full((4, 4, 3), 255)]) == 1
+
+
+def test_bad_arguments_are_named(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="outside the source"):
+        write_preview(tree, tree / "ant" / "sheet.png", KEY)
+    with pytest.raises(UserError, match="classes must be"):
+        write_preview(tree, tmp_path / "sheet.png", KEY, classes=0)
+    with pytest.raises(UserError, match="odd"):
+        write_preview(tree, tmp_path / "sheet.png", KEY, kernel_size=2)
+    with pytest.raises(UserError, match="No such file or directory while writing"):
+        write_preview(tree, tmp_path / "absent" / "sheet.png", KEY)
+    (tree / "bee" / "0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"bee/0\.png"):
+        write_preview(tree, tmp_path / "sheet.png", KEY)
+    write_preview(tree, tmp_path / "sheet.png", KEY, on_error="skip")
