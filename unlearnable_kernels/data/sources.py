@@ -162,7 +162,7 @@ def _open_image_folder(root: Path, split: str, on_error: str) -> Source:
         images, _ = scan.find_images(name)
         if not images:
             scan.refuse(name, "a class without images")
-        samples += [Sample(*image[:1], label, *image[1:]) for image in images]
+        samples += [Sample(image.name, label, image.size, image.mtime_ns) for image in images]
     named_split = prefix or root.resolve().name
     return FolderSource(
         root=root,
@@ -224,7 +224,7 @@ def _open_tiny_imagenet(root: Path, split: str, on_error: str) -> Source:
         split=split,
         prefix=found.prefix,
         classes=found.classes,
-        samples=[Sample(*image[:1], label, *image[1:]) for image, label in found.images],
+        samples=[Sample(image.name, label, image.size, image.mtime_ns) for image, label in found.images],
         skipped=found.skipped,
         side_files=found.side_files,
         left_out=found.left_out,
