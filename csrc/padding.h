@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 namespace unlearn {
@@ -12,10 +11,11 @@ enum class Padding { zeros, reflect, replicate, circular };
 inline std::int64_t source_index(std::int64_t at, std::int64_t size, Padding padding) {
   if (at >= 0 && at < size) return at;
   if (padding == Padding::zeros) return -1;
-  if (padding == Padding::replicate) return std::clamp<std::int64_t>(at, 0, size - 1);
-  const std::int64_t period = padding == Padding::circular ? size : std::max<std::int64_t>(2 * (size - 1), 1);
-  at = (at % period + period) % period;
-  return std::min(at, padding == Padding::circular ? at : std::min(period - at, size - 1));
+  if (padding == Padding::replicate) return at < 0 ? 0 : size - 1;
+  if (padding == Padding::circular) return (at % size + size) % size;
+  if (size == 1) return 0;
+  while (at < 0 || at >= size) at = at < 0 ? -at : 2 * (size - 1) - at;
+  return at;
 }
 
 }  // namespace unlearn

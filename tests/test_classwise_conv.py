@@ -350,7 +350,8 @@ def test_mixed_devices_are_refused():
 PEAK = """
 import resource, torch
 from unlearnable_kernels import classwise_conv
-images, labels = torch.randint(0, 256, (2, 3, 3000, 3000), dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+images = torch.randint(0, 256, (2, 3, 3000, 3000), dtype=torch.uint8)
+labels = torch.zeros(2, dtype=torch.long)
 out, filters = torch.zeros_like(images), torch.rand(1, 9, 9)
 classwise_conv(images[:, :, :9, :9], labels, filters)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -39,158 +39,217 @@ UNLEARN_INLINE V unit_interval(V bytes) {
 }
 
 template <class V, class T>
+UNLEARN_INLINE void convert_one(const T* from, typename V::Scalar* to) {
+  if constexpr (std::is_same_v<T, std::uint8_t>)
+    unit_interval(Portable<float, 1>::load_bytes(from)).store(to);
+  else
+    *to = static_cast<typename V::Scalar>(*from);
+}
+
+template <class V, class T>
 UNLEARN_INLINE void convert(const T* from, typename V::Scalar* to, std::int64_t count) {
+  std::int64_t i = 0;
   if constexpr (std::is_same_v<T, std::uint8_t>) {
-    if (count >= V::width) {
-      for (std::int64_t i = 0; i + V::width < count; i += V::width) unit_interval(V::load_bytes(from + i)).store(to + i);
+    for (; i + V::width <= count; i += V::width) unit_interval(V::load_bytes(from + i)).store(to + i);
+    if (i > 0 && i < count) {
       unit_interval(V::load_bytes(from + count - V::width)).store(to + count - V::width);
       return;
     }
-    using One = Portable<float, 1>;
-    for (std::int64_t i = 0; i < count; ++i) unit_interval(One::load_bytes(from + i)).store(to + i);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<typename V::Scalar>(from[i]);
+  }
+  for (; i < count; ++i) convert_one<V>(from + i, to + i);
+}
+
+// The margin of one window row: pixels [from, to), all outside of the image row.
+template <class V, class T>
+UNLEARN_INLINE void fill_margin(const T* row, typename V::Scalar* window, std::int64_t width, std::int64_t step,
+                                Padding padding, std::int64_t from, std::int64_t to) {
+  for (std::int64_t pixel = from; pixel < to; ++pixel) {
+    const std::int64_t source = source_index(pixel, width, padding);
+    for (std::int64_t s = 0; s < step; ++s) {
+      if (source < 0)
+        window[pixel * step + s] = 0;
+      else
+        convert_one<V>(row + source * step + s, window + pixel * step + s);
+      asm volatile("");  // else compilers call memset and memcpy for these few elements
+    }
   }
 }
 
 // The tile's input rows with `pad` more on every side, converted; rows of the window lie `stride` apart.
+// `framed` says that the window's margin holds its zeros already, since every tile is a whole plane.
 template <class V, class T>
 UNLEARN_TARGET void fill_window(const ClasswiseConv& call, const T* plane, const Tile& tile,
-                                typename V::Scalar* window, std::int64_t stride) {
+                                typename V::Scalar* window, std::int64_t stride, bool framed) {
   const std::int64_t pad = call.pad(), step = call.step, width = call.row / step;
-  const std::int64_t begin = tile.first - pad * step, end = tile.first + tile.columns + pad * step;
-  const std::int64_t inner_begin = std::max<std::int64_t>(begin, 0), inner_end = std::min(end, call.row);
+  const std::int64_t left = tile.first / step - pad, right = (tile.first + tile.columns) / step + pad;
+  const std::int64_t begin = std::max<std::int64_t>(left, 0) * step, end = std::min(right, width) * step;
   for (std::int64_t r = 0; r < tile.rows + 2 * pad; ++r, window += stride) {
     const std::int64_t source = source_index(tile.first_row - pad + r, call.height, call.padding);
     if (source < 0) {
-      std::fill(window, window + (end - begin), typename V::Scalar(0));
+      if (!framed) std::fill(window, window + (right - left) * step, typename V::Scalar(0));
       continue;
     }
     const T* row = plane + source * call.row;
-    convert<V>(row + inner_begin, window + (inner_begin - begin), inner_end - inner_begin);
-    const auto outside = [&](std::int64_t from, std::int64_t to) UNLEARN_TARGET {
-      for (std::int64_t at = from; at < to; at += step) {
-        const std::int64_t pixel = source_index(at / step - (at % step < 0), width, call.padding);
-        if (pixel < 0)
-          std::fill(window + (at - begin), window + (at - begin) + step, typename V::Scalar(0));
-        else
-          convert<V>(row + pixel * step, window + (at - begin), step);
-      }
-    };
-    outside(begin, inner_begin);
-    outside(inner_end, end);
+    auto* origin = window - left * step;
+    convert<V>(row + begin, origin + begin, end - begin);
+    if (framed) continue;
+    fill_margin<V>(row, origin, width, step, call.padding, left, std::max<std::int64_t>(left, 0));
+    fill_margin<V>(row, origin, width, step, call.padding, std::min(right, width), right);
   }
 }
 
-// Taps of kernel row `weights` (one for each of rows LOW…HIGH-1 of the block) over one input row.
-template <class V, int LOW, int HIGH, int N>
-UNLEARN_INLINE void accumulate(V (*sum)[N], const typename V::Scalar* input, const typename V::Scalar* weights,
-                               std::int64_t k, std::int64_t step) {
-  for (std::int64_t j = 0; j < k; ++j, input += step) {
-    V x[N];
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      x[n] = V::load(input + n * V::width);
-      V::keep(x[n]);
-    }
-#pragma GCC unroll 4
-    for (int r = LOW; r < HIGH; ++r) {
-      const V w = V::set1(weights[j - r * k]);
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sum[r][n] = V::fma(x[n], w, sum[r][n]);
-    }
-  }
-}
+// N neighbouring vectors of one row. A chain of members rather than an array, so that all stay in registers.
+template <class V, int N>
+struct Strip {
+  using S = typename V::Scalar;
+  V v;
+  Strip<V, N - 1> rest;
 
-// R rows of N vectors of filtered values: input row t is kernel row t - r for the block's row r.
+  UNLEARN_INLINE static Strip zero() { return {V::set1(0), Strip<V, N - 1>::zero()}; }
+  UNLEARN_INLINE static Strip load(const S* p) {
+    V first = V::load(p);
+    V::keep(first);
+    return {first, Strip<V, N - 1>::load(p + V::width)};
+  }
+  UNLEARN_INLINE void add_tap(const Strip& x, V weight) {
+    v = V::fma(x.v, weight, v);
+    rest.add_tap(x.rest, weight);
+  }
+  UNLEARN_INLINE void store(S* p, V& peak) const {
+    v.store(p);
+    peak = V::max(v, peak);
+    rest.store(p + V::width, peak);
+  }
+};
+
+template <class V>
+struct Strip<V, 0> {
+  using S = typename V::Scalar;
+  UNLEARN_INLINE static Strip zero() { return {}; }
+  UNLEARN_INLINE static Strip load(const S*) { return {}; }
+  UNLEARN_INLINE void add_tap(const Strip&, V) {}
+  UNLEARN_INLINE void store(S*, V&) const {}
+};
+
+// R rows of a strip under each other.
 template <class V, int R, int N>
-UNLEARN_INLINE void block(const typename V::Scalar* input, std::int64_t stride, const typename V::Scalar* weights,
-                          std::int64_t k, std::int64_t step, typename V::Scalar* out, std::int64_t columns, V& peak) {
-  V sum[R][N];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) sum[r][n] = V::set1(0);
-  const auto* row = input;
-  if constexpr (R == 4) {
-    accumulate<V, 0, 1, N>(sum, row, weights, k, step);
-    accumulate<V, 0, 2, N>(sum, row += stride, weights + k, k, step);
-    accumulate<V, 0, 3, N>(sum, row += stride, weights + 2 * k, k, step);
-    row += stride;
+struct Block {
+  using S = typename V::Scalar;
+  Strip<V, N> row;
+  Block<V, R - 1, N> rest;
+
+  UNLEARN_INLINE static Block zero() { return {Strip<V, N>::zero(), Block<V, R - 1, N>::zero()}; }
+  // One tap for rows LOW to HIGH - 1; the weight of row r stands r kernel rows before that of row 0.
+  template <int LOW, int HIGH>
+  UNLEARN_INLINE void add_tap(const Strip<V, N>& x, const S* weight, std::int64_t k) {
+    if constexpr (LOW <= 0 && HIGH > 0) row.add_tap(x, V::set1(*weight));
+    if constexpr (HIGH > 1) rest.template add_tap<LOW - 1, HIGH - 1>(x, weight - k, k);
   }
-  for (std::int64_t i = R - 1; i < k; ++i, row += stride) accumulate<V, 0, R, N>(sum, row, weights + i * k, k, step);
-  if constexpr (R == 4) {
-    accumulate<V, 1, 4, N>(sum, row, weights + k * k, k, step);
-    accumulate<V, 2, 4, N>(sum, row += stride, weights + (k + 1) * k, k, step);
-    accumulate<V, 3, 4, N>(sum, row += stride, weights + (k + 2) * k, k, step);
+  // The taps of one input row, which is kernel row `weights` for the block's row 0.
+  template <int LOW, int HIGH>
+  UNLEARN_INLINE void add_row(const S* input, const S* weights, std::int64_t k, std::int64_t step) {
+    for (std::int64_t j = 0; j < k; ++j) add_tap<LOW, HIGH>(Strip<V, N>::load(input + j * step), weights + j, k);
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      sum[r][n].store(out + r * columns + n * V::width);
-      peak = V::max(sum[r][n], peak);
-    }
+  UNLEARN_INLINE void store(S* out, std::int64_t columns, V& peak) const {
+    row.store(out, peak);
+    rest.store(out + columns, columns, peak);
+  }
+};
+
+template <class V, int N>
+struct Block<V, 0, N> {
+  using S = typename V::Scalar;
+  UNLEARN_INLINE static Block zero() { return {}; }
+  template <int, int>
+  UNLEARN_INLINE void add_tap(const Strip<V, N>&, const S*, std::int64_t) {}
+  UNLEARN_INLINE void store(S*, std::int64_t, V&) const {}
+};
+
+// Four rows at a time, k >= 5: each input row serves all of them, but for the first and last three.
+template <class V, int N>
+UNLEARN_INLINE void filter_four_rows(const typename V::Scalar* input, std::int64_t stride,
+                                     const typename V::Scalar* weights, std::int64_t k, std::int64_t step,
+                                     typename V::Scalar* out, std::int64_t columns, V& peak) {
+  auto block = Block<V, 4, N>::zero();
+  block.template add_row<0, 1>(input, weights, k, step);
+  block.template add_row<0, 2>(input + stride, weights + k, k, step);
+  block.template add_row<0, 3>(input + 2 * stride, weights + 2 * k, k, step);
+  for (std::int64_t i = 3; i < k; ++i) block.template add_row<0, 4>(input + i * stride, weights + i * k, k, step);
+  block.template add_row<1, 4>(input + k * stride, weights + k * k, k, step);
+  block.template add_row<2, 4>(input + (k + 1) * stride, weights + (k + 1) * k, k, step);
+  block.template add_row<3, 4>(input + (k + 2) * stride, weights + (k + 2) * k, k, step);
+  block.store(out, columns, peak);
 }
 
 template <class V, int N>
-UNLEARN_INLINE V three_taps(const V* x, int n, const V* w, V sum) {
-  return V::fma(x[2 * N + n], w[2], V::fma(x[N + n], w[1], V::fma(x[n], w[0], sum)));
+UNLEARN_INLINE void filter_one_row(const typename V::Scalar* input, std::int64_t stride,
+                                   const typename V::Scalar* weights, std::int64_t k, std::int64_t step,
+                                   typename V::Scalar* out, V& peak) {
+  auto block = Block<V, 1, N>::zero();
+  for (std::int64_t i = 0; i < k; ++i) block.template add_row<0, 1>(input + i * stride, weights + i * k, k, step);
+  block.store(out, 0, peak);
 }
 
-// k = 3 down one strip of N vectors: each input row ends one row of sums, carries one and begins one, so that
-// it is loaded once and the nine weights stay in registers.
+template <class V>
+struct NineWeights {
+  V a, b, c, d, e, f, g, h, i;
+  UNLEARN_INLINE explicit NineWeights(const typename V::Scalar* w)
+      : a(V::set1(w[0])), b(V::set1(w[1])), c(V::set1(w[2])), d(V::set1(w[3])), e(V::set1(w[4])),
+        f(V::set1(w[5])), g(V::set1(w[6])), h(V::set1(w[7])), i(V::set1(w[8])) {}
+};
+
 template <class V, int N>
-UNLEARN_INLINE void strip3(const typename V::Scalar* input, std::int64_t stride, const V* w, std::int64_t step,
-                           std::int64_t rows, typename V::Scalar* out, std::int64_t columns, V& peak) {
-  V first[N], second[N];
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) first[n] = second[n] = V::set1(0);
+UNLEARN_INLINE void add_three(Strip<V, N>& sum, const Strip<V, N> (&x)[3], V left, V middle, V right) {
+  sum.add_tap(x[0], left);
+  sum.add_tap(x[1], middle);
+  sum.add_tap(x[2], right);
+}
+
+// k = 3 down one strip: each input row ends one row of sums, carries one on and begins one, so that it is
+// loaded once and the nine weights stay in registers.
+template <class V, int N>
+UNLEARN_INLINE void filter_three(const typename V::Scalar* input, std::int64_t stride, const NineWeights<V>& w,
+                                 std::int64_t step, std::int64_t rows, typename V::Scalar* out,
+                                 std::int64_t columns, V& peak) {
+  using Row = Strip<V, N>;
+  Row begun = Row::zero(), carried = Row::zero();
   for (std::int64_t r = -2; r < rows; ++r, input += stride) {
-    V x[3 * N];
-#pragma GCC unroll 12
-    for (int n = 0; n < 3 * N; ++n) {
-      x[n] = V::load(input + (n / N) * step + (n % N) * V::width);
-      V::keep(x[n]);
-    }
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      const V whole = three_taps<V, N>(x, n, w + 6, second[n]);
-      second[n] = three_taps<V, N>(x, n, w + 3, first[n]);
-      first[n] = three_taps<V, N>(x, n, w, V::set1(0));
-      if (r >= 0) {
-        whole.store(out + r * columns + n * V::width);
-        peak = V::max(whole, peak);
-      }
-    }
+    const Row x[3] = {Row::load(input), Row::load(input + step), Row::load(input + 2 * step)};
+    Row whole = carried;
+    add_three<V, N>(whole, x, w.g, w.h, w.i);
+    carried = begun;
+    add_three<V, N>(carried, x, w.d, w.e, w.f);
+    begun = Row::zero();
+    add_three<V, N>(begun, x, w.a, w.b, w.c);
+    if (r >= 0) whole.store(out + r * columns, peak);
   }
 }
 
-// Equation (1) for one tile: the window filtered into `out`, rows `tile.columns` apart; returns the maximum.
+// Equation (1) for the strip of N vectors that begins at element `at` of every row of the tile.
 template <class V, int N>
-UNLEARN_INLINE void columns_of(const ClasswiseConv& call, const Tile& tile, const typename V::Scalar* window,
-                               std::int64_t stride, const typename V::Scalar* weights, std::int64_t at,
-                               typename V::Scalar* out, V& peak) {
-  if constexpr (N <= 2) {
-    if (call.k == 3) {
-      V w[9];
-#pragma GCC unroll 9
-      for (int i = 0; i < 9; ++i) w[i] = V::set1(weights[i]);
-      return strip3<V, N>(window + at, stride, w, call.step, tile.rows, out + at, tile.columns, peak);
-    }
+UNLEARN_INLINE void filter_strip(const ClasswiseConv& call, const Tile& tile, const typename V::Scalar* window,
+                                 std::int64_t stride, const typename V::Scalar* weights, std::int64_t at,
+                                 typename V::Scalar* out, V& peak) {
+  window += at;
+  out += at;
+  if (call.k == 3) {
+    if constexpr (N <= 2)
+      filter_three<V, N>(window, stride, NineWeights<V>(weights), call.step, tile.rows, out, tile.columns, peak);
+    return;
   }
-  const int rows = tile.rows >= 4 && call.k >= 4 ? 4 : 1;
-  for (std::int64_t next = 0; next < tile.rows; next += rows) {
-    const std::int64_t r = std::min(next, tile.rows - rows);  // the last block overlaps and agrees
-    const auto* input = window + r * stride + at;
-    auto* to = out + r * tile.columns + at;
-    if (rows == 4)
-      block<V, 4, N>(input, stride, weights, call.k, call.step, to, tile.columns, peak);
-    else
-      block<V, 1, N>(input, stride, weights, call.k, call.step, to, tile.columns, peak);
+  if (tile.rows < 4 || call.k < 5) {
+    for (std::int64_t r = 0; r < tile.rows; ++r)
+      filter_one_row<V, N>(window + r * stride, stride, weights, call.k, call.step, out + r * tile.columns, peak);
+    return;
+  }
+  for (std::int64_t next = 0; next < tile.rows; next += 4) {
+    const std::int64_t r = std::min(next, tile.rows - 4);  // the last block overlaps and agrees
+    filter_four_rows<V, N>(window + r * stride, stride, weights, call.k, call.step, out + r * tile.columns,
+                           tile.columns, peak);
   }
 }
 
+// The whole tile; returns its maximum.
 template <class V>
 UNLEARN_INLINE typename V::Scalar filter_tile(const ClasswiseConv& call, const Tile& tile,
                                               const typename V::Scalar* window, std::int64_t stride,
@@ -202,12 +261,12 @@ UNLEARN_INLINE typename V::Scalar filter_tile(const ClasswiseConv& call, const T
     const int vectors = static_cast<int>(std::min((std::min(left, widest) + V::width - 1) / V::width, tile.columns / V::width));
     at = std::min(at, tile.columns - vectors * V::width);  // the last strip overlaps and agrees
     if constexpr (V::max_columns == 4) {
-      if (vectors == 4) columns_of<V, 4>(call, tile, window, stride, weights, at, out, peak);
-      if (vectors == 3) columns_of<V, 3>(call, tile, window, stride, weights, at, out, peak);
+      if (vectors == 4) filter_strip<V, 4>(call, tile, window, stride, weights, at, out, peak);
+      if (vectors == 3) filter_strip<V, 3>(call, tile, window, stride, weights, at, out, peak);
     }
     if constexpr (V::max_columns >= 2)
-      if (vectors == 2) columns_of<V, 2>(call, tile, window, stride, weights, at, out, peak);
-    if (vectors == 1) columns_of<V, 1>(call, tile, window, stride, weights, at, out, peak);
+      if (vectors == 2) filter_strip<V, 2>(call, tile, window, stride, weights, at, out, peak);
+    if (vectors == 1) filter_strip<V, 1>(call, tile, window, stride, weights, at, out, peak);
     at += vectors * V::width;
   }
   return V::hmax(peak);
@@ -305,7 +364,11 @@ UNLEARN_TARGET void run(const ClasswiseConv& call, std::int64_t begin, std::int6
   thread_local Scratch<S> windows, kept_values;
   const Tiling<S> tiling(call);
   const std::int64_t size = call.image_size(), capacity = std::min<std::int64_t>(size, kept_bytes / sizeof(S));
-  S* window = windows.at_least((tiling.rows + 2 * call.pad()) * tiling.stride);
+  const std::int64_t window_size = (tiling.rows + 2 * call.pad()) * tiling.stride;
+  const std::int64_t aligned = 15 - (call.pad() * call.step + 15) % 16;  // the first pixel begins a cache line
+  S* window = windows.at_least(window_size + aligned) + aligned;
+  const bool framed = call.padding == Padding::zeros && tiling.rows == call.height && tiling.columns == call.row;
+  if (framed) std::fill(window, window + window_size, S(0));
   S* values = kept_values.at_least(capacity + (capacity < size ? tiling.rows * tiling.columns : 0));
 
   for (std::int64_t n = begin; n < end; ++n) {
@@ -317,7 +380,8 @@ UNLEARN_TARGET void run(const ClasswiseConv& call, std::int64_t begin, std::int6
     }
     const S* weights = static_cast<const S*>(call.filters) + call.labels[n] * call.k * call.k;
     const auto filter = [&](const Tile& tile, S* to) UNLEARN_TARGET {
-      fill_window<V>(call, image + tile.plane * call.height * call.row, tile, window, tiling.stride);
+      fill_window<V>(call, image + tile.plane * call.height * call.row, tile, window, tiling.stride,
+                     framed);
       if (tile.columns >= V::width) return filter_tile<V>(call, tile, window, tiling.stride, weights, to);
       return filter_tile<Portable<S, 1>>(call, tile, window, tiling.stride, weights, to);
     };

@@ -9,7 +9,7 @@ def _load() -> ModuleType | None:
         from unlearnable_kernels import _C
     except ImportError as error:
         warnings.warn(
-            f"the compiled kernels are not in use, so the plain PyTorch reference serves, much slower: {error}",
+            f"the compiled kernels are missing, so the much slower PyTorch reference serves: {error}",
             RuntimeWarning,
             stacklevel=4,
         )

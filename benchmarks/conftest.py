@@ -1,0 +1,43 @@
+"""Prints every figure with its target, writes them as JSON, and fails a run that misses two thirds of one."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+SLACK = 2 / 3  # a shared machine's speed swings
+RESULTS: list[dict] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", help="write the figures, with machine and versions, to this JSON file")
+
+
+@pytest.fixture
+def report_figures() -> Callable[..., None]:
+    def report(title: str, rates: dict, measured: dict, targets: dict) -> None:
+        RESULTS.append({"title": title, "rates": rates, "measured": measured, "targets": targets})
+        missed = [name for name, target in targets.items() if measured[name] < SLACK * target]
+        assert not missed, f"{title}: under two thirds of the target: {', '.join(missed)}"
+
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for result in RESULTS:
+        terminalreporter.write_line(f"\n{result['title']}")
+        for name, rate in result["rates"].items():
+            terminalreporter.write_line(f"  {name:18} {rate}")
+        for name, value in result["measured"].items():
+            target = result["targets"].get(name)
+            goal = "" if target is None else f"   target {target:g}   {'ok' if value >= target else 'UNDER'}"
+            terminalreporter.write_line(f"  ours / {name:18} {value:8.2f}{goal}")
+    path = config.getoption("--figures")
+    if path and RESULTS:
+        from unlearnable_kernels.record import machine, versions
+
+        record = {"machine": machine(), "versions": versions(), "benchmarks": RESULTS}
+        Path(path).write_text(json.dumps(record, indent=1) + "\n")
