@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.training import TrainConfig, evaluate, loop, train
+from unlearnable_kernels.training.evaluate import measure
 from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, METRICS, RECORD
 
 
@@ -156,6 +159,29 @@ def test_a_finished_run_is_left_alone(data: Path, finished: Path) -> None:
 def test_another_seed_gives_another_run(data: Path, finished: Path, tmp_path: Path) -> None:
     train(config_for(data, seed=1, epochs=1), tmp_path / "run")
     assert untimed_metrics(tmp_path / "run")[0]["train_loss"] != untimed_metrics(finished)[0]["train_loss"]
+
+
+def test_every_epoch_draws_afresh(data: Path, tmp_path: Path) -> None:
+    """With weights that stand still, the epochs' losses differ by order and augmentation alone."""
+    train(config_for(data, epochs=3, lr=1e-30, schedule="step"), tmp_path / "run")
+    assert len({line["train_loss"] for line in untimed_metrics(tmp_path / "run")}) == 3
+
+
+def test_testing_is_plain_inference(data: Path) -> None:
+    images = load_arrays(data, "test")
+    torch.manual_seed(0)
+    model = create_network("resnet8", 2, 16)
+    model(torch.rand(8, 3, 16, 16))  # running statistics that differ from any batch's
+    result = measure(model.train(), images, 7, torch.device("cpu"))
+    with torch.no_grad():
+        logits = model.eval()(images.images.permute(0, 3, 1, 2) / 255)
+    assert result.loss == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, images.labels)), rel=1e-5
+    )
+    right = logits.argmax(1) == images.labels
+    assert result.correct == [int(right[:10].sum()), int(right[10:].sum())]
+    assert result.total == [10, 10]
+    assert result.accuracy == pytest.approx(float(right.float().mean()))
 
 
 def test_the_callers_random_state_is_kept(data: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, rea
 
 
 @dataclass(frozen=True)
-class TestResult:
+class Measurement:
     """Mean cross-entropy and, per class, how many images there were and how many were recognised."""
 
     loss: float
@@ -47,7 +47,7 @@ def evaluate(run: Path, test: Path) -> dict[str, Any]:
     model = create_network(config.network, len(data.classes), record["image_size"])
     epoch = load_checkpoint(run / CHECKPOINT, model)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    result = test_model(model, data, config.batch_size, device)
+    result = measure(model, data, config.batch_size, device)
     counts = zip(data.classes, result.correct, result.total, strict=True)
     line = {
         "test": str(test.resolve()),
@@ -63,7 +63,7 @@ def evaluate(run: Path, test: Path) -> dict[str, Any]:
     return line
 
 
-def test_model(model: nn.Module, data: LabelledImages, batch_size: int, device: torch.device) -> TestResult:
+def measure(model: nn.Module, data: LabelledImages, batch_size: int, device: torch.device) -> Measurement:
     """Loss and accuracy of ``model``, which is put into evaluation mode, on ``data`` without augmentation."""
     model.eval()
     classes = len(data.classes)
@@ -76,7 +76,7 @@ def test_model(model: nn.Module, data: LabelledImages, batch_size: int, device: 
             loss += functional.cross_entropy(logits, labels, reduction="sum")
             correct += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
     total = torch.bincount(data.labels, minlength=classes)
-    return TestResult(float(loss) / len(data), correct.tolist(), total.tolist())
+    return Measurement(float(loss) / len(data), correct.tolist(), total.tolist())
 
 
 def require_size(data: LabelledImages, size: int, name: str) -> None:

@@ -18,7 +18,7 @@ from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.record import append_jsonl, machine, read_jsonl, versions, write_json, write_jsonl
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.evaluate import pick_device, require_size, test_model
+from unlearnable_kernels.training.evaluate import measure, pick_device, require_size
 from unlearnable_kernels.training.run_folder import CHECKPOINT, METRICS, RECORD, prepare_run
 
 Progress = Callable[[str, int, int, dict[str, Any]], None]
@@ -67,7 +67,7 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
                 **_train_epoch(config, epoch, model, optimizer, images, labels, device, report),
             }
             if test_set is not None:
-                result = test_model(model, test_set, config.batch_size, device)
+                result = measure(model, test_set, config.batch_size, device)
                 line |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
             metrics.append(line)
             append_jsonl(out / METRICS, line)
