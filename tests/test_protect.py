@@ -372,6 +372,11 @@ def test_a_link_into_the_source_is_seen_through(tree: Path, tmp_path: Path) -> N
         protect(tree, tmp_path / "link" / "out")
 
 
+def test_a_mount_point_is_refused_before_the_work(tree: Path) -> None:
+    with pytest.raises(UserError, match="/proc is a mount point"):
+        protect(tree, Path("/proc"))
+
+
 def test_what_is_there_is_left_alone(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="no folder"):
@@ -381,6 +386,7 @@ def test_what_is_there_is_left_alone(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds something else"):
         protect(tree, tmp_path / "full")
     assert contents(tmp_path / "full") == {"thesis.tex": b"mine"}
+    assert not list(tmp_path.glob("*.partial"))
     (tmp_path / "new.partial").mkdir()
     (tmp_path / "new.partial" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds 'notes\.txt'"):

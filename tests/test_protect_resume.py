@@ -27,6 +27,7 @@ from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.workers import render_all
 
 KEY = Key(bytes(range(32)))
+# As a user would write it: nothing shields it from being run again in the workers.
 PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -34,17 +35,21 @@ from unlearnable_kernels.protect import plan
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 
-if __name__ == "__main__":
-    plan.CHUNK_IMAGES = 2
-    src, dst, workers, pause, format = sys.argv[1:]
+plan.CHUNK_IMAGES = 2
+src, dst, pause, format = sys.argv[1:]
 
-    def progress(done, total):
-        print(done, flush=True)
-        time.sleep(float(pause))
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(float(pause))
 
-    protect_dataset(Path(src), Path(dst), filters_from=Key(bytes(range(32))), format=format,
-                    workers=int(workers), progress=progress)
+protect_dataset(src, dst, filters_from=Key(bytes(range(32))), format=format, workers=2, progress=progress)
 """
+
+
+def command(folder: Path, tree: Path, pause: float, format: str, before: str = "") -> list[str]:
+    script = folder / "program.py"
+    script.write_text(before + PROGRAM)
+    return [sys.executable, str(script), str(tree), str(folder / "dst"), str(pause), format]
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +136,7 @@ def test_a_kill_at_any_step_leaves_no_trace(
 def test_sigkill_and_run_again(tmp_path: Path, format: str, kills: int) -> None:
     tree, dst = make_tree(tmp_path / "src", 40), tmp_path / "dst"
     whole = protect(tree, tmp_path / "whole", format=format)
-    arguments = [sys.executable, "-c", PROGRAM, str(tree), str(dst), "2", "0.01", format]
+    arguments = command(tmp_path, tree, 0.01, format)
     done = 0
     for attempt in range(kills):
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -304,11 +309,8 @@ def test_a_full_disk_is_one_line_and_no_loss(
 def test_workers_report_a_full_disk(tmp_path: Path) -> None:
     """With a limit on the size of files, which the kernel enforces in every process."""
     tree = make_tree(tmp_path / "src", 8)
-    program = PROGRAM.replace(
-        "    plan.CHUNK",
-        "    import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150, -1))\n    plan.CHUNK",
-    )
-    arguments = [sys.executable, "-c", program, str(tree), str(tmp_path / "dst"), "2", "0", "png"]
+    lowered = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150, -1))"
+    arguments = command(tmp_path, tree, 0, "png", before=lowered)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     result = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == limit

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,9 @@ def protect_dataset(
     reflect for a key, zeros for a seed; png for trees, npz for array archives). fraction: in (0, 1]; exact
     in every class with a key. quality: 1 to 100, of jpeg alone. resize: pixels of the shorter side, then the
     central square; the filter acts after it. dataset_name: part of what the filters derive from, the
-    source's own name by default. workers: processes, 0 for none, by default one for each core; a script that
-    uses them needs ``if __name__ == "__main__":``. on_error: "raise", or "skip" to list images that
-    cannot be processed in the manifest and go on. progress: called with (images done, all); notify: with
-    one-line messages.
+    source's own name by default. workers: processes, 0 for none, by default one for each core. on_error:
+    "raise", or "skip" to list images that cannot be processed in the manifest and go on. progress: called
+    with (images done, all); notify: with one-line messages.
 
     Raises UserError for bad parameters, a source that cannot be read, a ``dst`` that holds something else
     or lies within ``src`` (or the other way round), a disk that is full.
@@ -83,7 +83,11 @@ def protect_dataset(
     for note in source.notes:
         tell(note)
     plan = make_plan(source, filters_from, options, on_error)
+    if _is_complete(dst, plan) and not staging_folder(dst).exists():
+        tell(f"{dst} is complete already")
+        return dst / MANIFEST_NAME
     with Staging(dst) as staging:
+        # Asked again: another process may have finished it while this one waited.
         if _is_complete(dst, plan):
             staging.remove()
             tell(f"{dst} is complete already")
@@ -91,10 +95,10 @@ def protect_dataset(
         job = _Job(src, source, plan, staging, on_error == "skip", progress or (lambda done, total: None))
         try:
             results = job.render(workers, tell)
+            job.finish(results, filters_from)
         except KeyboardInterrupt:
             tell("interrupted; run the same command again to resume")
             raise
-        job.finish(results, filters_from)
     return dst / MANIFEST_NAME
 
 
@@ -115,6 +119,9 @@ def _is_complete(dst: Path, plan: Plan) -> bool:
         return False
     if not dst.is_dir():
         raise UserError(f"{dst} exists and is no folder; choose another name")
+    if dst.is_mount():
+        # The last step renames a folder to this name, which a mount point does not allow.
+        raise UserError(f"{dst} is a mount point; choose a folder within it")
     if not any(dst.iterdir()):
         return False
     if not (dst / MANIFEST_NAME).is_file():
@@ -149,11 +156,13 @@ class _Job:
             tell(f"resuming: {done} of {total} images are done")
         self.progress(done, total)
         left = [chunk for chunk in plan.chunks if chunk.index not in results]
-        for result in render_all(self._rendering(), left, self._workers(workers, left), staging.lock):
-            staging.record(result)
-            results[result.index] = result
-            done += len(plan.chunks[result.index].samples)
-            self.progress(done, total)
+        # Closed at once, whatever is raised here: that ends the workers.
+        with closing(render_all(self._rendering(), left, self._workers(workers, left), staging.lock)) as new:
+            for result in new:
+                staging.record(result)
+                results[result.index] = result
+                done += len(plan.chunks[result.index].samples)
+                self.progress(done, total)
         return results
 
     def _workers(self, wanted: int | None, left: list[Chunk]) -> int:

@@ -3,11 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from types import ModuleType
 
 import cv2
 import torch
@@ -21,7 +24,9 @@ _rendering: Rendering
 _held: list[Connection] = []
 
 
-def render_all(rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock: int) -> Iterator[Result]:
+def render_all(
+    rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock: int
+) -> Generator[Result, None, None]:
     """Render ``chunks``, yielding each result when it is there, in any order. Raises UserError.
 
     ``workers`` 0 renders in this process. ``lock`` is the descriptor of the staging folder's lock: workers
@@ -39,8 +44,8 @@ def render_all(rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock
         yield from _in_flight(pool, chunks, _AHEAD * workers)
     except BrokenProcessPool:
         raise UserError(
-            "a worker process died: out of memory (use fewer workers), or protect_dataset was called from a "
-            "script without `if __name__ == '__main__':`; run the same command again to resume"
+            "a worker process died, perhaps for want of memory; "
+            "run the same command again to resume, with fewer workers"
         ) from None
     finally:
         # The workers end when this end of the pipe closes, in the middle of a chunk if need be.
@@ -60,10 +65,25 @@ def _in_flight(pool: ProcessPoolExecutor, chunks: Sequence[Chunk], limit: int) -
             if chunk is None:
                 exhausted = True
             else:
-                pending.add(pool.submit(_render, chunk))
+                with _without_main():
+                    pending.add(pool.submit(_render, chunk))
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Workers started meanwhile do not run the caller's script again, as they otherwise would.
+
+    They need nothing of it; so no script has to be guarded, and notebooks and standard input serve too.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start(rendering: Rendering, parent: Connection, lock: Connection) -> None:
