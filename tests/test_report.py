@@ -17,6 +17,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.report import write_report
+from unlearnable_kernels.report_pictures import amplification, amplified_difference
 from unlearnable_kernels.training import TrainConfig, evaluate, train
 
 CLASSES = ["<b>cat", "dog & fox", "emu"]
@@ -162,6 +163,19 @@ def test_the_pictures_are_of_the_data(page: Page, work: Path) -> None:
         assert change.any()
         assert np.array_equal(shown[heading], np.clip(128 + factor * change, 0, 255))
     assert len(factors) == 1
+
+
+def test_small_differences_are_amplified_as_far_as_they_fit() -> None:
+    before = np.full((10, 10, 3), 100, np.uint8)
+    after = before.copy()
+    after[:5] += 20
+    after[5:] -= 10
+    assert amplification([(before, after)]) == 6
+    shown = amplified_difference(before, after, 6)
+    assert (shown[:5] == 128 + 120).all()
+    assert (shown[5:] == 128 - 60).all()
+    assert amplification([(before, before)]) == 16
+    assert (amplified_difference(before, np.zeros_like(before), 2) == 0).all()
 
 
 def test_the_curves_show_every_run(page: Page) -> None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.training import TrainConfig, evaluate, loop, train
+from unlearnable_kernels.training import DIGITS_DEMO, PHOTO_DEMO, TrainConfig, evaluate, loop, train
 from unlearnable_kernels.training.evaluate import measure
 from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, METRICS, RECORD
 
@@ -320,3 +320,9 @@ def test_the_published_recipe_is_the_default() -> None:
         True,
         "step",
     )
+
+
+@pytest.mark.parametrize("settings", [DIGITS_DEMO, PHOTO_DEMO])
+def test_the_demos_settings_are_valid(settings: dict[str, Any]) -> None:
+    assert TrainConfig("x", **settings).network == "resnet8"
+    assert not DIGITS_DEMO["flip"]

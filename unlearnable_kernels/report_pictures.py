@@ -82,9 +82,12 @@ def compare(clean: Source, protected: Source, manifest: Manifest) -> PictureSet 
             pairs[sample.label] = before, after
     if not pairs:
         return None
-    factor = _amplification(list(pairs.values()))
+    factor = amplification(list(pairs.values()))
     rows = [
-        (protected.classes[label], [_uri(before), _uri(_difference(before, after, factor)), _uri(after)])
+        (
+            protected.classes[label],
+            [_uri(before), _uri(amplified_difference(before, after, factor)), _uri(after)],
+        )
         for label, (before, after) in sorted(pairs.items())
     ]
     columns = ["clean", "difference" if factor == 1 else f"difference amplified {factor} times", "protected"]
@@ -138,14 +141,14 @@ def _read(source: Source, sample: Sample, size: int | None) -> np.ndarray:
     return image if size is None else resize(image, size)
 
 
-def _amplification(pairs: list[tuple[np.ndarray, np.ndarray]]) -> int:
+def amplification(pairs: list[tuple[np.ndarray, np.ndarray]]) -> int:
     """The largest whole factor, up to 16, with which 99 % of all differences stay within the byte's range."""
     changes = [np.abs(after.astype(np.int16) - before).ravel() for before, after in pairs]
     typical = float(np.percentile(np.concatenate(changes), 99))
     return int(np.clip(127 // max(typical, 1.0), 1, 16))
 
 
-def _difference(before: np.ndarray, after: np.ndarray, factor: int) -> np.ndarray:
+def amplified_difference(before: np.ndarray, after: np.ndarray, factor: int) -> np.ndarray:
     change = after.astype(np.int32) - before.astype(np.int32)
     difference: np.ndarray = np.clip(128 + factor * change, 0, 255).astype(np.uint8)
     return difference
