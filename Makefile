@@ -1,0 +1,56 @@
+# Everything sets itself up in .venv: `make demo` or `make test` on a fresh machine is enough.
+PYTHON ?= python3
+DATA ?= digits
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/*)
+SANITIZED := build/sanitized
+
+.PHONY: demo test test-sanitized build bench style pins clean
+
+demo: $(VENV)/.built
+	$(BIN)/unlearnable demo --data $(DATA)
+
+test: $(VENV)/.built
+	$(BIN)/pytest
+
+build: $(VENV)/.built
+
+bench: $(VENV)/.built
+	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
+	UNLEARNABLE_CPU_CAPABILITY=avx2 $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable \
+		--benchmark-columns=median,rounds -k avx2
+
+style: $(VENV)/.built
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The operators' tests on kernels built with the address and undefined-behaviour sanitizers.
+test-sanitized: $(SANITIZED)/.built
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
+	$(BIN)/pytest -p no:cacheprovider tests/test_classwise_conv.py tests/test_operators.py -m "not unsanitized"
+
+$(SANITIZED)/.built: $(VENV)/.built
+	rm -rf $(SANITIZED)
+	UNLEARNABLE_SANITIZE=1 UNLEARNABLE_REQUIRE_NATIVE=1 $(BIN)/uv pip install -q --no-build-isolation --no-deps \
+		--reinstall --target $(SANITIZED) .
+	touch $@
+
+$(VENV)/.installed: requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/uv pip install -q --no-build-isolation --no-deps --reinstall -e .
+	touch $@
+
+pins: $(VENV)/.installed
+	$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.10 --no-header --no-annotate \
+		--no-emit-index-url --extra dev pyproject.toml requirements-dev.in -o requirements-dev.txt
+
+clean:
+	rm -rf build $(VENV) unlearnable_kernels/*.so *.egg-info

@@ -1,0 +1,176 @@
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.main import get_command
+
+from unlearnable_kernels import progress
+from unlearnable_kernels.cli import app, main
+
+COMMANDS = ("keygen", "protect", "verify", "preview", "train", "evaluate", "report", "demo", "info")
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd, monkeypatch, tmp_path):
+    """Runs the command line in this process, in an empty folder: a fresh one imports torch for seconds."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["unlearnable", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as caught:
+            main()
+        output, errors = capfd.readouterr()
+        return Result(int(caught.value.code or 0), output, errors)
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_parses(run, command):
+    text = run(command, "--help").stdout
+    assert len(re.findall(r"^  --", text, re.MULTILINE)) <= 16  # 15 and --help
+    example = " ".join(text.split("Example: ")[1].split("\n\n")[0].split())
+    _, name, *arguments = shlex.split(example)
+    assert name == command
+    get_command(app).commands[command].make_context(command, arguments)
+
+
+BAD_CALLS = {
+    ("frobnicate",): "No such command 'frobnicate'",
+    ("protect", "a"): "Missing argument 'dst'",
+    ("protect", "a", "b"): "give either --key-file",
+    ("protect", "a", "b", "--seed-compat", "1", "--key-file", "k"): "give either --key-file",
+    ("protect", "a", "b", "--key-file", "no-such.key"): "no-such.key",
+    ("protect", "no-such-folder", "b", "--seed-compat", "1"): "no-such-folder",
+    (
+        "protect",
+        "a",
+        "b",
+        "--seed-compat",
+        "1",
+        "--padding",
+        "same",
+    ): "'zeros', 'reflect', 'replicate', 'circular'",
+    ("protect", "a", "b", "--kernel-size", "big"): "--kernel-size",
+    ("verify", "no-such-folder"): "no-such-folder",
+    ("train", "--train", "no-such-folder", "--out", "r"): "no-such-folder",
+    ("train", "--train", ".", "--out", "r", "--network", "alexnet"): "resnet18",
+    ("evaluate", "no-such-run", "--test", "."): "no-such-run",
+    ("report", "no-such-run"): "no-such-run",
+    ("preview", ".", "--out", "p.png"): "give either --key-file",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_CALLS, ids=" ".join)
+def test_bad_input_is_one_line_and_status_2(run, arguments, tmp_path):
+    result = run(*arguments)
+    lines = [line for line in result.stderr.splitlines() if "warning:" not in line]
+    assert result.returncode == 2
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("unlearnable: ")
+    assert BAD_CALLS[arguments].lower() in lines[0].lower()
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_seed_compat_warns(run):
+    assert "warning: an integer seed is no secret" in run("protect", "a", "b", "--seed-compat", 1).stderr
+
+
+def test_no_arguments_show_the_commands(run):
+    result = run()
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_info_names_the_kernels(run):
+    assert re.match(r"cpu kernels: (avx512|avx2|default)\n", run("info").stdout)
+
+
+def test_it_is_a_program():
+    result = subprocess.run(
+        [sys.executable, "-m", "unlearnable_kernels", "verify", "no-such-folder"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (2, "unlearnable: no-such-folder: no such folder\n")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    from unlearnable_kernels.data.digits import write_digits
+
+    return write_digits(tmp_path_factory.mktemp("source") / "digits")
+
+
+def test_from_key_to_report(run, digits, tmp_path):
+    """The README's main path: every command once, on real images, each reading what the last one wrote."""
+
+    def ok(*arguments):
+        result = run(*arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert "fingerprint" in ok("keygen", "my.key")
+    assert (tmp_path / "my.key").stat().st_mode & 0o777 == 0o600
+    ok("preview", digits, "--key-file", "my.key", "--out", "preview.png")
+    ok("protect", digits, "protected", "--key-file", "my.key", "--workers", 1)
+    assert "key matches" in ok("verify", "protected", "--key-file", "my.key")
+    few = ("--epochs", 1, "--network", "resnet8", "--batch-size", 64, "--limit-per-class", 20, "--no-flip")
+    for name, train in (("clean", digits), ("protected", tmp_path / "protected")):
+        ok("train", "--train", train, "--test", digits, "--out", f"runs/{name}", *few)
+    assert re.search(r"accuracy \d+\.\d\d% of 3\d\d images", ok("evaluate", "runs/clean", "--test", digits))
+    ok("report", "runs/clean", "runs/protected", "--out", "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<table" in page
+    assert page.count("data:image/png") >= 3
+
+    run("keygen", "other.key")
+    other = run("verify", "protected", "--key-file", "other.key")
+    assert other.returncode == 1
+    (tmp_path / "protected" / "train" / "0" / "extra.png").write_bytes(b"")
+    assert "extra: train/0/extra.png" in run("verify", "protected").stdout
+
+
+def report_thirteen_times():
+    with progress.progress() as report:
+        for done in range(13):
+            report("working", done, 12)
+            time.sleep(0.02)
+
+
+def test_progress_is_lines_in_a_pipe(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1.05)
+    report_thirteen_times()
+    line = r"working: \d+/12 images, \d+/s, \d+ s left\n"
+    assert re.fullmatch(line, capsys.readouterr().err)
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    terminal, child_side = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with os.fdopen(child_side, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        report_thirteen_times()
+        shown = os.read(terminal, 65536).decode(errors="replace")
+    os.close(terminal)
+    assert "working" in shown
+    assert "images/s" in shown
+    assert "left" in shown

@@ -1,0 +1,3 @@
+from unlearnable_kernels.cli import main
+
+main()

@@ -1,0 +1,369 @@
+"""The command line, ``unlearnable``: each command turns its options into one call of a public function."""
+
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unlearnable_kernels.errors import UserError
+
+if TYPE_CHECKING:
+    from unlearnable_kernels.protect.filters import FiltersFrom
+
+app = typer.Typer(
+    name="unlearnable",
+    help="Publish image data sets that models cannot learn from without your consent.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+UsageError: Any = typer.BadParameter.__base__
+
+
+class Method(str, Enum):
+    classwise_conv = "classwise-conv"
+
+
+class Padding(str, Enum):
+    zeros = "zeros"
+    reflect = "reflect"
+    replicate = "replicate"
+    circular = "circular"
+
+
+class Format(str, Enum):
+    png = "png"
+    webp = "webp"
+    jpeg = "jpeg"
+    npz = "npz"
+
+
+class OnError(str, Enum):
+    stop = "stop"
+    skip = "skip"
+
+
+class Schedule(str, Enum):
+    step = "step"
+    one_cycle = "one-cycle"
+
+
+class DemoData(str, Enum):
+    digits = "digits"
+    cifar10 = "cifar10"
+
+
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", help="The private key, from `unlearnable keygen`.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed-compat", help="The released program's filters for this int seed, which is no secret."
+    ),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-key-permissions", help="Take a key file that other users can read.")
+]
+KernelSize = Annotated[int | None, typer.Option(help="Side of the filters, odd.  [default: by data set]")]
+Strength = Annotated[
+    float | None, typer.Option(help="p_b: filter entries are drawn from U(0, p_b).  [default: by data set]")
+]
+PaddingOption = Annotated[
+    Padding | None,
+    typer.Option(help="What lies beyond the border.  [default: reflect; zeros with --seed-compat]"),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(help="Shorter side to this many pixels, then the central square, before the filter."),
+]
+DatasetName = Annotated[
+    str | None, typer.Option(help="Name that the filters derive from.  [default: the data set's own]")
+]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="A bad image: stop, or skip and list it in the manifest.")
+]
+RunFolders = Annotated[list[Path], typer.Argument(help="Run folders of `unlearnable train`.")]
+
+
+def filters_source(key_file: Path | None, seed: int | None, insecure: bool) -> "FiltersFrom":
+    from unlearnable_kernels.protect.filters import SeedCompat
+    from unlearnable_kernels.protect.keys import read_key_file
+
+    if (key_file is None) == (seed is None):
+        raise UserError("give either --key-file (make one with `unlearnable keygen my.key`) or --seed-compat")
+    if key_file is not None:
+        return read_key_file(key_file, insecure_permissions=insecure)
+    assert seed is not None
+    return SeedCompat(seed)
+
+
+def value(choice: Enum | None) -> str | None:
+    return None if choice is None else str(choice.value)
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File to create, mode 0600; never overwritten.")],
+) -> None:
+    """Create a private key, 256 random bits.
+
+    Example: unlearnable keygen my.key
+    """
+    from unlearnable_kernels.protect.keys import create_key_file
+
+    key = create_key_file(path)
+    print(f"wrote {path}, fingerprint {key.fingerprint}; keep it secret, and keep a copy")
+
+
+@app.command()
+def protect(
+    src: Annotated[
+        Path, typer.Argument(help="Class folders, CIFAR archives, Tiny-ImageNet or ImageNet layout.")
+    ],
+    dst: Annotated[Path, typer.Argument(help="Folder to create; appears when it is whole.")],
+    key_file: KeyFile = None,
+    seed_compat: SeedOption = None,
+    insecure_key_permissions: Insecure = False,
+    method: Annotated[Method, typer.Option(help="Protection.")] = Method.classwise_conv,
+    kernel_size: KernelSize = None,
+    strength: Strength = None,
+    fraction: Annotated[float, typer.Option(help="Part of each class to protect, chosen by the key.")] = 1.0,
+    padding: PaddingOption = None,
+    format: Annotated[
+        Format | None, typer.Option(help="Of the output.  [default: png for trees, npz for archives]")
+    ] = None,
+    quality: Annotated[int, typer.Option(help="Of --format jpeg, 1 to 100.")] = 95,
+    resize: Resize = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.  [default: one a core]")] = None,
+    on_error: OnErrorOption = OnError.stop,
+    dataset_name: DatasetName = None,
+) -> None:
+    """Write a protected copy of the training images in SRC to DST, with a manifest.
+
+    Interrupted, even killed, it goes on where it was when the same command is run again.
+
+    Example: unlearnable protect photos protected --key-file my.key
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.run import protect_dataset
+
+    with progress() as report:
+        manifest = protect_dataset(
+            src,
+            dst,
+            filters_from=filters_source(key_file, seed_compat, insecure_key_permissions),
+            method=method.value,
+            kernel_size=kernel_size,
+            strength=strength,
+            fraction=fraction,
+            padding=value(padding),
+            format=value(format),
+            quality=quality,
+            resize=resize,
+            dataset_name=dataset_name,
+            workers=workers,
+            on_error="skip" if on_error is OnError.skip else "raise",
+            progress=lambda done, total: report("protecting", done, total),
+            notify=lambda message: print(message, file=sys.stderr),
+        )
+    print(f"wrote {dst} with {manifest}")
+
+
+@app.command()
+def verify(
+    dst: Annotated[Path, typer.Argument(help="Folder that `unlearnable protect` wrote.")],
+    key_file: KeyFile = None,
+    seed_compat: SeedOption = None,
+    insecure_key_permissions: Insecure = False,
+) -> None:
+    """Check a protected data set against its manifest, and with the key that it was this key.
+
+    Exit status 1 if anything differs.
+
+    Example: unlearnable verify protected --key-file my.key
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.verify import verify_dataset
+
+    key = None
+    if key_file is not None or seed_compat is not None:
+        key = filters_source(key_file, seed_compat, insecure_key_permissions)
+    with progress("files") as report:
+        found = verify_dataset(dst, key, lambda done, total: report("verifying", done, total))
+    for kind in ("missing", "extra", "changed"):
+        for name in getattr(found, kind):
+            print(f"{kind}: {name}")
+    print(f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def preview(
+    src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
+    key_file: KeyFile = None,
+    seed_compat: SeedOption = None,
+    insecure_key_permissions: Insecure = False,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+    kernel_size: KernelSize = None,
+    strength: Strength = None,
+    padding: PaddingOption = None,
+    resize: Resize = None,
+    dataset_name: DatasetName = None,
+    classes: Annotated[int, typer.Option(help="Show the first so many classes.")] = 10,
+    on_error: OnErrorOption = OnError.stop,
+) -> None:
+    """Draw clean, difference and protected pictures of each class, without protecting anything.
+
+    Example: unlearnable preview photos --key-file my.key
+    """
+    from unlearnable_kernels.protect.preview import write_preview
+
+    written = write_preview(
+        src,
+        out,
+        filters_source(key_file, seed_compat, insecure_key_permissions),
+        kernel_size=kernel_size,
+        strength=strength,
+        padding=value(padding),
+        resize=resize,
+        dataset_name=dataset_name,
+        classes=classes,
+        on_error="skip" if on_error is OnError.skip else "raise",
+    )
+    print(f"wrote {written}")
+
+
+@app.command()
+def train(
+    train: Annotated[Path, typer.Option(help="Training images, protected or not.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is resumed.")],
+    test: Annotated[Path | None, typer.Option(help="Clean images to test on after every epoch.")] = None,
+    network: Annotated[str, typer.Option(help="resnet18 or resnet8.")] = "resnet18",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 512,
+    lr: Annotated[float, typer.Option(help="Highest learning rate of SGD.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = 5e-4,
+    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.step,
+    crop_padding: Annotated[int, typer.Option(help="Random crops move by up to so many pixels.")] = 4,
+    flip: Annotated[bool, typer.Option(help="Flip at random from left to right.")] = True,
+    image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
+    limit_per_class: Annotated[
+        int | None, typer.Option(help="Train on the first so many images of each class.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+) -> None:
+    """Train a network by plain empirical risk minimisation (ERM).
+
+    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023).
+
+    Example: unlearnable train --train protected --test photos --out runs/protected
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.training import TrainConfig
+    from unlearnable_kernels.training import train as run_training
+
+    config = TrainConfig(
+        train=str(train),
+        test=None if test is None else str(test),
+        network=network,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        schedule=schedule.value,
+        crop_padding=crop_padding,
+        flip=flip,
+        image_size=image_size,
+        limit_per_class=limit_per_class,
+        seed=seed,
+    )
+    with progress() as report:
+        record = run_training(config, out, lambda what, done, total, _: report(what, done, total))
+    final = record["final"]
+    tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
+    print(f"wrote {out}: train accuracy {final['train_accuracy']:.2%}{tested}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder of `unlearnable train`.")],
+    test: Annotated[Path, typer.Option(help="Images to test on.")],
+) -> None:
+    """Test a trained network on a data set, and note the result in its run folder.
+
+    Example: unlearnable evaluate runs/protected --test photos
+    """
+    from unlearnable_kernels.training import evaluate as run_evaluation
+
+    result = run_evaluation(run, test)
+    print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images")
+
+
+@app.command()
+def report(
+    runs: RunFolders,
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Training on protected images",
+) -> None:
+    """Write one HTML page on several runs: table, learning curves, pictures.
+
+    Example: unlearnable report runs/clean runs/protected --out report.html
+    """
+    from unlearnable_kernels.report import write_report
+
+    write_report(runs, out, title)
+    print(f"wrote {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
+    data: Annotated[DemoData, typer.Option(help="Embedded digits, or real photos.")] = DemoData.digits,
+) -> None:
+    """Protect a real data set under a fresh key, train on it and on the clean one, and report both.
+
+    Example: unlearnable demo --data cifar10
+    """
+    from unlearnable_kernels.demo import run_demo
+
+    run_demo(out, data.value)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, the machine, and which kernels are in use.
+
+    Example: unlearnable info
+    """
+    import unlearnable_kernels
+    from unlearnable_kernels.record import machine, versions
+
+    print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
+    for name, entry in (versions() | machine()).items():
+        print(f"{name}: {entry}")
+
+
+def _say(message: object) -> None:
+    print(f"unlearnable: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except UserError as error:
+        _say(error)
+    except UsageError as error:
+        _say(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+    sys.exit(2)
