@@ -207,6 +207,7 @@ def test_without_a_pair_the_set_is_shown_alone(work: Path, tmp_path: Path) -> No
     page = Page(tmp_path / "r.html")
     assert list(page.pictures) == [f"{name}, first of its class" for name in CLASSES]
     assert "Guessing" not in page.text
+    assert "<h2>guarded</h2>" in page.source
 
 
 def test_a_training_set_that_is_gone_is_no_obstacle(work: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def picture_sets(paths: list[Path]) -> tuple[list[PictureSet], list[str]]:
                 shown.append(pictures)
                 paired |= {path, other}
                 break
-    shown += [examples(source) for path, source in sources.items() if path not in paired]
+    shown += [examples(source, path.name) for path, source in sources.items() if path not in paired]
     return shown, missing
 
 
@@ -94,7 +94,7 @@ def compare(clean: Source, protected: Source, manifest: Manifest) -> PictureSet 
     return PictureSet(f"{clean.name}, clean and protected", columns, rows, len(protected.classes))
 
 
-def examples(source: Source) -> PictureSet:
+def examples(source: Source, heading: str) -> PictureSet:
     """The first sample of each class."""
     first: dict[int, Sample] = {}
     for sample in source.samples:
@@ -105,7 +105,7 @@ def examples(source: Source) -> PictureSet:
         (source.classes[label], [_uri(_read(source, sample, None))])
         for label, sample in sorted(first.items())
     ]
-    return PictureSet(source.name, ["first of its class"], rows, len(source.classes))
+    return PictureSet(heading, ["first of its class"], rows, len(source.classes))
 
 
 class _Originals:

@@ -14,12 +14,8 @@ _WARM_UP = 0.25  # of a one-cycle run
 
 # What differs from the defaults where two CPU cores are to show the effect while one waits.
 _SHORT: dict[str, Any] = {"network": "resnet8", "schedule": "one-cycle", "lr": 0.05}
-DIGITS_DEMO: dict[str, Any] = {
-    **_SHORT,
-    "epochs": 8,
-    "batch_size": 32,
-    "flip": False,
-}  # no mirrored digits
+# A mirrored digit is none.
+DIGITS_DEMO: dict[str, Any] = {**_SHORT, "epochs": 8, "batch_size": 32, "flip": False}
 # The crop's random shifts cost a short run more than they give.
 PHOTO_DEMO: dict[str, Any] = {
     **_SHORT,
