@@ -156,7 +156,7 @@ def report_thirteen_times():
 
 
 def test_progress_is_lines_in_a_pipe(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1.05)
+    monkeypatch.setattr(progress, "FIRST_LINE_AFTER", 0.05)
     report_thirteen_times()
     line = r"working: \d+/12 images, \d+/s, \d+ s left\n"
     assert re.fullmatch(line, capsys.readouterr().err)

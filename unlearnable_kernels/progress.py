@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+FIRST_LINE_AFTER = 1.0  # seconds, and so are these
 SECONDS_BETWEEN_LINES = 5.0
 
 Report = Callable[[str, int, int], None]
@@ -67,7 +68,7 @@ def _bars(unit: str) -> Iterator[Report]:
 
 def _lines(unit: str) -> Report:
     begun: dict[str, tuple[float, int]] = {}
-    last = time.monotonic() - SECONDS_BETWEEN_LINES + 1
+    last = time.monotonic() - SECONDS_BETWEEN_LINES + FIRST_LINE_AFTER
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal last

@@ -1,0 +1,93 @@
+"""The whole path on real images: protect under a fresh key, train on clean and on protected, report both."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from unlearnable_kernels.data.digits import write_digits
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.progress import progress
+from unlearnable_kernels.protect.keys import create_key_file
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.report import write_report
+from unlearnable_kernels.training import DIGITS_DEMO, PHOTO_DEMO, TrainConfig, train
+
+MARK = ".unlearnable-demo"
+SETTINGS = {"digits": DIGITS_DEMO, "cifar10": PHOTO_DEMO}
+
+
+def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
+    """Run the demo in the folder ``out``, made anew, and return the clean-test accuracies in [0, 1].
+
+    data: "digits", scikit-learn's embedded set as 32x32 RGB, or "cifar10", found in the folder that
+    UNLEARNABLE_DATA names, else downloaded by torchvision. Writes ``out``/report.html, the key, the
+    protected images and both run folders. Raises UserError if ``out`` holds anything but an earlier demo.
+    """
+    if data not in SETTINGS:
+        raise UserError(f"unknown demo data {data!r}: choose one of {', '.join(SETTINGS)}")
+    start_anew(out)
+    clean = write_digits(out / "digits") if data == "digits" else find_cifar10()
+    key = create_key_file(out / "my.key")
+    protected = out / "protected"
+    with progress() as report:
+        protect_dataset(
+            clean, protected, filters_from=key, progress=lambda done, all_: report("protecting", done, all_)
+        )
+    accuracies = {
+        name: train_and_test(images, clean, out / "runs" / name, SETTINGS[data])
+        for name, images in (("clean", clean), ("protected", protected))
+    }
+    page = out / "report.html"
+    write_report([out / "runs" / name for name in accuracies], page, f"Protected {data}")
+    show(accuracies, key.fingerprint, page)
+    return accuracies
+
+
+def start_anew(out: Path) -> None:
+    if out.exists():
+        if not (out / MARK).is_file() and any(out.iterdir()):
+            raise UserError(
+                f"{out} holds something that is no earlier demo; choose another folder with --out"
+            )
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARK).touch()
+
+
+def find_cifar10() -> Path:
+    root = os.environ.get("UNLEARNABLE_DATA")
+    if root and (found := Path(root).expanduser() / "cifar10").is_dir():
+        return found
+    from torchvision.datasets import CIFAR10
+
+    cache = Path("~/.cache/unlearnable/data").expanduser()
+    try:
+        CIFAR10(str(cache), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"CIFAR-10 is not in UNLEARNABLE_DATA ({root or 'unset'}) and cannot be downloaded: {reason}"
+        ) from None
+    return cache / "cifar-10-batches-py"
+
+
+def train_and_test(images: Path, clean: Path, run: Path, settings: dict[str, Any]) -> float:
+    config = TrainConfig(train=str(images), test=str(clean), **settings)
+    with progress() as report:
+        record = train(config, run, lambda what, done, all_, _: report(f"{run.name}: {what}", done, all_))
+    return float(record["final"]["test_accuracy"])
+
+
+def show(accuracies: dict[str, float], fingerprint: str, page: Path) -> None:
+    table = Table(title=f"Accuracy on clean test images (key {fingerprint[:8]}…)")
+    table.add_column("trained on")
+    table.add_column("test accuracy", justify="right")
+    for name, accuracy in accuracies.items():
+        table.add_row(f"{name} images", f"{accuracy:.1%}")
+    console = Console()
+    console.print(table)
+    console.print(f"pictures and learning curves: {page}", soft_wrap=True)
