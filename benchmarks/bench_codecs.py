@@ -4,7 +4,7 @@
 
 Every candidate runs once a round over the same images, in an order drawn afresh; the table gives medians of
 processor time over the rounds. A decoder counts as exact when each of its images equals Pillow's, an encoder
-when Pillow reads back what went in. The encoders get what `protect` writes: images convolved with a 3x3 filter
+when Pillow reads back what went in. The encoders get what `protect` writes: images under a 3x3 filter
 as in the first method (k 3, p_b 0.3). Candidates that are not installed are left out, and named.
 """
 

@@ -138,10 +138,21 @@ def test_exif_orientation_is_applied(orientation, format):
     assert pixels.flags.c_contiguous
 
 
-def test_damaged_exif_is_ignored():
+TEXT_FOR_ORIENTATION = b"II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 2, 4, b"abc\0", 0)
+
+
+def test_xmp_orientation_is_applied():
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/>'
+    image = photo(9, 5)
+    plain = by_pillow(saved(image, "jpeg"))
+    np.testing.assert_array_equal(decode(saved(image, "jpeg", xmp=xmp), "x"), plain[::-1, ::-1])
+
+
+@pytest.mark.parametrize("block", [b"II*\0\xff\xff\xff\xff", b"no TIFF at all", b"", TEXT_FOR_ORIENTATION])
+def test_damaged_exif_is_ignored(block):
     image = photo(9, 5)
     data = saved(image, "jpeg")
-    broken = b"Exif\0\0II*\0\xff\xff\xff\xff"
+    broken = b"Exif\0\0" + block
     marked = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(broken)) + broken + data[2:]
     np.testing.assert_array_equal(decode(marked, "x"), by_pillow(data))
 
@@ -258,9 +269,15 @@ def test_still_images_in_animation_formats_are_read():
         assert decode(data, "x").shape == (8, 8, 3)
 
 
-def test_the_first_picture_of_an_mpo_is_the_photograph():
+def test_the_first_picture_of_an_mpo_is_the_photograph(monkeypatch):
     pictures = [Image.fromarray(photo(16, 16, seed)) for seed in range(2)]
     data = saved(pictures[0], "mpo", save_all=True, append_images=pictures[1:])
+    np.testing.assert_array_equal(decode(data, "x"), by_pillow(saved(pictures[0], "jpeg")))
+
+    def cannot(*_: object, **__: object) -> None:
+        raise ValueError("Unsupported subsampling")
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg", cannot)
     np.testing.assert_array_equal(decode(data, "x"), by_pillow(saved(pictures[0], "jpeg")))
 
 

@@ -206,9 +206,10 @@ def test_other_links_are_refused(tmp_path, on_error):
 
 
 def test_the_opened_folder_itself_may_be_a_link(tmp_path):
-    tree(tmp_path / "real", "cat/1.png")
+    root = tree(tmp_path / "real", "cat/1.png")
+    (root / "cat/2.png").symlink_to("1.png")
     (tmp_path / "link").symlink_to("real")
-    assert names(open_source(tmp_path / "link")) == ["cat/1.png"]
+    assert names(open_source(tmp_path / "link")) == ["cat/1.png", "cat/2.png"]
 
 
 def test_pipes_are_refused(tmp_path):
