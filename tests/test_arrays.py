@@ -87,7 +87,7 @@ def test_large_sets_go_to_disk(tree: Path, tmp_path: Path, monkeypatch: pytest.M
         return mapped[-1]
 
     monkeypatch.setattr(arrays.np, "memmap", spy)
-    spilt = load_arrays(tree, "train", spill=tmp_path)
+    spilt = load_arrays(tree, "train")
     assert [array.nbytes for array in mapped] == [140 * 8 * 8 * 3]
     assert np.array_equal(mapped[0], expected.images)
     assert spilt.digest() == expected.digest()
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(arrays, "_available_memory", lambda: 1000)
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match="no room for them"):
-        load_arrays(tree, "train", spill=tmp_path)
+        load_arrays(tree, "train")
 
 
 def test_the_digest_sees_every_part(tree: Path) -> None:

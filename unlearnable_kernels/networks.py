@@ -31,14 +31,18 @@ def network_names() -> list[str]:
     return sorted(_BUILDERS)
 
 
+def check_network(name: str) -> None:
+    if name not in _BUILDERS:
+        raise UserError(f"unknown network {name!r}: choose one of {', '.join(network_names())}")
+
+
 def create_network(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Build the network ``name`` with fresh weights, drawn from torch's global generator.
 
     image_size: the images' height and width in pixels, from which a network may choose its stem.
     Raises UserError for an unknown name.
     """
-    if name not in _BUILDERS:
-        raise UserError(f"unknown network {name!r}: choose one of {', '.join(network_names())}")
+    check_network(name)
     return _BUILDERS[name](num_classes, image_size)
 
 

@@ -75,15 +75,14 @@ def load_arrays(
     image_size: int | None = None,
     *,
     limit_per_class: int | None = None,
-    spill: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelledImages:
     """Decode a whole split into one array.
 
     image_size: every image is brought to image_size x image_size px (see ``images.resize``); None takes
     images of one size as they are. limit_per_class: the first so many of each class, in name order.
-    spill: a folder for a temporary file that holds the array if it needs more than half of the memory that
-    is free (the system's temporary folder by default). progress: called with (images done, images in all).
+    An array that needs more than half of the free memory lives in a temporary file instead (TMPDIR chooses
+    where). progress: called with (images done, images in all).
     Raises UserError for an unreadable data set, one without images, or mixed sizes without image_size.
     """
     source = open_source(path, split)
@@ -91,7 +90,7 @@ def load_arrays(
     if not samples:
         raise UserError(f"{path} holds no images to {split} on")
     height, width, _ = _load(source, samples[0], image_size).shape
-    images = _allocate((len(samples), height, width, 3), spill)
+    images = _allocate((len(samples), height, width, 3))
 
     def fill(start: int) -> int:
         chunk = samples[start : start + _CHUNK]
@@ -150,18 +149,18 @@ def _load(source: Source, sample: Sample, image_size: int | None) -> np.ndarray:
     return image if image_size is None else resize(image, image_size)
 
 
-def _allocate(shape: tuple[int, ...], spill: Path | None) -> np.ndarray:
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     """A uint8 array, backed by an unnamed temporary file if it is large for this machine."""
     size = int(np.prod(shape, dtype=np.int64))
     if size <= _available_memory() // 2:
         return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile(dir=spill) as file:
+    with tempfile.TemporaryFile() as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk must show here, not as a bus error
         except OSError as error:
             raise UserError(
                 f"the images need {size / 2**30:.1f} GiB, more than half of the free memory, and "
-                f"{spill or tempfile.gettempdir()} has no room for them ({error.strerror}): use a smaller "
+                f"{tempfile.gettempdir()} has no room for them ({error.strerror}): use a smaller "
                 "image size or fewer images"
             ) from error
         return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.networks import check_network
 
 SCHEDULES = ("step", "one-cycle")
 
@@ -62,6 +63,7 @@ class TrainConfig:
         for name in ("train", "test"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
+        check_network(self.network)
         if self.schedule not in SCHEDULES:
             raise UserError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
         for name in ("epochs", "batch_size", "lr_step", "image_size", "limit_per_class"):

@@ -41,7 +41,7 @@ def evaluate(run: Path, test: Path) -> dict[str, Any]:
     config, record = read_run(run)
     if not (run / CHECKPOINT).is_file():
         raise UserError(f"{run} has no finished epoch yet: train it first")
-    data = load_arrays(test, "test", config.image_size, spill=run).relabelled(record["classes"], str(test))
+    data = load_arrays(test, "test", config.image_size).relabelled(record["classes"], str(test))
     require_size(data, record["image_size"], str(test))
     device = pick_device()
     model = create_network(config.network, len(data.classes), record["image_size"])

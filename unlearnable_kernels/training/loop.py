@@ -19,7 +19,7 @@ from unlearnable_kernels.record import append_jsonl, machine, read_jsonl, versio
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.evaluate import measure, pick_device, require_size
-from unlearnable_kernels.training.run_folder import CHECKPOINT, METRICS, RECORD, prepare_run
+from unlearnable_kernels.training.run_folder import CHECKPOINT, METRICS, RECORD, find_run, write_run
 
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 """Called with what is going on, the images done and in all, and the last finished epoch's metrics."""
@@ -34,15 +34,15 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
     [0, 1]. Raises UserError if ``out`` holds anything else, if the data cannot be used or has changed since
     the run began, and if the loss diverges.
     """
-    before = prepare_run(out, config)
+    before = find_run(out, config)
     if before is not None and before["status"] == "finished":
         return before
-    train_set, test_set = _load_sets(config, out, progress)
+    train_set, test_set = _load_sets(config, progress)
     record = _describe(config, train_set, test_set)
     for part in ("train", "test"):
         if before is not None and before[part] != record[part]:
             raise UserError(f"the {part} set has changed since the run in {out} began: use another folder")
-    write_json(out / RECORD, record)
+    write_run(out, config, record)
 
     device = pick_device()
     images, labels = _resident(train_set, device)
@@ -127,7 +127,7 @@ def _train_epoch(
 
 
 def _load_sets(
-    config: TrainConfig, out: Path, progress: Progress | None
+    config: TrainConfig, progress: Progress | None
 ) -> tuple[LabelledImages, LabelledImages | None]:
     """The training set and, with labels that index the training set's classes, the test set."""
 
@@ -136,9 +136,7 @@ def _load_sets(
             if progress is not None:
                 progress(f"reading the {split} set", done, total, {})
 
-        return load_arrays(
-            Path(path), split, config.image_size, limit_per_class=limit, spill=out, progress=report
-        )
+        return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=report)
 
     train_set = load(config.train, "train", config.limit_per_class)
     if len(train_set.classes) < 2:

@@ -22,8 +22,8 @@ RECORD = "run.json"
 EVALUATIONS = "evaluations.jsonl"
 
 
-def prepare_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
-    """Make ``out`` the run folder of ``config``; return its run.json if there is one.
+def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
+    """The run.json of an earlier run of ``config`` in ``out``, or None where a new one may begin.
 
     Raises UserError if ``out`` holds a run with another configuration, naming the first field that differs,
     or holds something else.
@@ -44,9 +44,17 @@ def prepare_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
         other = [child.name for child in out.iterdir() if child.suffix != ".tmp"]
         if other:
             raise UserError(f"{out} holds something else ({sorted(other)[0]}): give an empty or a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / CONFIG, config.as_dict())
     return None
+
+
+def write_run(out: Path, config: TrainConfig, record: dict[str, Any]) -> None:
+    """Write the configuration and run.json into the run folder, made where it is missing."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / CONFIG, config.as_dict())
+        write_json(out / RECORD, record)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
 
 
 def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
