@@ -6,7 +6,7 @@ from types import ModuleType
 
 def _load() -> ModuleType | None:
     try:
-        from unlearnable_kernels import _C
+        import unlearnable_kernels._C as module
     except ImportError as error:
         warnings.warn(
             f"the compiled kernels are missing, so the much slower PyTorch reference serves: {error}",
@@ -14,8 +14,8 @@ def _load() -> ModuleType | None:
             stacklevel=4,
         )
         return None
-    _C.cpu_capability()  # refuses a bad UNLEARNABLE_CPU_CAPABILITY
-    return _C
+    module.cpu_capability()  # refuses a bad UNLEARNABLE_CPU_CAPABILITY
+    return module
 
 
 cpu_module = _load()
