@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/*)
 SANITIZED := build/sanitized
+export PATH := $(abspath $(BIN)):$(PATH)
+BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
 
-.PHONY: demo test test-sanitized build bench style pins clean
+.PHONY: demo test test-sanitized build bench results style pins clean
 
 demo: $(VENV)/.built
 	$(BIN)/unlearnable demo --data $(DATA)
@@ -17,9 +19,12 @@ test: $(VENV)/.built
 build: $(VENV)/.built
 
 bench: $(VENV)/.built
-	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
-	UNLEARNABLE_CPU_CAPABILITY=avx2 $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable \
-		--benchmark-columns=median,rounds -k avx2
+	$(BENCH) --figures build/classwise-conv.json
+	UNLEARNABLE_CPU_CAPABILITY=avx2 $(BENCH) -k avx2 --figures build/classwise-conv-avx2.json
+
+# docs/results.md from the JSON files in results/.
+results:
+	python3 scripts/results_page.py
 
 style: $(VENV)/.built
 	$(BIN)/ruff check

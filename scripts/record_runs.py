@@ -1,0 +1,42 @@
+"""Collects run folders into one JSON file for results/:
+
+python scripts/record_runs.py demo/runs/clean demo/runs/protected --what "…" --out results/NAME.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from unlearnable_kernels.record import read_jsonl, write_json
+
+
+def collect(run: Path) -> dict:
+    record = json.loads((run / "run.json").read_text())
+    config = json.loads((run / "config.json").read_text())
+    for part in ("train", "test"):
+        config[part] = Path(config[part]).name
+        record[part].pop("path")
+    kept = {name: record[name] for name in ("train", "test", "final", "image_size")}
+    return {"name": run.name, "config": config, **kept, "metrics": read_jsonl(run / "metrics.jsonl")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--what", required=True, help="one sentence: data, network, conditions")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+    first = json.loads((arguments.runs[0] / "run.json").read_text())
+    write_json(
+        arguments.out,
+        {
+            "what": arguments.what,
+            "machine": first["machine"],
+            "versions": first["versions"],
+            "runs": [collect(run) for run in arguments.runs],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
