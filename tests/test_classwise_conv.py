@@ -360,11 +360,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.unsanitized
 def test_work_space_is_under_one_mebibyte_a_thread():
     output = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True).stdout
     assert int(output) < 1024 * torch.get_num_threads() + 256  # a few pages of stack besides
 
 
+@pytest.mark.unsanitized
 def test_more_than_two_to_the_31_elements():
     if os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() < 12 * 2**30:
         pytest.skip("needs 12 GiB of memory")
