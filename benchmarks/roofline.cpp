@@ -1,5 +1,7 @@
 // The arithmetic ceiling: independent chains of fused multiply-adds in registers, as many as hide their latency.
 
+#include <sched.h>
+
 #include <thread>
 #include <vector>
 
@@ -27,10 +29,24 @@ static void loop(long rounds, float* sink) {
   FOR_EACH_CHAIN(ADD)
 }
 
+// Keeps this thread on the index-th of the processors that the process may use.
+static void pin_to(int index) {
+  cpu_set_t allowed, one;
+  sched_getaffinity(0, sizeof allowed, &allowed);
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &allowed) && index-- == 0) CPU_SET(cpu, &one);
+  sched_setaffinity(0, sizeof one, &one);
+}
+
 extern "C" double fused_multiply_adds(int threads, long rounds) {
   std::vector<float> sinks(threads * 64);
   std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t) pool.emplace_back(loop, rounds, &sinks[t * 64]);
+  for (int t = 0; t < threads; ++t)
+    pool.emplace_back([=, &sinks] {
+      pin_to(t);  // else the scheduler often starts two threads on one core
+      loop(rounds, &sinks[t * 64]);
+    });
   for (auto& thread : pool) thread.join();
   return 2.0 * width * chains * rounds * threads;
 }
