@@ -326,3 +326,9 @@ def test_the_published_recipe_is_the_default() -> None:
 def test_the_demos_settings_are_valid(settings: dict[str, Any]) -> None:
     assert TrainConfig("x", **settings).network == "resnet8"
     assert not DIGITS_DEMO["flip"]
+
+
+def test_both_sets_can_be_limited(data: Path, tmp_path: Path) -> None:
+    config = config_for(data, epochs=1, limit_per_class=5, test_limit_per_class=3)
+    record = train(config, tmp_path / "run")
+    assert (record["train"]["images"], record["test"]["images"]) == (10, 6)

@@ -83,11 +83,12 @@ def train_and_test(images: Path, clean: Path, run: Path, settings: dict[str, Any
 
 
 def show(accuracies: dict[str, float], fingerprint: str, page: Path) -> None:
-    table = Table(title=f"Accuracy on clean test images (key {fingerprint[:8]}…)")
+    table = Table()
     table.add_column("trained on")
     table.add_column("test accuracy", justify="right")
     for name, accuracy in accuracies.items():
         table.add_row(f"{name} images", f"{accuracy:.1%}")
     console = Console()
+    console.print(f"Accuracy on clean test images, key {fingerprint[:8]}…", soft_wrap=True)
     console.print(table)
     console.print(f"pictures and learning curves: {page}", soft_wrap=True)

@@ -131,7 +131,7 @@ def _load_sets(
 ) -> tuple[LabelledImages, LabelledImages | None]:
     """The training set and, with labels that index the training set's classes, the test set."""
 
-    def load(path: str, split: str, limit: int | None = None) -> LabelledImages:
+    def load(path: str, split: str, limit: int | None) -> LabelledImages:
         def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(f"reading the {split} set", done, total, {})
@@ -146,7 +146,9 @@ def _load_sets(
         raise UserError(f"{config.train} has images of {width}x{height} px: give an image size, for squares")
     if config.test is None:
         return train_set, None
-    test_set = load(config.test, "test").relabelled(train_set.classes, config.test)
+    test_set = load(config.test, "test", config.test_limit_per_class).relabelled(
+        train_set.classes, config.test
+    )
     require_size(test_set, height, config.test)
     return train_set, test_set
 
