@@ -1,9 +1,11 @@
 """What every operator in ALL_OPS promises, whatever it computes."""
 
+import sys
+
 import pytest
 import torch
 
-from unlearnable_kernels.ops import ALL_OPS
+from unlearnable_kernels.ops import ALL_OPS, native
 
 CALLS = [
     pytest.param(op, arguments, id=f"{op.name}-{number}")
@@ -48,3 +50,10 @@ def test_compiles_with_inductor_for_any_batch_size(op):
     assert torch.equal(compiled(first, *rest), namespace(op)(first, *rest) + 1)
     fewer = (first[:3], *[a[:3] if isinstance(a, torch.Tensor) and len(a) == len(first) else a for a in rest])
     assert torch.equal(compiled(*fewer), namespace(op)(*fewer) + 1)
+
+
+def test_without_the_compiled_kernels_one_warning_names_the_cause(monkeypatch):
+    monkeypatch.setitem(sys.modules, "unlearnable_kernels._C", None)
+    with pytest.warns(RuntimeWarning, match=r"PyTorch reference serves: .*_C") as caught:
+        assert native._load() is None
+    assert len(caught) == 1
