@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from sample_images import SHAPES, by_pillow, photo, png, png_chunk, saved
@@ -72,6 +73,8 @@ def test_jpegs_have_pillows_pixels(shape, subsampling, progressive):
 @pytest.mark.parametrize(("format", "mode"), [(f, mode) for f, modes in MODES.items() for mode in modes])
 def test_every_format_and_mode_has_pillows_pixels(shape, format, mode):
     data = saved(Image.fromarray(photo(*shape)).convert(mode), format)
+    if (format, mode) == ("tiff", "YCbCr") and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read the YCbCr TIFF that it writes")
     pixels = decode(data, "x")
     np.testing.assert_array_equal(pixels, by_pillow(data))
     assert pixels.shape == (*shape, 3)
