@@ -19,8 +19,10 @@ test: $(VENV)/.built
 build: $(VENV)/.built
 
 bench: $(VENV)/.built
-	$(BENCH) --figures build/classwise-conv.json
-	UNLEARNABLE_CPU_CAPABILITY=avx2 $(BENCH) -k avx2 --figures build/classwise-conv-avx2.json
+	status=0; \
+	$(BENCH) --figures build/cpu.json || status=1; \
+	UNLEARNABLE_CPU_CAPABILITY=avx2 $(BENCH) --figures build/cpu-avx2.json || status=1; \
+	exit $$status
 
 # docs/results.md from the JSON files in results/.
 results:

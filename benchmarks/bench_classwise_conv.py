@@ -2,7 +2,8 @@
 
 Peers, each in the fastest form found: (a) the released program's way, one ``F.conv2d`` an image; (b) one
 grouped ``F.conv2d`` over the batch; (c) one ``F.conv2d`` per class, channels-last; (d) OpenCV's ``filter2D``
-for each image; (e) a plain copy of the bytes. All but (e) end with the same truncated uint8 images.
+for each image; (e) a plain copy of the bytes. All but (e) end with the same truncated uint8 images, to within 1.
+(a) and (d) take a fixed time for each image, and run on at most 512 of the others' images.
 """
 
 import os
@@ -87,7 +88,7 @@ def variants_of(case: Case, stored: Tensor) -> Variants:
     filters = torch.rand(case.classes, case.k, case.k, generator=generator) * case.strength
     filters[:, 0, 0] = 1
     out, copied, numpy_out = torch.empty_like(images), torch.empty_like(stored), np.empty_like(stored.numpy())
-    few = torch.arange(case.count)[:: max(1, case.count // 500)]  # (a) and (d) are linear in the images
+    few = torch.arange(case.count)[:: max(1, case.count // 512)]  # (a) and (d) are linear in the images
     some, some_labels = images[few], labels[few].tolist()
     variants: Variants = {
         "ours": lambda: classwise_conv(images, labels, filters, out=out),
@@ -98,8 +99,9 @@ def variants_of(case: Case, stored: Tensor) -> Variants:
         "d": lambda: opencv(stored[few].numpy(), some_labels, filters.numpy(), numpy_out[: len(few)]),
     }
     expected = classwise_conv(images, labels, filters)
-    for peer, mine in (("a", expected[few]), ("b", expected), ("c", expected)):
-        difference = (variants[peer]().int() - mine.int()).abs()  # type: ignore[attr-defined]
+    rearranged = expected[few].permute(0, 2, 3, 1)
+    for peer, mine in (("a", expected[few]), ("b", expected), ("c", expected), ("d", rearranged)):
+        difference = (torch.as_tensor(variants[peer]()).int() - mine.int()).abs()
         assert difference.max() <= 1, f"peer {peer} computes something else"
     return {name: run for name, run in variants.items() if name in ("ours", "copy", *case.peers)}
 
@@ -119,7 +121,7 @@ def images_of(case: Case) -> Tensor:
 
 
 def seconds_per_image(case: Case, medians: dict[str, float]) -> dict[str, float]:
-    few = len(range(0, case.count, max(1, case.count // 500)))
+    few = len(range(0, case.count, max(1, case.count // 512)))
     return {name: s / (few if name in "ad" else case.count) for name, s in medians.items() if name != "fma"}
 
 
@@ -133,9 +135,9 @@ def figures(case: Case, each: dict[str, float]) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", [*CASES, AVX2_CASE], ids=lambda case: case.name)
 def test_classwise_conv(benchmark, case, report_figures):
-    wanted = "avx2" if case is AVX2_CASE else "avx512"
-    if cpu_capability() != wanted:
-        pytest.skip(f"needs cpu_capability {wanted}, this process has {cpu_capability()}")
+    used = cpu_capability()
+    if (case is AVX2_CASE) != ("UNLEARNABLE_CPU_CAPABILITY" in os.environ):
+        pytest.skip("the forced AVX2 path runs in a process of its own, and nothing else there")
     multiply_adds = fused_multiply_adds(BUILD)
     timed = Interleaved({**variants_of(case, images_of(case)), "fma": multiply_adds})
     benchmark.pedantic(timed.round, rounds=case.rounds, iterations=1)
@@ -147,7 +149,7 @@ def test_classwise_conv(benchmark, case, report_figures):
     measured["fma"] = rate / (multiply_adds() / medians["fma"])
     benchmark.extra_info["medians"] = medians
     report_figures(
-        f"classwise_conv {case.name}: {case.count} images of {case.size}x{case.size}, k {case.k}, {wanted}",
+        f"classwise_conv {case.name}: {case.count} images of {case.size}x{case.size}, k {case.k}, {used}",
         {name: f"{1 / s:,.0f} images/s, {2 * elements / s / 1e9:.2f} GB/s" for name, s in each.items()},
         measured,
         case.targets,

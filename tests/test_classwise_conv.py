@@ -311,6 +311,49 @@ def test_out():
         classwise_conv(images.float(), labels, filters.requires_grad_(), out=out.float())
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_out_compiles_into_one_graph(channels_last):
+    images, labels, filters = random_call(16, channels_last=channels_last)
+    compiled = torch.compile(
+        lambda x, out: classwise_conv(x, labels, filters, out=out), fullgraph=True, backend="aot_eager"
+    )
+    out = torch.zeros_like(images)
+    compiled(images, out)
+    assert torch.equal(out, classwise_conv(images, labels, filters))
+
+
+def test_out_in_the_reference_is_as_strict():
+    images, labels, filters = random_call(17)
+    for out, message in (
+        (images, "share no memory"),
+        (images.float(), "dtype, shape and device"),
+        (torch.empty_like(images, memory_format=torch.channels_last), "memory format"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            contract.reference_into(images, labels, filters, out)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 8, 0)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_empty_images(shape, channels_last):
+    images = torch.zeros(shape, dtype=torch.uint8)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    call = images, torch.zeros(shape[0], dtype=torch.long), torch.rand(2, 3, 3)
+    assert classwise_conv(*call).stride() == contract.reference(*call).stride()
+    assert classwise_conv(*call, out=torch.empty_like(images)).shape == shape
+
+
+def test_second_derivatives_are_refused():
+    images, labels, filters = random_call(18, dtype=torch.float64)
+    images.requires_grad_()
+    (grad,) = torch.autograd.grad(
+        classwise_conv(images, labels, filters).pow(2).sum(), images, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="second derivatives are not implemented"):
+        grad.sum().backward()
+
+
 BAD_CALLS = {
     "images must be [N, C, H, W], got 3 dimensions": lambda x, y, s: (x[0], y, s),
     "images must be uint8, float16, bfloat16, float32 or float64": lambda x, y, s: (x.int(), y, s),

@@ -33,7 +33,7 @@ def photos(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("photos")
 def test_every_command_line(monkeypatch, capsys):
     lines = [line.split("#")[0].split() for block in code_blocks("sh") for line in block.splitlines()]
-    commands = [line for line in lines if line[0] == "unlearnable"]
+    commands = [line for line in lines if line[0] == "unlearnable" and line[1] != "--help"]
     assert {line[1] for line in commands} == {
         *("keygen", "preview", "protect", "verify", "train", "evaluate", "report", "info")
     }
@@ -45,7 +45,7 @@ def test_every_command_line(monkeypatch, capsys):
     for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "report.html"):
         assert Path(made).is_file(), made
     others = [line for line in lines if line[0] != "unlearnable"]
-    assert others == [["make", "demo"], [".venv/bin/unlearnable", "--help"]]
+    assert others == [["make", "demo"], ["source", ".venv/bin/activate"]]
 
 
 def test_the_example():
@@ -55,6 +55,10 @@ def test_the_example():
     assert names["protected"].shape == (5000, 3, 32, 32)
     assert names["protected"].dtype == torch.uint8
     assert not torch.equal(names["protected"], names["images"].permute(0, 3, 1, 2))
+
+
+def test_no_figure_is_missing():
+    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", README.replace("UNLEARNABLE_DATA", ""))
 
 
 def test_linked_files_exist():

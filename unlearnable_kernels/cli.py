@@ -366,4 +366,6 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename else error)
     sys.exit(2)

@@ -71,8 +71,9 @@ void check_values(const Tensor& images, const Tensor& labels, const Tensor& filt
         "filters must lie within ±1e30 for uint8 images");
 }
 
-// Strides of dimensions of one element do not matter, as in PyTorch.
+// Strides do not matter in dimensions of one element, nor in tensors of none, as in PyTorch.
 bool has_layout(const Tensor& t, const std::array<int, 4>& inner_to_outer) {
+  if (t.numel() == 0) return true;
   std::int64_t expected = 1;
   for (const int dim : inner_to_outer) {
     if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
@@ -154,8 +155,8 @@ Tensor forward(const Tensor& images, const Tensor& labels, const Tensor& filters
   return out;
 }
 
-void forward_out(const Tensor& images, const Tensor& labels, const Tensor& filters, std::string padding,
-                 std::string rescale, Tensor out) {
+void forward_into(const Tensor& images, const Tensor& labels, const Tensor& filters, Tensor out, std::string padding,
+                  std::string rescale) {
   check_arguments(images, labels, filters, rescale);
   Prepared prepared(images, labels, filters, padding, rescale);
   const Tensor& in = prepared.images;
@@ -205,7 +206,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& images, co
 
 STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) {
   library.impl("classwise_conv", TORCH_BOX(&forward));
-  library.impl("classwise_conv.out", TORCH_BOX(&forward_out));
+  library.impl("classwise_conv_into", TORCH_BOX(&forward_into));
   library.impl("classwise_conv_backward", TORCH_BOX(&backward));
 }
 

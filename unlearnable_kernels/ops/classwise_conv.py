@@ -3,7 +3,8 @@
     x̂ = x ⋆ s_y        cross-correlation, stride 1, same size, the same k×k filter for every channel   (1)
     x̃ = x̂ / max(x̂)     the maximum over all pixels and channels of that image                          (2)
 
-Source: Sadasivan, Soltanolkotabi, Feizi, "CUDA: Convolution-based Unlearnable Datasets", CVPR 2023, §4.
+Source: Sadasivan, Soltanolkotabi, Feizi, "CUDA: Convolution-based Unlearnable Datasets", CVPR 2023,
+arXiv 2303.04278.
 docs/maths.md numbers the equations and derives the gradients.
 """
 
@@ -23,9 +24,10 @@ SCHEMA = (
     "classwise_conv(Tensor images, Tensor labels, Tensor filters,"
     ' str padding="zeros", str rescale="max") -> Tensor'
 )
-SCHEMA_OUT = (
-    "classwise_conv.out(Tensor images, Tensor labels, Tensor filters,"
-    ' str padding="zeros", str rescale="max", *, Tensor(a!) out) -> ()'
+# Not an `.out` overload: torch.compile refuses those whose result is channels-last.
+SCHEMA_INTO = (
+    "classwise_conv_into(Tensor images, Tensor labels, Tensor filters, Tensor(a!) out,"
+    ' str padding="zeros", str rescale="max") -> ()'
 )
 SCHEMA_BACKWARD = (
     "classwise_conv_backward(Tensor grad, Tensor images, Tensor labels, Tensor filters,"
@@ -61,7 +63,7 @@ def classwise_conv(
     Returns:
         Dtype, shape and memory format of ``images``. uint8 results are the truncated 255·x̃, saturated to
         0…255, and the same bytes on every backend, instruction set, thread count and batch split.
-        Float results are differentiable with respect to ``images`` and ``filters``.
+        Float results are differentiable with respect to ``images`` and ``filters``: once, in reverse mode.
 
     Raises:
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.
@@ -69,9 +71,7 @@ def classwise_conv(
     if out is None:
         result: Tensor = torch.ops.unlearn.classwise_conv(images, labels, filters, padding, rescale)
         return result
-    if torch.is_grad_enabled() and (images.requires_grad or filters.requires_grad):
-        raise RuntimeError("classwise_conv: out= is not differentiable, but images or filters require grad")
-    torch.ops.unlearn.classwise_conv.out(images, labels, filters, padding, rescale, out=out)
+    torch.ops.unlearn.classwise_conv_into(images, labels, filters, out, padding, rescale)
     return out
 
 
@@ -234,15 +234,32 @@ def reference(
     return result.copy_(torch.where(left_alone, images, filtered.to(images.dtype)))
 
 
-def reference_out(
+def check_out(images: Tensor, out: Tensor) -> None:
+    def check(condition: bool, message: str) -> None:
+        if not condition:
+            raise RuntimeError(f"classwise_conv: {message}")
+
+    same = (out.dtype, out.shape, out.device) == (images.dtype, images.shape, images.device)
+    check(same, "out must have the dtype, shape and device of images")
+    wanted = memory_format(images)
+    name = "channels-last" if wanted == torch.channels_last else "contiguous"
+    check(
+        out.is_contiguous(memory_format=wanted),
+        f"out must have the memory format of the result: {name}",
+    )
+
+
+def reference_into(
     images: Tensor,
     labels: Tensor,
     filters: Tensor,
+    out: Tensor,
     padding: str = "zeros",
     rescale: str = "max",
-    *,
-    out: Tensor,
 ) -> None:
+    check_out(images, out)
+    if images.numel() > 0 and out.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
+        raise RuntimeError("classwise_conv: out must share no memory with images")
     out.copy_(reference(images, labels, filters, padding, rescale))
 
 
@@ -283,16 +300,16 @@ def fake(
     return torch.empty_like(images, memory_format=memory_format(images))
 
 
-def fake_out(
+def fake_into(
     images: Tensor,
     labels: Tensor,
     filters: Tensor,
+    out: Tensor,
     padding: str = "zeros",
     rescale: str = "max",
-    *,
-    out: Tensor,
 ) -> None:
     check_arguments(images, labels, filters, padding, rescale)
+    check_out(images, out)
 
 
 def fake_backward(
@@ -331,15 +348,37 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None]
     return grad_images, None, grad_filters, None, None
 
 
+def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("classwise_conv: second derivatives are not implemented")
+
+
+def _into_without_grad(
+    images: Tensor,
+    labels: Tensor,
+    filters: Tensor,
+    out: Tensor,
+    padding: str = "zeros",
+    rescale: str = "max",
+) -> None:
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (images, filters, out)):
+        raise RuntimeError(
+            "classwise_conv: out= is not differentiable, but images, filters or out require grad"
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        torch.ops.unlearn.classwise_conv_into(images, labels, filters, out, padding, rescale)
+
+
 for schema, plain, meta in (
     (SCHEMA, reference, fake),
-    (SCHEMA_OUT, reference_out, fake_out),
+    (SCHEMA_INTO, reference_into, fake_into),
     (SCHEMA_BACKWARD, reference_backward, fake_backward),
 ):
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
     LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     torch.library.register_fake(f"unlearn::{name}", meta, lib=LIBRARY)
+LIBRARY.impl("classwise_conv_into", _into_without_grad, "Autograd")
 torch.library.register_autograd(
     "unlearn::classwise_conv", _backward, setup_context=_save_for_backward, lib=LIBRARY
 )
+torch.library.register_autograd("unlearn::classwise_conv_backward", _refuse_second_derivative, lib=LIBRARY)
