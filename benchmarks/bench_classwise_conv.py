@@ -2,7 +2,7 @@
 
 Peers, each in the fastest form found: (a) the released program's way, one ``F.conv2d`` an image; (b) one
 grouped ``F.conv2d`` over the batch; (c) one ``F.conv2d`` per class, channels-last; (d) OpenCV's ``filter2D``
-for each image; (e) a plain copy of the bytes. All but (e) end with the same truncated uint8 images, to within 1.
+for each image; (e) a plain copy of the bytes. All but (e) end with the same uint8 images, to within 1.
 (a) and (d) take a fixed time for each image, and run on at most 512 of the others' images.
 """
 
