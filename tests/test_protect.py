@@ -185,6 +185,7 @@ def test_seed_compatibility_gives_the_released_bytes(tmp_path: Path) -> None:
     assert manifest["parameters"]["padding"] == "zeros"
     assert manifest["key"]["kind"] == "seed-compat"
     assert "seed" not in manifest
+    assert "source_listing_sha256" in manifest
 
 
 def test_defaults_follow_name_and_size(tmp_path: Path) -> None:
@@ -307,6 +308,28 @@ def test_a_bad_image_ends_the_run_or_is_listed(tree: Path, tmp_path: Path) -> No
     assert "train/bee/04.png" not in files
     assert len(manifest["files"]) == 29
     assert verify_dataset(tmp_path / "out", KEY).ok
+
+
+def test_the_user_is_told_what_was_done_and_what_not(tree: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    protect(tree, tmp_path / "part", fraction=0.2, notify=said.append)
+    assert said == ["left out: test", "protected 6 of 30 images"]
+    said.clear()
+    protect(tree, tmp_path / "array", fraction=0.2, format="npz", resize=8, notify=said.append)
+    assert said[-1] == "protected 6 of 30 images"
+    said.clear()
+    (tree / "train" / "bee" / "04.png").write_bytes(b"no image")
+    protect(tree, tmp_path / "skip", on_error="skip", notify=said.append)
+    assert said[1:] == ["protected 29 of 30 images", "skipped 1 images or files, listed in the manifest"]
+
+
+def test_protecting_nothing_at_all_is_said(tree: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    protect(tree, tmp_path / "out", fraction=0.04, notify=said.append)
+    assert said[1:] == [
+        "warning: no image is protected: --fraction 0.04 of the largest class rounds to 0",
+        "protected 0 of 30 images",
+    ]
 
 
 def test_a_class_of_bad_images_keeps_its_place(tree: Path, tmp_path: Path) -> None:

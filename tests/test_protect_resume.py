@@ -195,7 +195,7 @@ def test_finished_chunks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     notes: list[str] = []
     assert protect(tree, dst, notify=notes.append) == whole
     assert rendered == [3, 4, 5]
-    assert notes == ["resuming: 6 of 12 images are done"]
+    assert notes[1:] == ["resuming: 6 of 12 images are done", "protected 12 of 12 images"]
 
 
 def test_a_journal_is_believed_only_as_far_as_the_files_go(tmp_path: Path) -> None:
@@ -238,13 +238,32 @@ def test_a_complete_result_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in dst.rglob("*")}
     notes: list[str] = []
     assert protect(tree, dst, notify=notes.append) == before
-    assert notes == [f"{dst} is complete already"]
+    assert notes[1:] == [f"{dst} is complete already"]
     assert {path: path.stat().st_mtime_ns for path in dst.rglob("*")} == stamps
     with pytest.raises(UserError, match=r"differs in fraction \(1.0, now 0.5\)"):
         protect(tree, dst, fraction=0.5)
     with pytest.raises(UserError, match="differs in the key"):
         protect(tree, dst, filters_from=Key(bytes(32)))
     assert contents(dst) == before
+
+
+def test_what_was_damaged_since_is_not_called_complete(tree: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "dst"
+    protect(tree, dst)
+    images = sorted(dst.rglob("*.png"))
+    whole = images[0].read_bytes()
+    images[0].write_bytes(b"")
+    name = images[0].relative_to(dst).as_posix()
+    with pytest.raises(UserError, match=f"{name} has changed; delete the folder"):
+        protect(tree, dst)
+    images[0].unlink()
+    with pytest.raises(UserError, match=f"{name} is missing; delete the folder"):
+        protect(tree, dst)
+    images[0].write_bytes(whole)
+    manifest = dst / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"protected": true', '"protected": false', 1))
+    with pytest.raises(UserError, match=r"manifest\.json has changed; delete the folder"):
+        protect(tree, dst)
 
 
 @pytest.mark.filterwarnings("ignore:an integer seed")
@@ -278,7 +297,7 @@ def test_one_run_at_a_time(tree: Path, tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / "other").rename(tmp_path / "dst")
         holder.remove()
     waiting.join()
-    assert notes == [f"{tmp_path / 'dst'} is complete already"]
+    assert notes[1:] == [f"{tmp_path / 'dst'} is complete already"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -52,6 +52,16 @@ class Plan:
     shape: tuple[int, ...] | None
     digest: str
 
+    @property
+    def protects_nothing(self) -> str:
+        """Why not one image would be protected; empty where some are."""
+        if any(label >= 0 for label in self.filter_labels):
+            return ""
+        fraction = f"--fraction {self.header['parameters']['fraction']:g}"
+        if self.header["key"]["kind"] == SeedCompat.kind:
+            return f"{fraction} of {len(self.outputs)} images left all out, by chance"
+        return f"{fraction} of the largest class rounds to 0"
+
 
 def make_plan(source: Source, filters_from: FiltersFrom, options: Options, on_error: str) -> Plan:
     """Resolve the defaults and decide what becomes of every sample. Raises UserError."""
@@ -86,7 +96,7 @@ def make_plan(source: Source, filters_from: FiltersFrom, options: Options, on_er
         "left_out": list(source.left_out),
         "key": {"kind": filters_from.kind, "fingerprint": filters_from.fingerprint},
         "classes": list(source.classes),
-        "source_sha256": _listing_digest(source, with_times=False),
+        "source_listing_sha256": _listing_digest(source, with_times=False),
         "versions": versions(),
     }
     as_array = parameters["format"] == "npz"

@@ -23,6 +23,7 @@ from unlearnable_kernels.protect.render import (
     write_file,
 )
 from unlearnable_kernels.protect.staging import Staging, differences, staging_folder
+from unlearnable_kernels.protect.verify import verify_dataset
 from unlearnable_kernels.protect.workers import render_all
 from unlearnable_kernels.record import usable_cores
 
@@ -80,26 +81,44 @@ def protect_dataset(
     source = open_source(src, "train", on_error)
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
-    for note in source.notes:
-        tell(note)
+    _tell_about(source, tell)
     plan = make_plan(source, filters_from, options, on_error)
-    if _is_complete(dst, plan) and not staging_folder(dst).exists():
+    if plan.protects_nothing:
+        tell(f"warning: no image is protected: {plan.protects_nothing}")
+    if _is_complete(dst, plan, filters_from) and not staging_folder(dst).exists():
         tell(f"{dst} is complete already")
         return dst / MANIFEST_NAME
     with Staging(dst) as staging:
         # Asked again: another process may have finished it while this one waited.
-        if _is_complete(dst, plan):
+        if _is_complete(dst, plan, filters_from):
             staging.remove()
             tell(f"{dst} is complete already")
             return dst / MANIFEST_NAME
         job = _Job(src, source, plan, staging, on_error == "skip", progress or (lambda done, total: None))
         try:
             results = job.render(workers, tell)
-            job.finish(results, filters_from)
+            manifest = job.finish(results, filters_from)
         except KeyboardInterrupt:
             tell("interrupted; run the same command again to resume")
             raise
+    _tell_result(manifest, len(plan.outputs), tell)
     return dst / MANIFEST_NAME
+
+
+def _tell_about(source: Source, tell: Notify) -> None:
+    for note in source.notes:
+        tell(note)
+    if source.left_out and not any(note.startswith("left out:") for note in source.notes):
+        tell(f"left out: {', '.join(source.left_out)}")
+
+
+def _tell_result(manifest: dict[str, Any], total: int, tell: Notify) -> None:
+    entries = [
+        image for file in manifest["files"].values() for image in file.get("samples", {"": file}).values()
+    ]
+    tell(f"protected {sum(image['protected'] for image in entries)} of {total} images")
+    if manifest["skipped"]:
+        tell(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
 
 
 def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
@@ -113,7 +132,7 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     return src, dst
 
 
-def _is_complete(dst: Path, plan: Plan) -> bool:
+def _is_complete(dst: Path, plan: Plan, filters_from: FiltersFrom) -> bool:
     """Whether ``dst`` is the whole result of this plan; UserError if it holds anything else."""
     if not dst.exists():
         return False
@@ -131,6 +150,17 @@ def _is_complete(dst: Path, plan: Plan) -> bool:
     now = {name: value for name, value in plan.header.items() if name != "versions"}
     if changed := differences(before, now):
         raise UserError(f"{dst} holds a data set that differs in {', '.join(changed)}; choose another name")
+    report = verify_dataset(dst, filters_from)
+    damage = [f"{name} is missing" for name in report.missing] + [
+        f"{name} has changed" for name in report.changed
+    ]
+    if report.key != "matches":
+        damage.append(f"{MANIFEST_NAME} has changed")
+    if damage:
+        raise UserError(
+            f"{dst} holds this data set, but {damage[0]}; "
+            "delete the folder to start over, or choose another name"
+        )
     return True
 
 
@@ -220,8 +250,8 @@ class _Job:
         except OSError:
             return False
 
-    def finish(self, results: dict[int, Result], filters_from: FiltersFrom) -> None:
-        """Write what is left to write, the manifest last, and publish."""
+    def finish(self, results: dict[int, Result], filters_from: FiltersFrom) -> dict[str, Any]:
+        """Write what is left to write, the manifest last, and publish. Returns the manifest."""
         try:
             files, skipped = (
                 self._tree_files(results) if self.plan.shape is None else self._array_file(results)
@@ -238,6 +268,7 @@ class _Job:
         text = manifest_text(sign(manifest, filters_from))
         write_file(self.staging.tree / MANIFEST_NAME, text.encode())
         self.staging.publish()
+        return manifest
 
     def _tree_files(self, results: dict[int, Result]) -> tuple[dict[str, Any], list[list[str]]]:
         files: dict[str, Any] = {}

@@ -166,7 +166,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
                 f"{key} ({old.get(key)}, now {new.get(key)})" for key in new if old.get(key) != new[key]
             ]
         elif old != new:
-            found.append({"source_sha256": "the source's files", "key": "the key"}.get(name, name))
+            found.append({"source_listing_sha256": "the source's files", "key": "the key"}.get(name, name))
     return found
 
 
