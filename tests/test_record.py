@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import PIL
 import pytest
 import torch
 
+from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.record import (
     append_jsonl,
     machine,
+    read_json,
     read_jsonl,
     replacing,
     versions,
@@ -65,5 +68,27 @@ def test_machine_and_versions_are_plain_json() -> None:
     assert told[0]["memory_gib"] > 0
     assert told[0]["cpu"]
     assert (told[0]["gpu"] is None) == (not torch.cuda.is_available())
-    assert set(told[1]) == {"python", "torch", "torchvision", "numpy", "unlearnable_kernels"}
+    codecs = {"pillow", "opencv-python-headless", "simplejpeg", "isal"}
+    assert set(told[1]) == {"python", "torch", "torchvision", "numpy", "unlearnable_kernels"} | codecs
     assert told[1]["torch"] == torch.__version__
+    assert told[1]["pillow"] == PIL.__version__
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "a.json"  # fails for root too, whom permissions do not stop
+    for write in (write_json, append_jsonl, write_jsonl):
+        with pytest.raises(UserError, match=rf"^cannot write {path}: Not a directory$"):
+            write(path, [])
+
+
+@pytest.mark.parametrize("junk", [b'{"epoch": 2\n', b"\xff\n", b"\n", b"[" * 100_000 + b"\n"])
+def test_junk_is_named(tmp_path: Path, junk: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"epoch": 1}\n' + junk + b'{"epoch": 3')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2 is damaged"):
+        read_jsonl(path)
+    with pytest.raises(UserError, match=r"a\.jsonl is damaged: it is no JSON"):
+        read_json(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_json(tmp_path)

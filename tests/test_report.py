@@ -240,3 +240,20 @@ def test_what_cannot_be_reported(work: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="given twice"):
         write_report([work / "runs" / "clean"] * 2, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_only_a_page_is_replaced(work: Path, tmp_path: Path) -> None:
+    runs = [work / "runs" / "clean"]
+    for content in (b"a secret", b"", b"<html>"):
+        (tmp_path / "my.key").write_bytes(content)
+        with pytest.raises(UserError, match=r"my\.key is no HTML report and is left as it is"):
+            write_report(runs, tmp_path / "my.key")
+        assert (tmp_path / "my.key").read_bytes() == content
+    with pytest.raises(UserError, match="is no regular file"):
+        write_report(runs, tmp_path)
+    (tmp_path / "r.html").write_bytes(b"<!DOCTYPE HTML>\nold")
+    write_report(runs, tmp_path / "r.html")
+    assert "Training on protected images" in (tmp_path / "r.html").read_text()
+    for name in ("my.key/r.html", "my.key/new/r.html"):
+        with pytest.raises(UserError, match=rf"cannot write {tmp_path / name}: "):
+            write_report(runs, tmp_path / name)

@@ -5,13 +5,22 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 import torchvision
+
+from unlearnable_kernels.errors import UserError
+
+# Besides torch and numpy, these decide which bytes are read and written.
+_CODECS = ("pillow", "opencv-python-headless", "simplejpeg", "isal")
+
+
+class WriteError(UserError):
+    """A file that cannot be written: a full disk, a read-only place, no permission."""
 
 
 def machine() -> dict[str, Any]:
@@ -27,18 +36,22 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, torch, torchvision, numpy and this package."""
-    try:
-        own = importlib.metadata.version("unlearnable_kernels")
-    except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
+    """Versions of Python, torch, torchvision, numpy, the image codecs and this package."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
-        "unlearnable_kernels": own,
+        **{name: _installed(name) for name in _CODECS},
+        "unlearnable_kernels": _installed("unlearnable_kernels"),
     }
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def usable_cores() -> int:
@@ -58,19 +71,31 @@ def _cpu_model() -> str:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError within the block into a WriteError of one line that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; what was written there becomes ``path`` if nothing is raised.
 
     The file is flushed to disk before it gets its name, so that a power cut cannot leave an empty one.
+    Raises WriteError where that fails.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,8 +105,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_jsonl(path: Path, value: Any) -> None:
-    """Append one line of JSON and flush it to disk."""
-    with path.open("a", encoding="utf-8") as file:
+    """Append one line of JSON and flush it to disk. Raises WriteError."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -95,8 +120,30 @@ def write_jsonl(path: Path, values: list[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The lines of a JSONL file; none if it does not exist. A last line cut short by a crash is left out."""
+    """The lines of a JSONL file; none if it does not exist. A last line cut short by a crash is left out.
+
+    Raises UserError if the file cannot be read or another line is no JSON.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = _read(path).split(b"\n")[:-1]
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises UserError if it cannot be read or is no JSON."""
+    return _parse(_read(path), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _parse(text: bytes, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{name} is damaged: it is no JSON") from None

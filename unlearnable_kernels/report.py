@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import read_jsonl, replacing, versions
+from unlearnable_kernels.record import read_jsonl, replacing, versions, writing
 from unlearnable_kernels.report_pictures import picture_sets
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.run_folder import EVALUATIONS, METRICS, read_run
 
 _COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
+_DOCTYPE = b"<!doctype html"
 _INK = "#010203"  # stands for the page's own text colour until the figure is in the page
 
 
@@ -50,10 +51,12 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
     """Write one HTML page about the run folders ``runs`` to ``out``, replacing it in one step.
 
     The page needs nothing besides itself: no network, no other file. Pictures are taken from the training
-    sets where their folders are still there. Raises UserError if a folder is no run.
+    sets where their folders are still there. Raises UserError if a folder is no run, if ``out`` exists and
+    is no HTML page, and if it cannot be written.
     """
     if not runs:
         raise UserError("a report needs at least one run folder")
+    _require_page_or_nothing(out)
     read = [_read(path, name) for path, name in zip(runs, _distinct_names(runs), strict=True)]
     pictures, missing = picture_sets(list(dict.fromkeys(Path(run.config.train) for run in read)))
     environment = jinja2.Environment(
@@ -74,9 +77,23 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
         missing=missing,
         versions=versions(),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _require_page_or_nothing(out: Path) -> None:
+    """Raise UserError if writing ``out`` would replace anything but an HTML page."""
+    with writing(out):
+        if not out.exists():
+            return
+        if not out.is_file():
+            raise UserError(f"{out} is no regular file: give the report a name of its own")
+        with out.open("rb") as file:
+            start = file.read(len(_DOCTYPE))
+    if start.lower() != _DOCTYPE:
+        raise UserError(f"{out} is no HTML report and is left as it is: give the report another name")
 
 
 def _read(path: Path, name: str) -> Run:
