@@ -13,10 +13,13 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import create_key_file
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.record import writing
 from unlearnable_kernels.report import write_report
 from unlearnable_kernels.training import DIGITS_DEMO, PHOTO_DEMO, TrainConfig, train
 
 MARK = ".unlearnable-demo"
+# All that the demo makes; what else lies in its folder is somebody's own.
+MADE = ("digits", "my.key", "protected", "protected.partial", "runs/clean", "runs/protected", "report.html")
 SETTINGS = {"digits": DIGITS_DEMO, "cifar10": PHOTO_DEMO}
 
 
@@ -25,7 +28,8 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
 
     data: "digits", scikit-learn's embedded set as 32x32 RGB, or "cifar10", found in the folder that
     UNLEARNABLE_DATA names, else downloaded by torchvision. Writes ``out``/report.html, the key, the
-    protected images and both run folders. Raises UserError if ``out`` holds anything but an earlier demo.
+    protected images and both run folders; of an earlier demo only these are replaced. Raises UserError if
+    ``out`` holds anything but an earlier demo, is a file or a link, or cannot be written.
     """
     if data not in SETTINGS:
         raise UserError(f"unknown demo data {data!r}: choose one of {', '.join(SETTINGS)}")
@@ -48,14 +52,26 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
 
 
 def start_anew(out: Path) -> None:
-    if out.exists():
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UserError(f"{out} is a link or a file; choose a folder with --out")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
         if not (out / MARK).is_file() and any(out.iterdir()):
             raise UserError(
                 f"{out} holds something that is no earlier demo; choose another folder with --out"
             )
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    (out / MARK).touch()
+        (out / MARK).touch()
+        if (out / "runs").is_symlink():
+            (out / "runs").unlink()
+        for name in MADE:
+            remove(out / name)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def find_cifar10() -> Path:
