@@ -6,7 +6,7 @@ from PIL import Image
 
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.keys import Key, create_key_file
 from unlearnable_kernels.protect.preview import CELL, GAP, TITLE, amplification, contact_sheet, write_preview
 from unlearnable_kernels.protect.run import protect_dataset
 
@@ -59,6 +59,18 @@ def test_it_writes_nothing_else(tree: Path, tmp_path: Path) -> None:
     assert len(cells(tmp_path / "sheet.png")) == 2
 
 
+def test_only_a_picture_is_overwritten(tree: Path, tmp_path: Path) -> None:
+    create_key_file(tmp_path / "my.key")
+    before = (tmp_path / "my.key").read_bytes()
+    (tmp_path / "link.png").symlink_to("my.key")
+    for name in ("my.key", "link.png"):
+        with pytest.raises(UserError, match=f"{name} exists and is no PNG"):
+            write_preview(tree, tmp_path / name, KEY)
+    with pytest.raises(UserError, match="is no PNG"):
+        write_preview(tree, tmp_path, KEY)
+    assert (tmp_path / "my.key").read_bytes() == before
+
+
 def test_small_images_are_enlarged_and_large_ones_reduced() -> None:
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (32, 16, 3), dtype=np.uint8)
@@ -85,8 +97,10 @@ def test_bad_arguments_are_named(tree: Path, tmp_path: Path) -> None:
         write_preview(tree, tmp_path / "sheet.png", KEY, classes=0)
     with pytest.raises(UserError, match="odd"):
         write_preview(tree, tmp_path / "sheet.png", KEY, kernel_size=2)
-    with pytest.raises(UserError, match="No such file or directory while writing"):
+    with pytest.raises(UserError, match=r"absent/sheet\.png: No such file or directory$"):
         write_preview(tree, tmp_path / "absent" / "sheet.png", KEY)
+    with pytest.raises(UserError, match=r"'\\udcff' is not UTF-8"):
+        write_preview(tree, tmp_path / "sheet.png", KEY, dataset_name="\udcff")
     (tree / "bee" / "0.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"bee/0\.png"):
         write_preview(tree, tmp_path / "sheet.png", KEY)

@@ -13,7 +13,7 @@ from unlearnable_kernels.data.sources import ArraySource, Source
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS
 from unlearnable_kernels.protect.filters import FiltersFrom, SeedCompat, class_filters, default_parameters
-from unlearnable_kernels.protect.manifest import SCHEMA_VERSION, canonical
+from unlearnable_kernels.protect.manifest import MANIFEST_NAME, SCHEMA_VERSION, canonical
 from unlearnable_kernels.protect.render import Chunk, load_image
 from unlearnable_kernels.protect.selection import choose_protected
 from unlearnable_kernels.record import versions
@@ -68,7 +68,7 @@ def make_plan(source: Source, filters_from: FiltersFrom, options: Options, on_er
     check_options(options)
     if not source.samples:
         raise UserError(f"{source.name}: there are no images to protect")
-    name = options.dataset_name or source.name
+    name = data_set_name(source, options)
     first = _first_image(source, options.resize, on_error)
     parameters = resolve(source, filters_from, options, name, min(first.shape[:2]))
     k, strength, count = parameters["kernel_size"], parameters["strength"], len(source.classes)
@@ -101,6 +101,8 @@ def make_plan(source: Source, filters_from: FiltersFrom, options: Options, on_er
     }
     as_array = parameters["format"] == "npz"
     outputs = names if as_array else output_names(source, parameters["format"])
+    if not as_array:
+        _keep_manifest_free(source, outputs)
     digest = hashlib.sha256(canonical([header, filter_labels, _listing_digest(source, with_times=True)]))
     return Plan(
         header=header,
@@ -125,6 +127,18 @@ def check_options(options: Options) -> None:
         raise UserError(f"quality must be from 1 to 100, not {options.quality}")
     if options.resize is not None and not 1 <= options.resize <= 65535:
         raise UserError(f"resize must be from 1 to 65535 pixels, not {options.resize}")
+
+
+def data_set_name(source: Source, options: Options) -> str:
+    """What the filters derive from. Raises UserError for a name that is no Unicode text."""
+    name = options.dataset_name or source.name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the data set's name {name!r} is not UTF-8; give it one with --dataset-name"
+        ) from None
+    return name
 
 
 def resolve(
@@ -168,6 +182,14 @@ def output_names(source: Source, format: str) -> list[str]:
             wanted[name] = renamed
     prefix = f"{source.prefix}/" if source.prefix else ""
     return [prefix + wanted[name] for name in names]
+
+
+def _keep_manifest_free(source: Source, outputs: Sequence[str]) -> None:
+    folders = [source.prefix] if source.prefix else source.classes
+    for name in (*folders, *outputs, *(file.as_posix() for file in source.side_files)):
+        top = name.partition("/")[0]
+        if top.casefold() == MANIFEST_NAME:
+            raise UserError(f"{source.name}: {top!r} is where the manifest goes; rename it in the source")
 
 
 def _with_suffix(name: str, format: str) -> str:

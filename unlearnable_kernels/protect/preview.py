@@ -11,8 +11,9 @@ from unlearnable_kernels.data.sources import Source, open_source
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.protect.filters import FiltersFrom, class_filters
-from unlearnable_kernels.protect.plan import Options, check_options, resolve
-from unlearnable_kernels.protect.render import cannot_write, load_image
+from unlearnable_kernels.protect.plan import Options, check_options, data_set_name, resolve
+from unlearnable_kernels.protect.render import load_image
+from unlearnable_kernels.protect.staging import resolved
 from unlearnable_kernels.record import replacing
 
 # Common small sizes, 32, 64 and 96, fit in a whole number of times.
@@ -21,6 +22,7 @@ GAP = 8
 TITLE = 24
 MAX_CLASSES = 200
 _FULL_SCALE = 112.0
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def write_preview(
@@ -41,7 +43,8 @@ def write_preview(
 
     The image is the first of its class, filtered as ``protect_dataset`` would with the same arguments, and
     written nowhere else. The difference is protected minus clean, amplified alike in all rows, grey being
-    none. Raises UserError for bad arguments, a source without images, and an ``out_png`` within ``src``.
+    none. Raises UserError for bad arguments, a source without images, and an ``out_png`` that lies within
+    ``src`` or is there and no PNG file.
     """
     options = Options(
         method, kernel_size, strength, padding=padding, resize=resize, dataset_name=dataset_name
@@ -50,11 +53,12 @@ def write_preview(
     if not 1 <= classes <= MAX_CLASSES:
         raise UserError(f"classes must be from 1 to {MAX_CLASSES}, not {classes}")
     src, out_png = Path(src), Path(out_png)
-    if src.resolve() in out_png.resolve().parents:
+    if resolved(src) in resolved(out_png).parents:
         raise UserError(f"{out_png} must lie outside the source {src}")
+    _check_replaceable(out_png)
     source = open_source(src, "train", on_error)
     rows = _first_images(source, classes, resize, on_error)
-    name = options.dataset_name or source.name
+    name = data_set_name(source, options)
     parameters = resolve(source, filters_from, options, name, min(rows[0][1].shape[:2]))
     k, strength = parameters["kernel_size"], parameters["strength"]
     filters = class_filters(filters_from, name, len(source.classes), k, strength)
@@ -66,12 +70,21 @@ def write_preview(
     sheet = contact_sheet(triples, heading)
     stream = io.BytesIO()
     sheet.save(stream, "png")
-    try:
-        with replacing(out_png) as temporary:
-            temporary.write_bytes(stream.getvalue())
-    except OSError as error:
-        raise cannot_write(out_png, error) from None
+    with replacing(out_png) as temporary:
+        temporary.write_bytes(stream.getvalue())
     return out_png
+
+
+def _check_replaceable(path: Path) -> None:
+    """Only an older picture is overwritten: one slip, and a key would be lost."""
+    if not path.exists():
+        return
+    try:
+        is_png = path.is_file() and path.open("rb").read(len(_PNG)) == _PNG
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not is_png:
+        raise UserError(f"{path} exists and is no PNG file; choose another name")
 
 
 def protect_one(image: np.ndarray, label: int, filters: torch.Tensor, padding: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Any
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.render import Result, cannot_write
-from unlearnable_kernels.record import write_json
+from unlearnable_kernels.record import WriteError, write_json
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
@@ -149,6 +149,23 @@ class Staging:
             action()
         except OSError as error:
             raise cannot_write(self.folder, error) from None
+        except WriteError as error:
+            if isinstance(error.__cause__, OSError):
+                raise cannot_write(self.folder, error.__cause__) from None
+            raise
+
+
+def resolved(path: Path) -> Path:
+    """Absolute and without links. Raises UserError where the name is too long, or a link leads to itself."""
+    try:
+        path = path.resolve()
+        # Resolving keeps silent about what the file system refuses.
+        path.exists()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except RuntimeError:
+        raise UserError(f"{path}: a symbolic link that leads back to itself") from None
+    return path
 
 
 def staging_folder(dst: Path) -> Path:
