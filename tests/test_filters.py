@@ -157,6 +157,7 @@ def test_a_seed_out_of_range_is_refused(seed: int) -> None:
         (0, 3, 0.3, "at least one class"),
         (2, 4, 0.3, "odd number"),
         (2, 0, 0.3, "odd number"),
+        (2, 257, 0.3, "from 1 to 255"),
         (2, -3, 0.3, "odd number"),
         (2, 3, 0.0, "strength"),
         (2, 3, -0.1, "strength"),

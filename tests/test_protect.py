@@ -395,6 +395,37 @@ def test_a_link_into_the_source_is_seen_through(tree: Path, tmp_path: Path) -> N
         protect(tree, tmp_path / "link" / "out")
 
 
+def test_impossible_places_are_named(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="/loop: a symbolic link that leads back"):
+        protect(tree, tmp_path / "loop")
+    with pytest.raises(UserError, match="/loop: a symbolic link that leads back"):
+        protect(tmp_path / "loop", tmp_path / "out")
+    with pytest.raises(UserError, match="/ cannot be replaced"):
+        protect(tree, Path("/"))
+    for src, dst in [("x" * 300, "out"), ("zoo", "x" * 300), ("zoo", "x" * 250)]:
+        with pytest.raises(UserError, match=r"x: File name too long|\.partial: File name too long"):
+            protect(tmp_path / src, tmp_path / dst)
+
+
+def test_a_name_that_is_no_text_is_refused(tree: Path, tmp_path: Path) -> None:
+    named = tree.rename(tmp_path / "zoo\udcff")
+    for options in ({}, {"dataset_name": "\udcff"}):
+        with pytest.raises(UserError, match="is not UTF-8; give it one with --dataset-name"):
+            protect(named, tmp_path / "out", **options)
+    protect(named, tmp_path / "out", dataset_name="zoo")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "Manifest.JSON"])
+def test_the_manifest_keeps_its_place(tree: Path, tmp_path: Path, name: str) -> None:
+    (tree / "train" / "ant").rename(tree / "train" / name)
+    with pytest.raises(UserError, match=f"'{name}' is where the manifest goes"):
+        protect(tree / "train", tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+    protect(tree, tmp_path / "out")
+    assert verify_dataset(tmp_path / "out", KEY).ok
+
+
 def test_a_mount_point_is_refused_before_the_work(tree: Path) -> None:
     with pytest.raises(UserError, match="/proc is a mount point"):
         protect(tree, Path("/proc"))

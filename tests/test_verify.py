@@ -104,6 +104,10 @@ def test_a_changed_manifest_is_told(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        (manifest_text(manifest_of(KEY)).replace("0.3", "NaN"), "not JSON"),
+        (manifest_text(manifest_of(KEY)).replace("0.3", "1e999"), "not JSON"),
+        (manifest_text({**manifest_of(KEY), "mac": ""}).replace('"mac": ""', r'"mac": "\ud800"'), "not JSON"),
         ("[]", "JSON object"),
         ("{}", "'schema' is missing"),
         (manifest_text(manifest_of(KEY, schema=2)), "schema 2"),
@@ -115,7 +119,7 @@ def test_a_changed_manifest_is_told(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / MANIFEST_NAME).write_text(text)
     with pytest.raises(UserError, match=message):
-        verify_dataset(tmp_path)
+        verify_dataset(tmp_path, KEY)
 
 
 def test_what_was_never_protected_is_refused(tmp_path: Path) -> None:
@@ -123,6 +127,8 @@ def test_what_was_never_protected_is_refused(tmp_path: Path) -> None:
         verify_dataset(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         verify_dataset(tmp_path / "absent")
+    with pytest.raises(UserError, match="File name too long"):
+        verify_dataset(tmp_path / ("x" * 300))
 
 
 def test_manifest_text_is_the_manifest_line_by_line(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ DEFAULTS = {
     "imagenet-100": LARGE,
     "imagenet": LARGE,
 }
+MAX_KERNEL_SIZE = 255
 MAX_STRENGTH = 1000.0
 SEED_WARNING = (
     "an integer seed is no secret: anyone can try out all 2^32 of them; "
@@ -94,8 +95,8 @@ def filters_from_key(
 
     ``classes`` is the number of classes (filters of 0 … classes-1) or the class indices wanted: each filter
     depends on its own index alone, besides key, ``dataset_name``, ``kernel_size`` and ``strength``, and is
-    the same on every machine. Raises UserError for an even or non-positive kernel size, a strength outside
-    (0, 1000], no classes.
+    the same on every machine. Raises UserError for a kernel size that is even or outside 1 to 255, a strength
+    outside (0, 1000], no classes.
     """
     indices = range(classes) if isinstance(classes, int) else classes
     _check(len(indices), kernel_size, strength)
@@ -147,10 +148,10 @@ def _check(num_classes: int, kernel_size: int, strength: float) -> None:
     if (
         isinstance(kernel_size, bool)
         or kernel_size != int(kernel_size)
-        or kernel_size < 1
+        or not 1 <= kernel_size <= MAX_KERNEL_SIZE
         or kernel_size % 2 == 0
     ):
-        raise UserError(f"kernel size must be an odd number of at least 1, not {kernel_size}")
+        raise UserError(f"kernel size must be an odd number from 1 to {MAX_KERNEL_SIZE}, not {kernel_size}")
     if not (math.isfinite(strength) and 0 < strength <= MAX_STRENGTH):
         raise UserError(f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength}")
 

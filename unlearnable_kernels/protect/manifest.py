@@ -73,11 +73,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     try:
         manifest = json.loads(path.read_bytes())
+        # What JSON cannot express, such as NaN or half a character, was never written, and has no mac.
+        canonical(manifest)
     except FileNotFoundError:
         raise UserError(f"{folder}: no protected data set, it has no {MANIFEST_NAME}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: damaged: not JSON text") from None
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: not a manifest: a JSON object is expected")

@@ -22,7 +22,7 @@ from unlearnable_kernels.protect.render import (
     cannot_write,
     write_file,
 )
-from unlearnable_kernels.protect.staging import Staging, differences, staging_folder
+from unlearnable_kernels.protect.staging import Staging, differences, resolved, staging_folder
 from unlearnable_kernels.protect.verify import verify_dataset
 from unlearnable_kernels.protect.workers import render_all
 from unlearnable_kernels.record import usable_cores
@@ -123,10 +123,12 @@ def _tell_result(manifest: dict[str, Any], total: int, tell: Notify) -> None:
 
 def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     """Both paths, resolved. Raises UserError unless they, and the staging folder, lie clear of each other."""
+    src, dst = resolved(src), resolved(dst)
     if not src.exists():
         raise UserError(f"{src}: no such file or folder")
-    src, dst = src.resolve(), dst.resolve()
-    for place in (dst, staging_folder(dst)):
+    if not dst.name:
+        raise UserError(f"{dst} cannot be replaced by the protected data set; choose a folder within it")
+    for place in (dst, resolved(staging_folder(dst))):
         if place == src or src in place.parents or place in src.parents:
             raise UserError(f"{place} must lie outside the source {src}, and not around it")
     return src, dst

@@ -15,6 +15,7 @@ from unlearnable_kernels.protect.manifest import (
     read_manifest,
     sha256_of,
 )
+from unlearnable_kernels.protect.staging import resolved
 
 _BATCH = 256
 
@@ -49,7 +50,7 @@ def verify_dataset(
     Without the key, whoever can change the files can change the manifest too. progress: called with (files
     checked, all). Raises UserError where there is no readable manifest; mismatches are reported, not raised.
     """
-    dst = Path(dst)
+    dst = resolved(Path(dst))
     if not dst.is_dir():
         raise UserError(f"{dst}: no such folder")
     manifest = read_manifest(dst)
