@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -257,3 +258,44 @@ def test_only_a_page_is_replaced(work: Path, tmp_path: Path) -> None:
     for name in ("my.key/r.html", "my.key/new/r.html"):
         with pytest.raises(UserError, match=rf"cannot write {tmp_path / name}: "):
             write_report(runs, tmp_path / name)
+
+
+def test_other_classes_or_other_test_images_are_not_compared(work: Path, tmp_path: Path) -> None:
+    clean = shutil.copytree(work / "runs" / "clean", tmp_path / "clean")
+    record = json.loads((clean / "run.json").read_text())
+    others = [
+        record,
+        record | {"classes": record["classes"][::-1]},
+        record | {"test": record["test"] | {"sha256": "0"}},
+    ]
+    told = []
+    for other in others:
+        (clean / "run.json").write_text(json.dumps(other))
+        write_report([clean, work / "runs" / "protected"], tmp_path / "r.html")
+        told.append("Guessing would give" in Page(tmp_path / "r.html").text)
+    assert told == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parameters": {"fraction": "x", "resize": "y"}},
+        {"parameters": {"strength": [None]}, "key": {"fingerprint": 5}},
+        {"prefix": 7},
+        {"files": {"train/x.png": {"sha256": "0"}}},
+    ],
+)
+def test_a_malformed_manifest_does_not_break_it(work: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    guarded = shutil.copytree(work / "guarded", tmp_path / "guarded")
+    manifest = json.loads((guarded / "manifest.json").read_text()) | changes
+    (guarded / "manifest.json").write_text(json.dumps(manifest))
+    run = shutil.copytree(work / "runs" / "protected", tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["train"]["protection"] = {"method": 3, "parameters": [], "key": "k"} | changes
+    (run / "run.json").write_text(json.dumps(record))
+    config = json.loads((run / "config.json").read_text()) | {"train": str(guarded)}
+    (run / "config.json").write_text(json.dumps(config))
+    write_report([work / "runs" / "clean", run], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert "trained on the protected ones" in page.text
+    assert len(page.pictures) >= len(CLASSES)

@@ -1,6 +1,9 @@
 """Training end to end on a small tree: what is learnt, written, resumed, refused; and testing afterwards."""
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.training import DIGITS_DEMO, PHOTO_DEMO, TrainConfig, evaluate, loop, train
+from unlearnable_kernels.report import write_report
+from unlearnable_kernels.training import (
+    DIGITS_DEMO,
+    PHOTO_DEMO,
+    TrainConfig,
+    checkpoint,
+    evaluate,
+    loop,
+    train,
+)
 from unlearnable_kernels.training.evaluate import measure
-from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, METRICS, RECORD
+from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS, METRICS, RECORD
 
 
 def write_tree(root: Path, classes: list[str], count: int, seed: int, side: int = 16) -> Path:
@@ -332,3 +344,166 @@ def test_both_sets_can_be_limited(data: Path, tmp_path: Path) -> None:
     config = config_for(data, epochs=1, limit_per_class=5, test_limit_per_class=3)
     record = train(config, tmp_path / "run")
     assert (record["train"]["images"], record["test"]["images"]) == (10, 6)
+
+
+def test_the_gradient_is_clipped_as_a_whole(data: Path, tmp_path: Path) -> None:
+    """One plain step of rate 1 moves the weights as far as the gradient is long."""
+    plain: dict[str, Any] = {
+        "test": None,
+        "epochs": 1,
+        "batch_size": 48,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "schedule": "step",
+    }
+    names = [f"model.{name}" for name, _ in create_network("resnet8", 2, 16).named_parameters()]
+    moved = {}
+    for name, lr, clip in (("still", 1e-30, None), ("clipped", 1.0, 0.01), ("free", 1.0, None)):
+        train(config_for(data, lr=lr, clip_norm=clip, **plain), tmp_path / name)
+        still, after = tensors_of(tmp_path / "still"), tensors_of(tmp_path / name)
+        moved[name] = float(torch.cat([(after[each] - still[each]).ravel() for each in names]).norm())
+    assert moved["clipped"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["free"] > 0.02
+
+
+def test_weights_decay(data: Path, tmp_path: Path) -> None:
+    """With gradients clipped to nothing, each step leaves 1 - lr * weight_decay of every weight."""
+    changes: dict[str, Any] = {"epochs": 1, "momentum": 0.0, "clip_norm": 1e-12, "schedule": "step"}
+    for name, decay in (("still", 0.0), ("decayed", 0.1)):
+        train(config_for(data, test=None, lr=0.5, weight_decay=decay, **changes), tmp_path / name)
+    before, after = tensors_of(tmp_path / "still"), tensors_of(tmp_path / "decayed")
+    for name, _ in create_network("resnet8", 2, 16).named_parameters():
+        torch.testing.assert_close(after[f"model.{name}"], before[f"model.{name}"] * 0.95**12)
+
+
+def test_a_crop_that_leaves_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="crop_padding is 17: at most the images' 16 px"):
+        train(config_for(data, crop_padding=17), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_clear_of_the_data(data: Path, tmp_path: Path) -> None:
+    test = write_tree(tmp_path / "test", ["cat", "dog"], 1, seed=0)
+    (tmp_path / "link").symlink_to(data / "train")
+    config = config_for(data, test=str(test))
+    for out in (data, data / "run", tmp_path / "link" / "run", test / "cat" / "run", tmp_path):
+        with pytest.raises(UserError, match=r"must lie outside the data set .*, and not around it"):
+            train(config, out)
+    assert [path.name for path in sorted(data.iterdir())] == ["test", "train"]
+    assert not list(data.rglob("run")) + list(test.rglob("run"))
+
+
+@pytest.mark.parametrize("moment", ["first", "metrics", "checkpoint", "end"])
+def test_a_run_that_cannot_be_written_can_be_resumed(
+    data: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    config = config_for(data, epochs=1)
+    obstacle = {"first": run, "metrics": run / METRICS, "checkpoint": run / CHECKPOINT, "end": run / RECORD}
+    blocked = obstacle[moment]
+
+    def block(*state: Any) -> Any:
+        """Put a folder where the file shall be: no write gets past it, not even root's."""
+        blocked.unlink(missing_ok=True)
+        blocked.mkdir()
+        return original(*state)
+
+    if moment == "first":
+        run.write_text("")
+        run = blocked = run / "within"
+        with pytest.raises(UserError, match=rf"^cannot write {run}: Not a directory; run the same command"):
+            train(config, run)
+        return
+    with monkeypatch.context() as patch:
+        point = "save_checkpoint" if moment == "end" else "_train_epoch"
+        original = getattr(loop, point)
+        patch.setattr(loop, point, block)
+        with pytest.raises(
+            UserError, match=rf"^cannot write {blocked}: .*; run the same command again to re"
+        ):
+            train(config, run)
+    blocked.rmdir()
+    assert train(config, run)["status"] == "finished"
+    assert not list(run.glob(".*"))
+
+
+def test_safetensors_own_error_is_a_write_error(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    path = tmp_path / "run" / CHECKPOINT
+    with pytest.raises(UserError, match=rf"^cannot write {path}: I/O error: No space left.*; run the same"):
+        train(config_for(data, epochs=1), tmp_path / "run")
+
+
+def test_an_evaluation_that_cannot_be_written(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=rf"^cannot write {run / EVALUATIONS}: No space left on device$"):
+        evaluate(run, data)
+
+
+def edited(path: Path, **changes: Any) -> str:
+    """The file's JSON with these fields, and without those that are ... here."""
+    value = json.loads(path.read_text()) | changes
+    return json.dumps({name: entry for name, entry in value.items() if entry is not ...})
+
+
+@pytest.mark.parametrize("name", [CONFIG, RECORD, METRICS, EVALUATIONS])
+def test_damaged_run_folders_are_named(data: Path, finished: Path, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    path = run / name
+    lines = name.endswith(".jsonl")
+    contents = ["junk\n", "[]\n", "{}\n", "\xff\n", '"x"\n']
+    if name == CONFIG:
+        contents += [edited(path, seed=...), edited(path, lr=None), edited(path, epochs="4")]
+    if name == RECORD:
+        contents += [edited(path, classes=[]), edited(path, classes=[1]), edited(path, final=None)]
+        contents += [edited(path, train={}), edited(path, test={}), edited(path, machine={"cpu": "x"})]
+    if name == METRICS:
+        contents += ["", *(line + "\n" for line in path.read_text().splitlines()[1:])]
+    for content in contents:
+        path.write_text(content, encoding="latin-1")
+        told = rf"{path}(, line 1)? is damaged"
+        if content or not lines:
+            with pytest.raises(UserError, match=told):
+                write_report([run], tmp_path / "r.html")
+        if name in (CONFIG, RECORD, EVALUATIONS):
+            with pytest.raises(UserError, match=told):
+                evaluate(run, data)
+        if name == RECORD:
+            with pytest.raises(UserError, match=told):
+                train(config_for(data), run)
+        if name == METRICS:
+            (run / RECORD).write_text(edited(finished / RECORD, status="unfinished"))
+            with pytest.raises(UserError, match=told):
+                train(config_for(data), run)
+            shutil.copy(finished / RECORD, run)
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_torn_last_line_is_no_damage(data: Path, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    for name in (METRICS, EVALUATIONS):
+        with (run / name).open("a") as file:
+            file.write('{"epoch": 5, "tra')
+    write_report([run], tmp_path / "r.html")
+    line = evaluate(run, data)
+    assert json.loads((run / EVALUATIONS).read_text().splitlines()[-1]) == line
+
+
+def test_a_damaged_configuration_stops_training(data: Path, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    for content in ("{", "[]"):
+        (run / CONFIG).write_text(content)
+        with pytest.raises(UserError, match=rf"{run / CONFIG} is damaged"):
+            train(config_for(data), run)

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import read_jsonl, replacing, versions, writing
+from unlearnable_kernels.record import replacing, versions, writing
 from unlearnable_kernels.report_pictures import picture_sets
 from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.run_folder import EVALUATIONS, METRICS, read_run
+from unlearnable_kernels.training.run_folder import read_evaluations, read_metrics, read_run
 
 _COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
 _DOCTYPE = b"<!doctype html"
@@ -36,6 +36,11 @@ class Run:
     def protection(self) -> dict[str, Any] | None:
         protection: dict[str, Any] | None = self.record["train"]["protection"]
         return protection
+
+    def protected_by(self, part: str) -> dict[str, Any]:
+        """An object in the manifest; it may be another's, so nothing in it is relied on."""
+        value = (self.protection or {}).get(part)
+        return value if isinstance(value, dict) else {}
 
     @property
     def test_accuracy(self) -> float | None:
@@ -98,7 +103,7 @@ def _require_page_or_nothing(out: Path) -> None:
 
 def _read(path: Path, name: str) -> Run:
     config, record = read_run(path)
-    return Run(name, config, record, read_jsonl(path / METRICS), read_jsonl(path / EVALUATIONS))
+    return Run(name, config, record, read_metrics(path, config), read_evaluations(path))
 
 
 def _distinct_names(paths: list[Path]) -> list[str]:
@@ -119,8 +124,10 @@ def _summary(runs: list[Run]) -> list[str]:
         clean = next((other for other in runs if _comparable(other, run)), None)
         if clean is None or clean.test_accuracy is None or run.test_accuracy is None:
             continue
-        fraction = (run.protection or {}).get("parameters", {}).get("fraction", 1.0)
-        copy = "the protected ones" if fraction == 1 else f"a copy of which {100 * fraction:g} % is protected"
+        fraction = run.protected_by("parameters").get("fraction", 1.0)
+        copy = "the protected ones"
+        if isinstance(fraction, float) and fraction != 1:
+            copy = f"a copy of which {100 * fraction:g} % is protected"
         sentence = (
             f"Trained on the clean images of {clean.train_set}, the network recognises "
             f"{percent(clean.test_accuracy)} of {run.record['test']['images']:,} clean test images; trained "
@@ -155,7 +162,7 @@ def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
     rows = {
         "Training set": [f"{run.train_set}, {run.record['train']['images']:,} images" for run in runs],
         "Protection": [_protection(run) for run in runs],
-        "Key fingerprint": [(run.protection or {}).get("key", {}).get("fingerprint", "-") for run in runs],
+        "Key fingerprint": [run.protected_by("key").get("fingerprint", "-") for run in runs],
         "Network": [f"{run.config.network}, {run.record['image_size']} px" for run in runs],
         "Epochs": [_epochs(run) for run in runs],
         "Training": [_recipe(run.config) for run in runs],
@@ -183,7 +190,7 @@ def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
 def _protection(run: Run) -> str:
     if run.protection is None:
         return "none"
-    parameters = run.protection.get("parameters", {})
+    parameters = run.protected_by("parameters")
     shown = {name: f"{v:g}" if isinstance(v, float) else v for name, v in parameters.items() if v is not None}
     told = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
     return f"{run.protection.get('method', 'unknown')}: {', '.join(told)}"

@@ -15,6 +15,9 @@ from unlearnable_kernels.errors import UserError
 MAX_CLASSES = 20
 MAX_SIDE = 256  # px; larger pictures are reduced for the page
 
+# What a manifest with missing or malformed fields, or an unreadable image, raises.
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+
 Manifest = dict[str, Any]
 
 
@@ -32,7 +35,7 @@ def picture_sets(paths: list[Path]) -> tuple[list[PictureSet], list[str]]:
     """Pictures of the training sets at ``paths``, and a line on each that cannot be read.
 
     Every protected set is shown beside the first clean one that it shares sample names with; sets that are
-    in no such pair are shown alone.
+    in no such pair are shown alone. A damaged manifest or image costs its own pictures alone.
     """
     sources: dict[Path, Source] = {}
     manifests: dict[Path, Manifest] = {}
@@ -50,13 +53,27 @@ def picture_sets(paths: list[Path]) -> tuple[list[PictureSet], list[str]]:
     paired: set[Path] = set()
     for path, manifest in manifests.items():
         for other in [path for path in sources if path not in manifests]:
-            pictures = compare(sources[other], sources[path], manifest)
+            try:
+                pictures = compare(sources[other], sources[path], manifest)
+            except _DAMAGE as error:
+                missing.append(f"No comparison of {path.name}: {_reason(error)}")
+                break
             if pictures is not None:
                 shown.append(pictures)
                 paired |= {path, other}
                 break
-    shown += [examples(source, path.name) for path, source in sources.items() if path not in paired]
+    for path, source in sources.items():
+        if path in paired:
+            continue
+        try:
+            shown.append(examples(source, path.name))
+        except _DAMAGE as error:
+            missing.append(f"No pictures of {path.name}: {_reason(error)}")
     return shown, missing
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, (UserError, OSError)) else "its manifest is damaged"
 
 
 def compare(clean: Source, protected: Source, manifest: Manifest) -> PictureSet | None:

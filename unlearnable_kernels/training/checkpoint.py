@@ -15,7 +15,7 @@ _MOMENTUM = "momentum."
 
 
 def save_checkpoint(path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.SGD) -> None:
-    """Write the state after ``epoch`` epochs; the file is replaced in one step."""
+    """Write the state after ``epoch`` epochs; the file is replaced in one step. Raises WriteError."""
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         buffer = optimizer.state[parameter].get("momentum_buffer")
@@ -23,7 +23,10 @@ def save_checkpoint(path: Path, epoch: int, model: nn.Module, optimizer: torch.o
             tensors[_MOMENTUM + name] = buffer
     with replacing(path) as temporary:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(contiguous, temporary, metadata={"epoch": str(epoch)})
+        try:
+            save_file(contiguous, temporary, metadata={"epoch": str(epoch)})
+        except SafetensorError as error:
+            raise OSError(str(error).splitlines()[0]) from None
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.SGD | None = None) -> int:
@@ -36,7 +39,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.SGD | N
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             epoch = int(file.metadata()["epoch"])
         model.load_state_dict(_under(tensors, _MODEL))
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is damaged or belongs to another network: {reason}") from error
     if optimizer is not None:

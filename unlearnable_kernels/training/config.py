@@ -41,7 +41,8 @@ class TrainConfig:
     schedule: "step" multiplies ``lr`` by ``lr_factor`` after every ``lr_step`` epochs; "one-cycle" rises
     linearly from 0 to ``lr`` over the first quarter of the run and falls linearly back to 0.
     clip_norm: largest norm of the whole gradient; None leaves it. crop_padding: see ``random_crop_flip``; 0
-    turns the crop off. Raises UserError for a value out of range.
+    turns the crop off, and more than the images' own pixels are refused. Raises UserError for a value out of
+    range.
     """
 
     train: str

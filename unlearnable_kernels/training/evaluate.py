@@ -12,9 +12,9 @@ from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.record import read_jsonl, versions, write_jsonl
+from unlearnable_kernels.record import versions, write_jsonl
 from unlearnable_kernels.training.checkpoint import load_checkpoint
-from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, read_run
+from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, read_evaluations, read_run
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ def evaluate(run: Path, test: Path) -> dict[str, Any]:
     Images are brought to the size that the run's configuration names. Classes are matched by name; some may
     be missing from ``test``, and the accuracy is that on the others. Returns the line that was written:
     accuracies in [0, 1], overall and per class, the number of images, the epoch of the checkpoint, and the
-    versions. Raises UserError if ``run`` has no checkpoint, or if ``test`` has other classes or sizes.
+    versions. Raises UserError if ``run`` has no checkpoint or is damaged, if ``test`` has other classes or
+    sizes, and if the line cannot be written.
     """
     config, record = read_run(run)
     if not (run / CHECKPOINT).is_file():
         raise UserError(f"{run} has no finished epoch yet: train it first")
+    earlier = read_evaluations(run)
     data = load_arrays(test, "test", config.image_size).relabelled(record["classes"], str(test))
     require_size(data, record["image_size"], str(test))
     device = pick_device()
@@ -59,7 +61,7 @@ def evaluate(run: Path, test: Path) -> dict[str, Any]:
         "per_class": {name: correct / total for name, correct, total in counts if total},
         "versions": versions(),
     }
-    write_jsonl(run / EVALUATIONS, [*read_jsonl(run / EVALUATIONS), line])
+    write_jsonl(run / EVALUATIONS, [*earlier, line])
     return line
 
 

@@ -15,11 +15,26 @@ from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.augment import random_crop_flip
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.record import append_jsonl, machine, read_jsonl, versions, write_json, write_jsonl
+from unlearnable_kernels.record import (
+    WriteError,
+    append_jsonl,
+    machine,
+    versions,
+    write_json,
+    write_jsonl,
+)
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.evaluate import measure, pick_device, require_size
-from unlearnable_kernels.training.run_folder import CHECKPOINT, METRICS, RECORD, find_run, write_run
+from unlearnable_kernels.training.run_folder import (
+    CHECKPOINT,
+    METRICS,
+    RECORD,
+    check_places,
+    find_run,
+    read_metrics,
+    write_run,
+)
 
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 """Called with what is going on, the images done and in all, and the last finished epoch's metrics."""
@@ -31,9 +46,18 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
     A run that was interrupted goes on after its last finished epoch: all randomness derives from the seed
     and the epoch, so on the same machine its metrics are those of an uninterrupted one, timings aside. A
     finished run is returned as it is. run.json holds the last metrics under "final"; accuracies are in
-    [0, 1]. Raises UserError if ``out`` holds anything else, if the data cannot be used or has changed since
-    the run began, and if the loss diverges.
+    [0, 1]. Raises UserError if ``out`` holds anything else, is damaged, lies in the data or around it, or
+    cannot be written, if the data cannot be used or has changed since the run began, and if the loss
+    diverges.
     """
+    check_places(out, config)
+    try:
+        return _train(config, out, progress)
+    except WriteError as error:
+        raise WriteError(f"{error}; run the same command again to resume") from error
+
+
+def _train(config: TrainConfig, out: Path, progress: Progress | None) -> dict[str, Any]:
     before = find_run(out, config)
     if before is not None and before["status"] == "finished":
         return before
@@ -57,7 +81,9 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
         done = 0
         if (out / CHECKPOINT).is_file():
             done = load_checkpoint(out / CHECKPOINT, model, optimizer)
-        metrics = read_jsonl(out / METRICS)[:done]
+        metrics = read_metrics(out, config)[:done]
+        if len(metrics) < done:
+            raise UserError(f"{out / METRICS} is damaged: it ends before epoch {done} of {CHECKPOINT}")
         write_jsonl(out / METRICS, metrics)
 
         for epoch in range(done, config.epochs):
@@ -144,6 +170,8 @@ def _load_sets(
     height, width = train_set.images.shape[1:3]
     if height != width:
         raise UserError(f"{config.train} has images of {width}x{height} px: give an image size, for squares")
+    if config.crop_padding > height:
+        raise UserError(f"crop_padding is {config.crop_padding}: at most the images' {height} px are allowed")
     if config.test is None:
         return train_set, None
     test_set = load(config.test, "test", config.test_limit_per_class).relabelled(

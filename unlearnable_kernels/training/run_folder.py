@@ -7,12 +7,11 @@ run.json           classes, data, machine, versions and, once finished, the resu
 evaluations.jsonl  one line per test afterwards
 """
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import write_json
+from unlearnable_kernels.record import read_json, read_jsonl, write_json, writing
 from unlearnable_kernels.training.config import TrainConfig
 
 CONFIG = "config.json"
@@ -21,17 +20,42 @@ CHECKPOINT = "checkpoint.safetensors"
 RECORD = "run.json"
 EVALUATIONS = "evaluations.jsonl"
 
+# What readers of a run rely on: a type, or the fields of an object.
+_DATA = {"path": str, "images": int, "sha256": str}
+_RECORD = {
+    "status": str,
+    "classes": list,
+    "image_size": int,
+    "train": {**_DATA, "protection": dict | None},
+    "test": dict | None,
+    "machine": {"cpu": str, "cores": int, "memory_gib": float, "gpu": str | None},
+    "versions": dict,
+    "final": dict | None,
+}
+_METRICS = {"epoch": int, "train_accuracy": float, "train_loss": float}
+_TESTED = {"test_accuracy": float}
+_EVALUATION = {"test": str, "accuracy": float, "images": int}
+
+
+def check_places(out: Path, config: TrainConfig) -> None:
+    """Raise UserError unless ``out`` lies clear of the training and the test data, neither in nor around."""
+    place = out.resolve()
+    for data in (Path(path) for path in (config.train, config.test) if path is not None):
+        if place == data or data in place.parents or place in data.parents:
+            raise UserError(f"{out} must lie outside the data set {data}, and not around it")
+
 
 def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
     """The run.json of an earlier run of ``config`` in ``out``, or None where a new one may begin.
 
     Raises UserError if ``out`` holds a run with another configuration, naming the first field that differs,
-    or holds something else.
+    a damaged one, or something else.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: a run needs a folder")
     if (out / CONFIG).is_file():
-        before = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+        before = read_json(out / CONFIG)
+        _require(before, {}, str(out / CONFIG))
         now = config.as_dict()
         for name in [*now, *before]:
             if before.get(name) != now.get(name):
@@ -39,7 +63,7 @@ def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
                     f"{out} holds a run with {name} {before.get(name)!r}, not {now.get(name)!r}: "
                     "give the same configuration to continue it, or another folder"
                 )
-        return json.loads((out / RECORD).read_text(encoding="utf-8")) if (out / RECORD).is_file() else None
+        return _read_record(out) if (out / RECORD).is_file() else None
     if out.is_dir():
         other = [child.name for child in out.iterdir() if child.suffix != ".tmp"]
         if other:
@@ -48,23 +72,71 @@ def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
 
 
 def write_run(out: Path, config: TrainConfig, record: dict[str, Any]) -> None:
-    """Write the configuration and run.json into the run folder, made where it is missing."""
-    try:
+    """Write the configuration and run.json into the run folder, made where it is missing.
+
+    Raises WriteError.
+    """
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / CONFIG, config.as_dict())
-        write_json(out / RECORD, record)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    write_json(out / CONFIG, config.as_dict())
+    write_json(out / RECORD, record)
 
 
 def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration and run.json of a run folder. Raises UserError if it is none."""
+    """The configuration and run.json of a run folder. Raises UserError if it is none or damaged."""
     for name in (CONFIG, RECORD):
         if not (run / name).is_file():
             raise UserError(f"{run} is no run folder: it has no {name}")
-    config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
-    record: dict[str, Any] = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    config = read_json(run / CONFIG)
+    _require(config, get_type_hints(TrainConfig), str(run / CONFIG))
     try:
-        return TrainConfig(**config), record
+        return TrainConfig(**config), _read_record(run)
     except TypeError as error:
         raise UserError(f"{run / CONFIG} was written by another version: {error}") from error
+
+
+def read_metrics(run: Path, config: TrainConfig) -> list[dict[str, Any]]:
+    """The finished epochs' metrics, from the first on. Raises UserError if the file is damaged."""
+    lines = read_jsonl(run / METRICS)
+    for number, line in enumerate(lines, 1):
+        name = f"{run / METRICS}, line {number}"
+        _require(line, _METRICS | (_TESTED if config.test is not None else {}), name)
+        if line["epoch"] != number:
+            raise UserError(f"{name} is damaged: it is that of epoch {line['epoch']}")
+    return lines
+
+
+def read_evaluations(run: Path) -> list[dict[str, Any]]:
+    """The tests afterwards, oldest first. Raises UserError if the file is damaged."""
+    lines = read_jsonl(run / EVALUATIONS)
+    for number, line in enumerate(lines, 1):
+        _require(line, _EVALUATION, f"{run / EVALUATIONS}, line {number}")
+    return lines
+
+
+def _read_record(run: Path) -> dict[str, Any]:
+    record = read_json(run / RECORD)
+    name = str(run / RECORD)
+    _require(record, _RECORD, name)
+    if record["test"] is not None:
+        _require(record["test"], _DATA, name, "test.")
+    if record["status"] == "finished":
+        _require(record["final"], _METRICS, name, "final.")
+    if not record["classes"] or not all(isinstance(each, str) for each in record["classes"]):
+        raise UserError(f"{name} is damaged: 'classes' is missing or malformed")
+    checked: dict[str, Any] = record
+    return checked
+
+
+def _require(value: Any, fields: dict[str, Any], name: str, within: str = "") -> None:
+    """Raise UserError unless ``value`` is an object with all of ``fields``, each of its type."""
+    if not isinstance(value, dict):
+        raise UserError(f"{name} is damaged: {within.rstrip('.') or 'it'} is no JSON object")
+    for field, kind in fields.items():
+        if isinstance(kind, dict):
+            _require(value.get(field), kind, name, f"{within}{field}.")
+            continue
+        # A whole number is a fraction, too.
+        fits = isinstance(value.get(field), kind | int if isinstance(0.0, kind) else kind)
+        if field not in value or not fits:
+            raise UserError(f"{name} is damaged: {within + field!r} is missing or malformed")
