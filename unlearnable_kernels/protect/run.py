@@ -67,8 +67,8 @@ def protect_dataset(
     "raise", or "skip" to list images that cannot be processed in the manifest and go on. progress: called
     with (images done, all); notify: with one-line messages.
 
-    Raises UserError for bad parameters, a source that cannot be read, a ``dst`` that holds something else
-    or lies within ``src`` (or the other way round), a disk that is full.
+    Raises UserError for bad parameters, a source that cannot be read, a ``dst`` that holds something else,
+    was damaged since or lies within ``src`` (or the other way round), a disk that is full.
     """
     options = Options(method, kernel_size, strength, fraction, padding, format, quality, resize, dataset_name)
     check_options(options)
