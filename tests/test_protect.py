@@ -120,7 +120,7 @@ def test_the_manifest_says_what_was_done_and_no_secret(tree: Path, tmp_path: Pat
     assert manifest["left_out"] == ["test"]
     assert manifest["skipped"] == []
     assert manifest["key"] == {"kind": "key", "fingerprint": KEY.fingerprint}
-    assert {"torch", "numpy", "unlearnable_kernels"} <= manifest["versions"].keys()
+    assert {"torch", "numpy", "pillow", "simplejpeg", "unlearnable_kernels"} <= manifest["versions"].keys()
     assert KEY.material.hex().encode() not in files["manifest.json"]
     assert str(tree).encode() not in files["manifest.json"]
 

@@ -50,8 +50,8 @@ def verify_dataset(
     Without the key, whoever can change the files can change the manifest too. progress: called with (files
     checked, all). Raises UserError where there is no readable manifest; mismatches are reported, not raised.
     """
-    dst = resolved(Path(dst))
-    if not dst.is_dir():
+    dst = Path(dst)
+    if not resolved(dst).is_dir():
         raise UserError(f"{dst}: no such folder")
     manifest = read_manifest(dst)
     digests = file_digests(manifest)
