@@ -14,7 +14,7 @@ from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.record import usable_cores
 
-ROUNDS = 5
+ROUNDS = 3
 TARGETS = {"of the speed without the filter": 0.9, "of the cores busy": 0.9}
 # So small a fraction protects no image, and all else is the same.
 FRACTIONS = {"with the filter": 1.0, "without": 1e-9}

@@ -21,6 +21,9 @@ MARK = ".unlearnable-demo"
 # All that the demo makes; what else lies in its folder is somebody's own.
 MADE = ("digits", "my.key", "protected", "protected.partial", "runs/clean", "runs/protected", "report.html")
 SETTINGS = {"digits": DIGITS_DEMO, "cifar10": PHOTO_DEMO}
+# On photographs the published zero padding: its dark border is learnt sooner than the filter alone, and a
+# short run with the default, reflect, keeps about half of the clean accuracy.
+PADDING = {"digits": None, "cifar10": "zeros"}
 
 
 def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
@@ -39,7 +42,11 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
     protected = out / "protected"
     with progress() as report:
         protect_dataset(
-            clean, protected, filters_from=key, progress=lambda done, all_: report("protecting", done, all_)
+            clean,
+            protected,
+            filters_from=key,
+            padding=PADDING[data],
+            progress=lambda done, all_: report("protecting", done, all_),
         )
     accuracies = {
         name: train_and_test(images, clean, out / "runs" / name, SETTINGS[data])

@@ -1,7 +1,7 @@
 """Where the class filters come from: a private key, or the released program's integer seed.
 
 A filter is k*k, the same for all colour channels: one entry, at a random place, is 1; the others are drawn
-from U(0, strength) (Sadasivan, Soltanolkotabi, Feizi, CVPR 2023, arXiv 2303.04278, §3).
+from U(0, strength) (Sadasivan, Soltanolkotabi, Feizi, CVPR 2023, arXiv 2303.04278).
 """
 
 import hashlib
