@@ -99,8 +99,9 @@ def test_bytes_equal_the_reference(data):
         data.draw(st.sampled_from(contract.RESCALES)),
     )
     result = classwise_conv(images, labels, filters, padding, rescale)
-    assert result.stride() == images.stride()
-    assert torch.equal(result, contract.reference(images, labels, filters, padding, rescale))
+    expected = contract.reference(images, labels, filters, padding, rescale)
+    assert result.stride() == (images.stride() if images.numel() else expected.stride())
+    assert torch.equal(result, expected)
 
 
 @settings(max_examples=80, deadline=None)
