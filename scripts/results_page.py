@@ -8,6 +8,11 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# Measured results
 
 Written by `make results` from the JSON files in `results/`, one for each machine and measurement.
+
+For `classwise_conv`: (a) one `F.conv2d` an image, the released program's way; (b) one grouped `F.conv2d`
+over the batch; (c) one `F.conv2d` a class; (d) OpenCV's `filter2D` an image; copy: the bytes alone; fma: a
+loop of fused multiply-adds timed in the same run. Each file is one run on a shared host: between runs of one
+day ratios moved by a third, and a ratio to fma above 1 shows that the loop was disturbed, not a miracle.
 """
 
 

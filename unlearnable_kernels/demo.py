@@ -21,8 +21,8 @@ MARK = ".unlearnable-demo"
 # All that the demo makes; what else lies in its folder is somebody's own.
 MADE = ("digits", "my.key", "protected", "protected.partial", "runs/clean", "runs/protected", "report.html")
 SETTINGS = {"digits": DIGITS_DEMO, "cifar10": PHOTO_DEMO}
-# On photographs the published zero padding: its dark border is learnt sooner than the filter alone, and a
-# short run with the default, reflect, keeps about half of the clean accuracy.
+# On photographs the published zero padding: in a run this short the default, reflect, leaves about half of
+# the clean accuracy.
 PADDING = {"digits": None, "cifar10": "zeros"}
 
 

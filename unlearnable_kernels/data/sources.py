@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +42,7 @@ class Sample:
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """A split of a data set, opened.
 
     ``root`` is what was opened; ``prefix`` where the split lies below it; ``classes`` in
@@ -62,6 +63,7 @@ class Source:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @abstractmethod
     def read(self, sample: Sample) -> bytes | np.ndarray:
         """The file's bytes, or where images are stored as an array, the uint8 ``[H, W, 3]`` image itself.
 
@@ -69,7 +71,6 @@ class Source:
 
         :raises ImageError: the file is gone, cannot be read, or is not of the size it had when opened.
         """
-        raise NotImplementedError
 
 
 class FolderSource(Source):
