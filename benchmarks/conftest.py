@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 SLACK = 2 / 3  # a shared machine's speed swings
 RESULTS: list[dict] = []
+NO_GPU = not torch.cuda.is_available()
+collect_ignore = ["gpu"] if NO_GPU else []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,16 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def report_figures() -> Callable[..., None]:
+def report_figures(request: pytest.FixtureRequest) -> Callable[..., None]:
     def report(title: str, rates: dict, measured: dict, targets: dict) -> None:
         RESULTS.append({"title": title, "rates": rates, "measured": measured, "targets": targets})
+        _write(request.config.getoption("--figures"))
         missed = [name for name, target in targets.items() if measured[name] < SLACK * target]
         assert not missed, f"{title}: under two thirds of the target: {', '.join(missed)}"
 
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for result in RESULTS:
         terminalreporter.write_line(f"\n{result['title']}")
         for name, rate in result["rates"].items():
@@ -35,9 +39,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             target = result["targets"].get(name)
             goal = "" if target is None else f"   target {target:g}   {'ok' if value >= target else 'UNDER'}"
             terminalreporter.write_line(f"  ours / {name:18} {value:8.2f}{goal}")
-    path = config.getoption("--figures")
-    if path and RESULTS:
-        from unlearnable_kernels.record import machine, versions
+    if NO_GPU:
+        terminalreporter.write_line("\nnot measured: benchmarks/gpu, for there is no GPU")
 
-        record = {"machine": machine(), "versions": versions(), "benchmarks": RESULTS}
-        Path(path).write_text(json.dumps(record, indent=1) + "\n")
+
+def _write(path: str | None) -> None:
+    """After every benchmark, so that an interrupted run leaves what was measured."""
+    if path is None:
+        return
+    from unlearnable_kernels.record import machine, versions
+
+    record = {"machine": machine(), "versions": versions(), "benchmarks": RESULTS}
+    Path(path).write_text(json.dumps(record, indent=1) + "\n")
