@@ -20,22 +20,20 @@ def collect(run: Path) -> dict:
     return {"name": run.name, "config": config, **kept, "metrics": read_jsonl(run / "metrics.jsonl")}
 
 
+def collect_runs(runs: list[Path], what: str, out: Path) -> None:
+    """One JSON file of finished runs on one machine; what: one sentence on data, network and conditions."""
+    first = json.loads((runs[0] / "run.json").read_text())
+    kept = {name: first[name] for name in ("machine", "versions")}
+    write_json(out, {"what": what, **kept, "runs": [collect(run) for run in runs]})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--what", required=True, help="one sentence: data, network, conditions")
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
-    first = json.loads((arguments.runs[0] / "run.json").read_text())
-    write_json(
-        arguments.out,
-        {
-            "what": arguments.what,
-            "machine": first["machine"],
-            "versions": first["versions"],
-            "runs": [collect(run) for run in arguments.runs],
-        },
-    )
+    collect_runs(arguments.runs, arguments.what, arguments.out)
 
 
 if __name__ == "__main__":

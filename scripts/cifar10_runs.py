@@ -1,0 +1,70 @@
+"""CIFAR-10, clean and protected by classwise_conv, under plain and adversarial training, as in the paper.
+
+python scripts/cifar10_runs.py OUT [--epochs 100 --network resnet18 …]
+
+The protected set has the released program's bytes (seed 0, zero padding). Every run folder is resumed where
+it stopped, and after each one OUT/runs.json is written anew, in the form that results/ holds. Defaults are
+the paper's full length; the data come from the folder that UNLEARNABLE_DATA names.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from record_runs import collect_runs
+
+from unlearnable_kernels.demo import find_cifar10
+from unlearnable_kernels.progress import progress
+from unlearnable_kernels.protect.filters import SeedCompat
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.training import TrainConfig, train
+
+PROTOCOLS = ("erm", "at-linf", "at-l2")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--schedule", default="step")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--limit-per-class", type=int)
+    parser.add_argument("--test-limit-per-class", type=int)
+    parser.add_argument("--crop-padding", type=int, default=4)
+    parser.add_argument("--no-flip", dest="flip", action="store_false")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = vars(parse())
+    out, protocols = options.pop("out"), options.pop("protocols")
+    clean, protected = find_cifar10(), out / "protected"
+    with progress() as report:
+        protect_dataset(
+            clean,
+            protected,
+            filters_from=SeedCompat(0),
+            progress=lambda done, total: report("protecting", done, total),
+        )
+    finished: list[Path] = []
+    for protocol in protocols:
+        for name, images in (("clean", clean), ("protected", protected)):
+            finished.append(run(out / f"{name}-{protocol}", images, clean, protocol, options))
+            what = f"CIFAR-10, {options['network']}, {options['epochs']} epochs, classwise_conv with seed 0"
+            collect_runs(finished, what, out / "runs.json")
+
+
+def run(folder: Path, images: Path, clean: Path, protocol: str, options: dict[str, Any]) -> Path:
+    config = TrainConfig(train=str(images), test=str(clean), protocol=protocol, **options)
+    with progress() as report:
+        record = train(config, folder, lambda what, done, total, _: report(what, done, total))
+    print(f"{folder.name}: test accuracy {record['final']['test_accuracy']:.2%}", flush=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Everything that a machine with an NVIDIA GPU is for, in one go, in under nine minutes and without a network:
+#
+#   scripts/gpu_check.sh OUT [--only tests|bench|train]
+#
+# It needs nvcc and a Python (PYTHON, default python3) with torch >= 2.11 and the development requirements. The
+# training runs want CIFAR-10 under UNLEARNABLE_DATA. What is done goes to OUT as it is done: logs,
+# OUT/<machine>-<torch>-gpu.json from the benchmarks, OUT/cifar10/ from the training runs, which the same command
+# takes up again. Exit status 1 if a stage failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || usage
+out=$1; shift
+only=""
+while [ $# -gt 0 ]; do
+  case "$1 ${2:-}" in
+    "--only tests" | "--only bench" | "--only train") only=$2; shift 2 ;;
+    *) usage ;;
+  esac
+done
+python=${PYTHON:-python3}
+mkdir -p "$out" || exit 2
+out=$(cd "$out" && pwd)
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+summary=()
+failed=0
+
+# stage NAME SECONDS COMMAND…: its output goes to the terminal and to OUT/NAME.log.
+stage() {
+  local name=$1 limit=$2 start=$SECONDS status
+  shift 2
+  echo "== $name (at most $limit s)"
+  timeout --signal=INT --kill-after=15 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+  status=${PIPESTATUS[0]}
+  [ "$status" -eq 0 ] || failed=1
+  case $status in 0) result=passed ;; 124 | 137) result="stopped at its limit" ;; *) result="FAILED ($status)" ;; esac
+  summary+=("$(printf '%-10s %5d s  %s' "$name" $((SECONDS - start)) "$result")")
+}
+
+wanted() { [ -z "$only" ] || [ "$only" = "$1" ]; }
+
+"$python" - <<'PYTHON' || exit 2
+import importlib.util, sys
+wanted = "torch torchvision triton numpy pybind11 pytest pytest_benchmark pytest_timeout hypothesis simplejpeg isal cv2 safetensors"
+missing = [name for name in wanted.split() if importlib.util.find_spec(name) is None]
+if missing:
+    sys.exit(f"gpu_check: this Python lacks {', '.join(missing)}")
+import torch
+if not torch.cuda.is_available():
+    sys.exit("gpu_check: torch finds no GPU here")
+print(torch.cuda.get_device_name(), "torch", torch.__version__)
+PYTHON
+command -v nvcc >/dev/null || { echo "gpu_check: nvcc is not on the PATH" >&2; exit 2; }
+
+architecture=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
+figures="$out/$("$python" -c '
+import re, torch
+name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+print(f"{name}-torch{torch.__version__[:4]}-gpu.json")')"
+
+stage build 90 env UNLEARNABLE_REQUIRE_NATIVE=1 UNLEARNABLE_CUDA_ARCHS="$architecture" \
+  "$python" setup.py -q build_ext --inplace
+[ "$failed" -eq 0 ] || { printf '%s\n' "${summary[@]}"; exit 1; }
+
+if wanted tests; then
+  stage tests 130 "$python" -m pytest tests/gpu -p no:cacheprovider
+  for tool in memcheck racecheck; do
+    # Without the caching allocator every tensor has bounds that the tool knows.
+    stage "$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+      compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" scripts/gpu_small_cases.py
+  done
+fi
+if wanted bench; then
+  stage bench 150 "$python" -m pytest benchmarks/gpu benchmarks/bench_training.py -o python_files='bench_*.py' \
+    -p no:cacheprovider --benchmark-enable --benchmark-columns=median,rounds --figures "$figures"
+fi
+if wanted train; then
+  limit=$([ -n "$only" ] && echo 440 || echo 80)
+  stage train "$limit" "$python" scripts/cifar10_runs.py "$out/cifar10" --precision bf16
+fi
+
+echo
+[ -f "$figures" ] && "$python" scripts/figures_table.py "$figures"
+printf '%s\n' "${summary[@]}"
+exit "$failed"

@@ -1,0 +1,70 @@
+"""The script for GPU machines and its benchmarks, as far as they go without one."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "gpu_check.sh"
+
+
+def load(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def gpu_benchmark(operator, monkeypatch):
+    return load(ROOT / "benchmarks" / "gpu" / f"bench_{operator}_gpu.py", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["OUT", "--only"], ["OUT", "--only", "everything"], ["OUT", "--verbose"]]
+)
+def test_wrong_arguments_print_the_usage(tmp_path, arguments):
+    arguments = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
+    result = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "scripts/gpu_check.sh OUT [--only tests|bench|train]" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}
+    result = subprocess.run([SCRIPT, tmp_path], capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "gpu_check: torch finds no GPU here"
+
+
+# Each builder itself checks that the peers compute what ours does.
+
+
+@pytest.mark.parametrize("k", [3, 9])
+def test_classwise_conv_peers_agree(monkeypatch, k):
+    bench = gpu_benchmark("classwise_conv", monkeypatch)
+    variants = bench.variants_of(bench.Case("small", 6, 4, 16, k, 3, {}), "cpu", compiled=False)
+    assert {"ours", "copy", "b", "c"} == variants.keys()
+    for run in variants.values():
+        assert run(1).shape[0] in (4, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_step_peers_agree(monkeypatch, norm, dtype):
+    bench = gpu_benchmark("pgd_step", monkeypatch)
+    variants = bench.variants_of(bench.Case(norm, dtype, (3, 3, 8, 8)), "cpu", compiled=False)
+    assert all(run(1).shape == (3, 3, 8, 8) for run in variants.values())
+
+
+def test_crop_flip_peers_run(monkeypatch):
+    bench = gpu_benchmark("crop_flip", monkeypatch)
+    variants = bench.variants_of(4, 6, 12, torch.bfloat16, "cpu", copied=1024)
+    assert {"ours", "copy", "torchvision v2 a batch", "torchvision v2 each"} <= variants.keys()
