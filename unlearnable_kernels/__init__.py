@@ -3,7 +3,8 @@
 from importlib.metadata import version
 
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.ops.crop_flip import crop_flip
 from unlearnable_kernels.ops.native import cpu_capability
 
 __version__ = version("unlearnable_kernels")
-__all__ = ["classwise_conv", "cpu_capability"]
+__all__ = ["classwise_conv", "cpu_capability", "crop_flip"]
