@@ -3,33 +3,37 @@
 import torch
 from torch import Tensor
 
+from unlearnable_kernels.ops.crop_flip import crop_flip
+
 
 def random_crop_flip(
-    images: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True
+    images: Tensor,
+    generator: torch.Generator,
+    padding: int = 4,
+    flip: bool = True,
+    index: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Random crop after zero padding, random horizontal flip, and the cast to float, each image on its own.
 
-    images: uint8 [B, H, W, 3]. generator: on the images' device. padding: pixels added on each side before
+    images: uint8 [N, H, W, C]. generator: on the images' device. padding: pixels added on each side before
     an HxW window is cut out at a uniformly drawn place; 0 leaves the place as it is. flip: mirror each
-    image with probability 1/2. Returns float32 [B, 3, H, W] in [0, 1], channels-last in memory.
+    image with probability 1/2. index: int64 [B], which stored images make up the batch; None: all in order.
+    Returns ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory. Raises what ``crop_flip`` raises.
     """
-    batch, height, width, _ = images.shape
-    device = images.device
+    batch, device = len(images if index is None else index), images.device
 
     def draw(high: int) -> Tensor:
         return torch.randint(high, (batch, 1), generator=generator, device=device)
 
-    rows = torch.arange(height, device=device) + draw(2 * padding + 1)  # [B, H], in the padded image
-    columns = torch.arange(width, device=device).expand(batch, width)
-    if flip:
-        columns = torch.where(draw(2).bool(), width - 1 - columns, columns)
-    columns = columns + draw(2 * padding + 1)  # [B, W]
-    padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
-    index = torch.arange(batch, device=device)
-    cropped = padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, 3]
-    return to_float(cropped)
+    # Recorded runs depend on the order of these draws.
+    row = draw(2 * padding + 1)
+    flips = draw(2)[:, 0].bool() if flip else torch.zeros(batch, dtype=torch.bool, device=device)
+    column = draw(2 * padding + 1)
+    return crop_flip(images, torch.cat([row, column], 1), flips, padding, index, dtype)
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [0, 1], channels-last in memory; no other change."""
-    return images.permute(0, 3, 1, 2).float().div_(255)
+def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [B, H, W, C] to ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory; no other change."""
+    corner = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
+    return crop_flip(images, corner, corner.new_zeros(len(images), dtype=torch.bool), 0, None, dtype)

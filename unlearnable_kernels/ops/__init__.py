@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import classwise_conv, native
+from unlearnable_kernels.ops import classwise_conv, crop_flip, native
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,12 @@ ALL_OPS = (
         function=classwise_conv.classwise_conv,
         reference=classwise_conv.reference,
         sample_inputs=classwise_conv.sample_inputs,
+    ),
+    Operator(
+        name="crop_flip",
+        function=crop_flip.crop_flip,
+        reference=crop_flip.reference,
+        sample_inputs=crop_flip.sample_inputs,
     ),
 )
 
