@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import classwise_conv, native
+from unlearnable_kernels.ops import classwise_conv, native, pgd_step
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,12 @@ ALL_OPS = (
         function=classwise_conv.classwise_conv,
         reference=classwise_conv.reference,
         sample_inputs=classwise_conv.sample_inputs,
+    ),
+    Operator(
+        name="pgd_step",
+        function=pgd_step.pgd_step,
+        reference=pgd_step.reference,
+        sample_inputs=pgd_step.sample_inputs,
     ),
 )
 
