@@ -1,8 +1,8 @@
 """One step of projected gradient ascent, as adversarial training and unlearnable noise take it.
 
-    t = x + α·sign(g)  or  x + α·g/‖g‖₂      a step along the gradient          (P1, P2)
-    d = t − origin, brought into the ε-ball  L∞: each element, L2: each sample  (P3, P4)
-    x′ = clamp(origin + d, lower, upper)                                        (P5)
+    t = x + step·sign(g)  or  x + step·g/‖g‖₂      a step along the gradient          (P1, P2)
+    d = t − origin, brought into the ε-ball        L∞: each element, L2: each sample  (P3, P4)
+    result = clamp(origin + d, lower, upper)                                          (P5)
 
 Source: Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial
 Attacks", ICLR 2018, arXiv 1706.06083.
@@ -154,12 +154,14 @@ def _from_samples(samples: Tensor, result: Tensor) -> Tensor:
 
 def _order(layout: Tensor) -> list[int]:
     inner = range(1, layout.dim())
-    return [0, *(sorted(inner, key=lambda d: -layout.stride(d)) if samples_outermost(layout) else inner)]
+    if not samples_outermost(layout):
+        return [0, *inner]
+    return [0, *sorted(inner, key=layout.stride().__getitem__, reverse=True)]
 
 
 def _norms(samples: Tensor) -> Tensor:
     """‖·‖₂ of each row, ``[N, 1]`` float64: strand l sums elements l, l + 32, …; then strands in halves."""
-    squares = F.pad(samples.double().square(), (0, -samples.shape[1] % LANES))
+    squares = F.pad(samples.double().square(), (0, (-samples.shape[1]) % LANES))
     strands = squares.view(samples.shape[0], -1, LANES).cumsum(1)[:, -1]
     while strands.shape[1] > 1:
         half = strands.shape[1] // 2
