@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import classwise_conv, crop_flip, native
+from unlearnable_kernels.ops import bayes_error, classwise_conv, crop_flip, native, pgd_step
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Operator:
     function: Callable[..., Any]
     reference: Callable[..., Any]
     sample_inputs: Callable[..., Iterator[tuple]]
+    tolerance: float = 0  # relative, between kernel and reference; 0 asks for equal bits
 
 
 ALL_OPS = (
@@ -27,6 +28,19 @@ ALL_OPS = (
         function=crop_flip.crop_flip,
         reference=crop_flip.reference,
         sample_inputs=crop_flip.sample_inputs,
+    ),
+    Operator(
+        name="pgd_step",
+        function=pgd_step.pgd_step,
+        reference=pgd_step.reference,
+        sample_inputs=pgd_step.sample_inputs,
+    ),
+    Operator(
+        name="bayes_error",
+        function=bayes_error.bayes_error,
+        reference=bayes_error.reference,
+        sample_inputs=bayes_error.sample_inputs,
+        tolerance=1e-5,
     ),
 )
 
