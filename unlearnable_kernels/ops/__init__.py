@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import classwise_conv, crop_flip, native
+from unlearnable_kernels.ops import classwise_conv, crop_flip, native, pgd_step
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ ALL_OPS = (
         function=crop_flip.crop_flip,
         reference=crop_flip.reference,
         sample_inputs=crop_flip.sample_inputs,
+    ),
+    Operator(
+        name="pgd_step",
+        function=pgd_step.pgd_step,
+        reference=pgd_step.reference,
+        sample_inputs=pgd_step.sample_inputs,
     ),
 )
 
