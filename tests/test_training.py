@@ -27,6 +27,7 @@ from unlearnable_kernels.training import (
     loop,
     train,
 )
+from unlearnable_kernels.training.distributed import Processes
 from unlearnable_kernels.training.evaluate import measure
 from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS, METRICS, RECORD
 
@@ -184,7 +185,7 @@ def test_testing_is_plain_inference(data: Path) -> None:
     torch.manual_seed(0)
     model = create_network("resnet8", 2, 16)
     model(torch.rand(8, 3, 16, 16))  # running statistics that differ from any batch's
-    result = measure(model.train(), images, 7, torch.device("cpu"))
+    result = measure(model.train(), images, 7, Processes(0, 1, torch.device("cpu")))
     with torch.no_grad():
         logits = model.eval()(images.images.permute(0, 3, 1, 2) / 255)
     assert result.loss == pytest.approx(
@@ -415,9 +416,9 @@ def test_a_run_that_cannot_be_written_can_be_resumed(
             train(config, run)
         return
     with monkeypatch.context() as patch:
-        point = "save_checkpoint" if moment == "end" else "_train_epoch"
-        original = getattr(loop, point)
-        patch.setattr(loop, point, block)
+        place, point = (loop, "save_checkpoint") if moment == "end" else (loop.Trainer, "train_epoch")
+        original = getattr(place, point)
+        patch.setattr(place, point, block)
         with pytest.raises(
             UserError, match=rf"^cannot write {blocked}: .*; run the same command again to re"
         ):

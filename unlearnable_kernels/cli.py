@@ -1,5 +1,6 @@
 """The command line, ``unlearnable``: each command turns its options into one call of a public function."""
 
+import os
 import sys
 import warnings
 from enum import Enum
@@ -46,9 +47,20 @@ class OnError(str, Enum):
     skip = "skip"
 
 
-class Schedule(str, Enum):
-    step = "step"
-    one_cycle = "one-cycle"
+class Protocol(str, Enum):
+    erm = "erm"
+    at_linf = "at-linf"
+    at_l2 = "at-l2"
+
+
+class Precision(str, Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Norm(str, Enum):
+    linf = "linf"
+    l2 = "l2"
 
 
 class DemoData(str, Enum):
@@ -85,6 +97,10 @@ DatasetName = Annotated[
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option(help="A bad image: stop, or skip and list it in the manifest.")
+]
+Eps = Annotated[str | None, typer.Option(help="Of the attack.  [default: linf 4/255, l2 0.5]")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="name=value, repeatable; a wrong name lists all.")
 ]
 RunFolders = Annotated[list[Path], typer.Argument(help="Run folders of `unlearnable train`.")]
 
@@ -245,63 +261,76 @@ def train(
     test: Annotated[Path | None, typer.Option(help="Clean images to test on after every epoch.")] = None,
     network: Annotated[str, typer.Option(help="resnet18 or resnet8.")] = "resnet18",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 512,
     lr: Annotated[float, typer.Option(help="Highest learning rate of SGD.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = 5e-4,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.step,
-    crop_padding: Annotated[int, typer.Option(help="Random crops move by up to so many pixels.")] = 4,
-    flip: Annotated[bool, typer.Option(help="Flip at random from left to right.")] = True,
+    protocol: Annotated[Protocol, typer.Option(help="Plain, or adversarial training.")] = Protocol.erm,
+    eps: Eps = None,
+    precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Run the network through torch.compile.")
+    ] = False,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
-    limit_per_class: Annotated[
-        int | None, typer.Option(help="Train on the first so many images of each class.")
-    ] = None,
+    limit_per_class: Annotated[int | None, typer.Option(help="First so many of each class.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    set: Settings = None,
 ) -> None:
-    """Train a network by plain empirical risk minimisation (ERM).
+    """Train a network, plainly (ERM) or adversarially (PGD), with torchrun on several processes.
 
     The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023).
 
-    Example: unlearnable train --train protected --test photos --out runs/protected
+    Example: unlearnable train --train protected --test photos --out runs/at --protocol at-linf --eps 4/255
     """
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import TrainConfig
     from unlearnable_kernels.training import train as run_training
+    from unlearnable_kernels.training.config import parse_number, parse_settings
+    from unlearnable_kernels.training.distributed import is_first_process
 
-    config = TrainConfig(
-        train=str(train),
-        test=None if test is None else str(test),
-        network=network,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        schedule=schedule.value,
-        crop_padding=crop_padding,
-        flip=flip,
-        image_size=image_size,
-        limit_per_class=limit_per_class,
-        seed=seed,
-    )
+    given: dict[str, Any] = {
+        "train": str(train),
+        "test": None if test is None else str(test),
+        "network": network,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "protocol": protocol.value,
+        "eps": None if eps is None else parse_number("eps", eps),
+        "precision": precision.value,
+        "compile": compile,
+        "image_size": image_size,
+        "limit_per_class": limit_per_class,
+        "seed": seed,
+    }
+    config = TrainConfig(**given, **parse_settings(set or [], given))
     with progress() as report:
         record = run_training(config, out, lambda what, done, total, _: report(what, done, total))
     final = record["final"]
     tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
-    print(f"wrote {out}: train accuracy {final['train_accuracy']:.2%}{tested}")
+    if is_first_process():
+        print(f"wrote {out}: train accuracy {final['train_accuracy']:.2%}{tested}")
 
 
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of `unlearnable train`.")],
     test: Annotated[Path, typer.Option(help="Images to test on.")],
+    attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
+    eps: Eps = None,
+    steps: Annotated[int, typer.Option(help="Of the attack.")] = 10,
 ) -> None:
     """Test a trained network on a data set, and note the result in its run folder.
 
-    Example: unlearnable evaluate runs/protected --test photos
+    Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 4/255
     """
+    from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import evaluate as run_evaluation
+    from unlearnable_kernels.training.config import requested_attack
 
-    result = run_evaluation(run, test)
-    print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images")
+    pgd = requested_attack(value(attack), eps, steps)
+    with progress() as report:
+        result = run_evaluation(run, test, pgd, lambda done, total: report("testing", done, total))
+    under = "" if pgd is None else f" under {pgd.name}"
+    print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}")
 
 
 @app.command()
@@ -350,7 +379,8 @@ def info() -> None:
 
 
 def _say(message: object) -> None:
-    print(f"unlearnable: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun started
+        print(f"unlearnable: {message}", file=sys.stderr)
 
 
 def main() -> None:

@@ -21,7 +21,14 @@ def random_crop_flip(
     image with probability 1/2. index: int64 [B], which stored images make up the batch; None: all in order.
     Returns ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory. Raises what ``crop_flip`` raises.
     """
-    batch, device = len(images if index is None else index), images.device
+    batch = len(images if index is None else index)
+    offsets, flips = draw_crop_flip(batch, generator, padding, flip)
+    return crop_flip(images, offsets, flips, padding, index, dtype)
+
+
+def draw_crop_flip(batch: int, generator: torch.Generator, padding: int, flip: bool) -> tuple[Tensor, Tensor]:
+    """The draws behind ``random_crop_flip``, on the generator's device: ``crop_flip``'s offsets and flips."""
+    device = generator.device
 
     def draw(high: int) -> Tensor:
         return torch.randint(high, (batch, 1), generator=generator, device=device)
@@ -30,7 +37,7 @@ def random_crop_flip(
     row = draw(2 * padding + 1)
     flips = draw(2)[:, 0].bool() if flip else torch.zeros(batch, dtype=torch.bool, device=device)
     column = draw(2 * padding + 1)
-    return crop_flip(images, torch.cat([row, column], 1), flips, padding, index, dtype)
+    return torch.cat([row, column], 1), flips
 
 
 def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -2,14 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import check_network
+from unlearnable_kernels.training.attacks import PUBLISHED_EPS, Pgd
 
 SCHEDULES = ("step", "one-cycle")
+PRECISIONS = ("fp32", "bf16")
+# Each with the norm of the attack that it trains against.
+PROTOCOLS = {"erm": None, "at-linf": "linf", "at-l2": "l2"}
 
 _WARM_UP = 0.25  # of a one-cycle run
 
@@ -33,6 +38,12 @@ PHOTO_DEMO: dict[str, Any] = {
 class TrainConfig:
     """One training run. The defaults are the recipe of Sadasivan et al. (CVPR 2023) for plain (ERM) training.
 
+    protocol: "erm" trains on the images as they are, "at-linf" and "at-l2" on what ``attacks.Pgd`` makes of
+    them (adversarial training). eps: radius of the attack's ball; left out, 4/255 for at-linf and 0.5 for
+    at-l2. attack_steps: of the attack. attack_step_size: None means 1.5 * eps / attack_steps.
+    precision: "fp32", or "bf16" for passes through the network in bfloat16 where autocast allows it; weights,
+    optimiser and attacked images stay float32. compile: run the network through torch.compile.
+    batch_size: images a step, over all processes together.
     train, test: data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is tested
     while training.
     image_size: shorter side to this many pixels, then centre crop; None takes equal-sized images as they are.
@@ -63,17 +74,25 @@ class TrainConfig:
     limit_per_class: int | None = None
     test_limit_per_class: int | None = None
     seed: int = 0
+    protocol: str = "erm"
+    eps: float | None = None
+    attack_steps: int = 10
+    attack_step_size: float | None = None
+    precision: str = "fp32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
         check_network(self.network)
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        for name, choices in (("schedule", SCHEDULES), ("protocol", PROTOCOLS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         for name in (
             "epochs",
             "batch_size",
+            "attack_steps",
             "lr_step",
             "image_size",
             "limit_per_class",
@@ -90,6 +109,29 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value}: 0 or more is allowed")
+        self._settle_attack()
+
+    def _settle_attack(self) -> None:
+        """Fill in the published radius, so that the run's record names it, and check what was given."""
+        norm = PROTOCOLS[self.protocol]
+        if norm is None:
+            for name in ("eps", "attack_step_size"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"{name} is {getattr(self, name)}: protocol erm has no attack, leave it out"
+                    )
+        elif self.eps is None:
+            object.__setattr__(self, "eps", PUBLISHED_EPS[norm])
+        _ = self.attack  # which checks its settings
+
+    @property
+    def attack(self) -> Pgd | None:
+        """The attack to train against; None under ERM."""
+        norm = PROTOCOLS[self.protocol]
+        if norm is None:
+            return None
+        assert self.eps is not None
+        return Pgd(norm, self.eps, self.attack_steps, self.attack_step_size)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -100,3 +142,55 @@ class TrainConfig:
             return self.lr * self.lr_factor ** (int(epoch) // self.lr_step)
         done = epoch / self.epochs
         return self.lr * min(done / _WARM_UP, (1 - done) / (1 - _WARM_UP))
+
+
+def parse_number(name: str, text: str) -> float:
+    """ "0.5" or a fraction such as "4/255". Raises UserError, which names ``name``, for anything else."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{name} is {text!r}: a number such as 0.5 or 4/255 is allowed") from None
+
+
+def parse_settings(texts: Sequence[str], taken: Collection[str]) -> dict[str, Any]:
+    """Each "name=value", for a field of TrainConfig that is not in ``taken``, as its type demands.
+
+    "none" stands for None where the field may be that. Raises UserError for an unknown name, one given twice,
+    and a value of another type.
+    """
+    types = {name: kind for name, kind in get_type_hints(TrainConfig).items() if name not in taken}
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in types:
+            raise UserError(f"{text!r} is no setting: give name=value, with a name of {', '.join(types)}")
+        if name in settings:
+            raise UserError(f"{name} is set twice, to {settings[name]} and to {value}")
+        settings[name] = _parse(name, value, get_args(types[name]) or (types[name],))
+    return settings
+
+
+def _parse(name: str, text: str, kinds: tuple[type, ...]) -> Any:
+    if text == "none" and type(None) in kinds:
+        return None
+    if kinds[0] is float:
+        return parse_number(name, text)
+    if kinds[0] is bool and text not in ("true", "false"):
+        raise UserError(f"{name} is {text!r}: true or false is allowed")
+    try:
+        return text == "true" if kinds[0] is bool else kinds[0](text)
+    except ValueError:
+        raise UserError(f"{name} is {text!r}: a whole number is allowed") from None
+
+
+def requested_attack(norm: str | None, eps: str | None, steps: int) -> Pgd | None:
+    """The attack to test with, from an option's text; without ``eps`` the published radius of the norm.
+
+    Raises UserError for a value out of range, and for ``eps`` without ``norm``.
+    """
+    if norm is None:
+        if eps is not None:
+            raise UserError(f"eps is {eps}: without an attack there is no radius, give --attack linf or l2")
+        return None
+    return Pgd(norm, PUBLISHED_EPS[norm] if eps is None else parse_number("eps", eps), steps)

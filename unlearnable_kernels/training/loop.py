@@ -1,4 +1,4 @@
-"""Training from start to end: read ``train`` first, then ``_train_epoch``."""
+"""Training from start to end: read ``train`` first, then ``Trainer``."""
 
 import hashlib
 import math
@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
-from unlearnable_kernels.data.augment import random_crop_flip
+from unlearnable_kernels.data.arrays import LabelledImages
+from unlearnable_kernels.data.augment import draw_crop_flip
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.record import (
-    WriteError,
-    append_jsonl,
-    machine,
-    versions,
-    write_json,
-    write_jsonl,
-)
+from unlearnable_kernels.ops.crop_flip import crop_flip
+from unlearnable_kernels.record import WriteError, append_jsonl, write_json, write_jsonl
+from unlearnable_kernels.training.attacks import Attack
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.evaluate import measure, pick_device, require_size
+from unlearnable_kernels.training.device import autocast, resident
+from unlearnable_kernels.training.distributed import Processes, processes, share_batch_norm
+from unlearnable_kernels.training.evaluate import measure
+from unlearnable_kernels.training.inputs import Progress, describe, load_sets
 from unlearnable_kernels.training.run_folder import (
     CHECKPOINT,
     METRICS,
@@ -36,9 +35,6 @@ from unlearnable_kernels.training.run_folder import (
     write_run,
 )
 
-Progress = Callable[[str, int, int, dict[str, Any]], None]
-"""Called with what is going on, the images done and in all, and the last finished epoch's metrics."""
-
 
 def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Train as ``config`` says, into the run folder ``out``, and return its run.json.
@@ -46,167 +42,160 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
     A run that was interrupted goes on after its last finished epoch: all randomness derives from the seed
     and the epoch, so on the same machine its metrics are those of an uninterrupted one, timings aside. A
     finished run is returned as it is. run.json holds the last metrics under "final"; accuracies are in
-    [0, 1]. Raises UserError if ``out`` holds anything else, is damaged, lies in the data or around it, or
-    cannot be written, if the data cannot be used or has changed since the run began, and if the loss
-    diverges.
+    [0, 1], those in training on the images as the protocol has them, attacked or not. Under ``torchrun`` all
+    processes train one network together, see ``distributed``; the first writes the run folder and reports
+    progress. Raises UserError if ``out`` holds anything else, is damaged, lies in the data or around it, or
+    cannot be written, if the data cannot be used or has changed since the run began, if there are more
+    processes than GPUs, and if the loss diverges; on all processes alike.
     """
-    check_places(out, config)
     try:
-        return _train(config, out, progress)
+        with processes() as group:
+            group.first(lambda: check_places(out, config))
+            return _train(config, out, group, progress if group.rank == 0 else None)
     except WriteError as error:
         raise WriteError(f"{error}; run the same command again to resume") from error
 
 
-def _train(config: TrainConfig, out: Path, progress: Progress | None) -> dict[str, Any]:
-    before = find_run(out, config)
+def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress | None) -> dict[str, Any]:
+    before = group.first(lambda: find_run(out, config))
     if before is not None and before["status"] == "finished":
         return before
-    train_set, test_set = _load_sets(config, progress)
-    record = _describe(config, train_set, test_set)
-    for part in ("train", "test"):
-        if before is not None and before[part] != record[part]:
-            raise UserError(f"the {part} set has changed since the run in {out} began: use another folder")
-    write_run(out, config, record)
+    train_set, test_set = group.together(lambda: load_sets(config, progress))
 
-    device = pick_device()
-    images, labels = _resident(train_set, device)
+    def begin() -> dict[str, Any]:
+        record = describe(config, train_set, test_set, group.size)
+        for part in ("train", "test"):
+            if before is not None and before[part] != record[part]:
+                raise UserError(
+                    f"the {part} set has changed since the run in {out} began: use another folder"
+                )
+        write_run(out, config, record)
+        return record
+
+    record = group.first(begin)
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with torch.random.fork_rng(), cudnn:
-        torch.manual_seed(_derived_seed(config.seed, "weights"))
-        model = create_network(config.network, len(train_set.classes), record["image_size"])
-        model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(
-            model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        done = 0
-        if (out / CHECKPOINT).is_file():
-            done = load_checkpoint(out / CHECKPOINT, model, optimizer)
-        metrics = read_metrics(out, config)[:done]
-        if len(metrics) < done:
-            raise UserError(f"{out / METRICS} is damaged: it ends before epoch {done} of {CHECKPOINT}")
-        write_jsonl(out / METRICS, metrics)
+        trainer = Trainer(config, train_set, group)
+        metrics = group.together(lambda: trainer.resume(out))
+        group.first(lambda: write_jsonl(out / METRICS, metrics))
 
-        for epoch in range(done, config.epochs):
-            report = _epoch_progress(progress, epoch, config, len(labels), metrics)
-            line = {
-                "epoch": epoch + 1,
-                **_train_epoch(config, epoch, model, optimizer, images, labels, device, report),
-            }
+        for epoch in range(len(metrics), config.epochs):
+            report = _epoch_progress(progress, epoch, config, len(train_set), metrics)
+            line = {"epoch": epoch + 1, **trainer.train_epoch(epoch, report)}
             if test_set is not None:
-                result = measure(model, test_set, config.batch_size, device)
+                result = measure(trainer.model, test_set, config.batch_size, group, config.precision)
                 line |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
             metrics.append(line)
-            append_jsonl(out / METRICS, line)
-            save_checkpoint(out / CHECKPOINT, epoch + 1, model, optimizer)
-            report(len(labels))
+            group.first(lambda: _save(out, metrics, trainer))
+            report(len(train_set))
 
     record |= {"status": "finished", "final": metrics[-1]}
-    write_json(out / RECORD, record)
+    group.first(lambda: write_json(out / RECORD, record))
     return record
 
 
-def _train_epoch(
-    config: TrainConfig,
-    epoch: int,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    images: Tensor,
-    labels: Tensor,
-    device: torch.device,
-    report: Callable[[int], None],
-) -> dict[str, Any]:
-    """One pass over images uint8 [N, H, W, 3] in a fresh order; returns the epoch's training metrics."""
-    seed = _derived_seed(config.seed, f"epoch {epoch}")
-    torch.manual_seed(seed)  # for layers that draw for themselves
-    generator = torch.Generator(device).manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator, device=device).to(images.device)
-    batches = order.split(config.batch_size)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    model.train()
-    start = time.perf_counter()
-    for step, index in enumerate(batches):
-        lr = config.learning_rate(epoch + (step + 0.5) / len(batches))
-        optimizer.param_groups[0]["lr"] = lr
-        targets = labels[index].to(device)
-        inputs = random_crop_flip(images[index].to(device), generator, config.crop_padding, config.flip)
-        logits = model(inputs)
-        loss = functional.cross_entropy(logits, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        loss_sum += loss.detach() * len(index)
-        correct += (logits.detach().argmax(1) == targets).sum()
-        report(step * config.batch_size + len(index))
-    mean_loss = float(loss_sum) / len(labels)
-    seconds = time.perf_counter() - start
-    if not math.isfinite(mean_loss):
-        raise UserError(f"the loss diverged in epoch {epoch + 1}: give a lower lr than {config.lr}")
-    return {
-        "train_loss": mean_loss,
-        "train_accuracy": int(correct) / len(labels),
-        "lr": lr,
-        "images_per_second": round(len(labels) / seconds, 1),
-    }
+def _save(out: Path, metrics: list[dict[str, Any]], trainer: "Trainer") -> None:
+    append_jsonl(out / METRICS, metrics[-1])
+    save_checkpoint(out / CHECKPOINT, len(metrics), trainer.model, trainer.optimizer)
 
 
-def _load_sets(
-    config: TrainConfig, progress: Progress | None
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """The training set and, with labels that index the training set's classes, the test set."""
+class Trainer:
+    """One process's part of a run: the network, its optimiser, the data, and an epoch over them."""
 
-    def load(path: str, split: str, limit: int | None) -> LabelledImages:
-        def report(done: int, total: int) -> None:
-            if progress is not None:
-                progress(f"reading the {split} set", done, total, {})
+    def __init__(self, config: TrainConfig, data: LabelledImages, group: Processes) -> None:
+        self.config, self.group, device = config, group, group.device
+        self.images, self.labels = resident(data, device)
+        torch.manual_seed(_derived_seed(config.seed, "weights"))
+        model = create_network(config.network, len(data.classes), data.images.shape[1])
+        if group.size > 1:
+            model = share_batch_norm(model, device)
+        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        if config.compile:
+            # A size of its own for every kernel, so that a resumed run computes as an uninterrupted one.
+            self.model.compile(dynamic=False)
+        self.attack = None
+        if config.attack is not None:
+            self.attack = Attack(self.model, config.attack, config.precision)
+        self.forward: nn.Module = self.model
+        if group.size > 1:
+            self.forward = DistributedDataParallel(self.model, broadcast_buffers=False)
 
-        return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=report)
+    def resume(self, out: Path) -> list[dict[str, Any]]:
+        """Take up the checkpoint in ``out``, if any, and return the metrics of the epochs that led to it."""
+        done = 0
+        if (out / CHECKPOINT).is_file():
+            done = load_checkpoint(out / CHECKPOINT, self.model, self.optimizer)
+        metrics = read_metrics(out, self.config)[:done]
+        if len(metrics) < done:
+            raise UserError(f"{out / METRICS} is damaged: it ends before epoch {done} of {CHECKPOINT}")
+        return metrics
 
-    train_set = load(config.train, "train", config.limit_per_class)
-    if len(train_set.classes) < 2:
-        raise UserError(f"{config.train} has one class only ({train_set.classes[0]}): at least 2 are needed")
-    height, width = train_set.images.shape[1:3]
-    if height != width:
-        raise UserError(f"{config.train} has images of {width}x{height} px: give an image size, for squares")
-    if config.crop_padding > height:
-        raise UserError(f"crop_padding is {config.crop_padding}: at most the images' {height} px are allowed")
-    if config.test is None:
-        return train_set, None
-    test_set = load(config.test, "test", config.test_limit_per_class).relabelled(
-        train_set.classes, config.test
-    )
-    require_size(test_set, height, config.test)
-    return train_set, test_set
+    def train_epoch(self, epoch: int, report: Callable[[int], None]) -> dict[str, Any]:
+        """One pass over all images in a fresh order; returns the epoch's training metrics."""
+        config, device, count = self.config, self.group.device, len(self.labels)
+        seed = _derived_seed(config.seed, f"epoch {epoch}")
+        torch.manual_seed(seed + self.group.rank)  # for layers that draw for themselves
+        generator = torch.Generator(device).manual_seed(seed)
+        order = torch.randperm(count, generator=generator, device=device).to(self.images.device)
+        batches = order.split(config.batch_size)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)  # the loss, and the images recognised
+        self.model.train()
+        start = time.perf_counter()
+        for step, index in enumerate(batches):
+            lr = config.learning_rate(epoch + (step + 0.5) / len(batches))
+            self.optimizer.param_groups[0]["lr"] = lr
+            sums += self._step(*self._batch(index, generator), len(index))
+            report(step * config.batch_size + len(index))
+        loss_sum, correct = self.group.sum(sums).tolist()
+        seconds = time.perf_counter() - start
+        if not math.isfinite(loss_sum):
+            raise UserError(f"the loss diverged in epoch {epoch + 1}: give a lower lr than {config.lr}")
+        return {
+            "train_loss": loss_sum / count,
+            "train_accuracy": correct / count,
+            "lr": lr,
+            "images_per_second": round(count / seconds, 1),
+        }
 
+    def _batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """This process's part of the batch ``index``, cropped, flipped and attacked, with its labels.
 
-def _describe(
-    config: TrainConfig, train_set: LabelledImages, test_set: LabelledImages | None
-) -> dict[str, Any]:
-    """run.json as it stands while the run goes on."""
+        All draws are those of the whole batch.
+        """
+        config, device = self.config, self.group.device
+        offsets, flips = draw_crop_flip(len(index), generator, config.crop_padding, config.flip)
+        mine = self.group.part(len(index))
+        labels = self.labels[index[mine]].to(device)
+        images, picked = self.images, index[mine]
+        if images.device != device:
+            images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
+        # Attacked images are float32: bfloat16 cannot hold a step.
+        half = config.precision == "bf16" and self.attack is None
+        dtype = torch.bfloat16 if half else torch.float32
+        inputs = crop_flip(images, offsets[mine], flips[mine], config.crop_padding, picked, dtype)
+        if self.attack is not None:
+            noise = self.attack.pgd.noise(inputs, len(index), generator)
+            inputs = self.attack(inputs, labels, noise[mine])
+        return inputs, labels
 
-    def data(path: str, images: LabelledImages) -> dict[str, Any]:
-        return {"path": path, "images": len(images), "sha256": images.digest()}
+    def _step(self, inputs: Tensor, labels: Tensor, whole: int) -> Tensor:
+        """One step of the optimiser; returns the loss summed over ``inputs``, and how many were recognised.
 
-    tested = None if test_set is None or config.test is None else data(config.test, test_set)
-    return {
-        "status": "unfinished",
-        "classes": train_set.classes,
-        "image_size": train_set.images.shape[1],
-        "train": data(config.train, train_set) | {"protection": train_set.protection()},
-        "test": tested,
-        "machine": machine(),
-        "versions": versions(),
-        "final": None,
-    }
-
-
-def _resident(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and labels on the device, or where they are if they would fill half of its memory."""
-    if device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
-        return data.images.to(device), data.labels.to(device)
-    return data.images, data.labels
+        whole: images in the batch, of which ``inputs`` are this process's part.
+        """
+        with autocast(self.group.device, self.config.precision):
+            logits: Tensor = self.forward(inputs)
+        loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
+        self.optimizer.zero_grad()
+        # The processes' gradients are averaged, where those of a sum are to be added.
+        (loss * (self.group.size / whole)).backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()])
 
 
 def _derived_seed(seed: int, purpose: str) -> int:

@@ -1,0 +1,63 @@
+"""What a run begins with: its data sets, checked against each other, and its record."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.record import machine, versions
+from unlearnable_kernels.training.config import TrainConfig
+from unlearnable_kernels.training.evaluate import require_size
+
+Progress = Callable[[str, int, int, dict[str, Any]], None]
+"""Called with what is going on, the images done and in all, and the last finished epoch's metrics."""
+
+
+def load_sets(config: TrainConfig, progress: Progress | None) -> tuple[LabelledImages, LabelledImages | None]:
+    """The training set and, with labels that index the training set's classes, the test set."""
+
+    def load(path: str, split: str, limit: int | None) -> LabelledImages:
+        def report(done: int, total: int) -> None:
+            if progress is not None:
+                progress(f"reading the {split} set", done, total, {})
+
+        return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=report)
+
+    train_set = load(config.train, "train", config.limit_per_class)
+    if len(train_set.classes) < 2:
+        raise UserError(f"{config.train} has one class only ({train_set.classes[0]}): at least 2 are needed")
+    height, width = train_set.images.shape[1:3]
+    if height != width:
+        raise UserError(f"{config.train} has images of {width}x{height} px: give an image size, for squares")
+    if config.crop_padding > height:
+        raise UserError(f"crop_padding is {config.crop_padding}: at most the images' {height} px are allowed")
+    if config.test is None:
+        return train_set, None
+    test_set = load(config.test, "test", config.test_limit_per_class).relabelled(
+        train_set.classes, config.test
+    )
+    require_size(test_set, height, config.test)
+    return train_set, test_set
+
+
+def describe(
+    config: TrainConfig, train_set: LabelledImages, test_set: LabelledImages | None, processes: int
+) -> dict[str, Any]:
+    """run.json as it stands while the run goes on."""
+
+    def data(path: str, images: LabelledImages) -> dict[str, Any]:
+        return {"path": path, "images": len(images), "sha256": images.digest()}
+
+    tested = None if test_set is None or config.test is None else data(config.test, test_set)
+    return {
+        "status": "unfinished",
+        "classes": train_set.classes,
+        "image_size": train_set.images.shape[1],
+        "train": data(config.train, train_set) | {"protection": train_set.protection()},
+        "test": tested,
+        "machine": machine(),
+        "processes": processes,
+        "versions": versions(),
+        "final": None,
+    }
