@@ -14,6 +14,9 @@ from typer.main import get_command
 
 from unlearnable_kernels import progress
 from unlearnable_kernels.cli import app, main
+from unlearnable_kernels.protect.bayes_error import BayesError
+from unlearnable_kernels.protect.classwise_conv import ClasswiseConv
+from unlearnable_kernels.protect.methods import option_names
 
 COMMANDS = ("keygen", "protect", "verify", "preview", "train", "evaluate", "report", "demo", "info")
 
@@ -40,16 +43,35 @@ def run(capfd, monkeypatch, tmp_path):
     return run
 
 
+METHODS = ("classwise-conv", "bayes-error")
+
+
+def options_for(command, method):
+    """The options of ``command`` but for those whose help says that they are another method's."""
+    options = [each for each in get_command(app).commands[command].params if each.param_type_name == "option"]
+    owners = {each.name: each.help.partition(": ")[0] for each in options}
+    return [name for name, owner in owners.items() if owner == method or owner not in METHODS]
+
+
+def test_the_help_says_whose_an_option_is():
+    for method, kind in (("classwise-conv", ClasswiseConv), ("bayes-error", BayesError)):
+        other = METHODS[method == METHODS[0]]
+        own = set(options_for("protect", method)) - set(options_for("protect", other))
+        assert own == set(option_names(kind))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_parses(run, command):
     text = run(command, "--help").stdout
-    assert len(re.findall(r"^  --", text, re.MULTILINE)) <= 16  # 15 and --help
+    for method in METHODS:
+        assert len(options_for(command, method)) <= 15
     example = " ".join(text.split("Example: ")[1].split("\n\n")[0].split())
     _, name, *arguments = shlex.split(example)
     assert name == command
     get_command(app).commands[command].make_context(command, arguments)
 
 
+BAYES = ("protect", "a", "b", "--seed-compat", "1", "--method", "bayes-error")
 BAD_CALLS = {
     ("frobnicate",): "No such command 'frobnicate'",
     ("protect", "a"): "Missing argument 'dst'",
@@ -67,12 +89,25 @@ BAD_CALLS = {
         "same",
     ): "'zeros', 'reflect', 'replicate', 'circular'",
     ("protect", "a", "b", "--kernel-size", "big"): "--kernel-size",
+    ("protect", "a", "b", "--seed-compat", "1", "--eps", "8/255"): "eps is no option of classwise-conv",
+    (*BAYES, "--padding", "zeros"): "padding is no option of bayes-error",
+    (*BAYES, "--eps", "8/0"): "eps must be a number or a fraction such as 8/255, not '8/0'",
+    (*BAYES, "--eps", "1/500"): "eps must be a finite number of at least 1/255",
+    (*BAYES, "--bandwidth", "mean"): "bandwidth must be a number",
+    (*BAYES, "--bandwidth", "0"): "bandwidth must be a finite number above 0, or median",
+    (*BAYES, "--norm", "l1"): "norm must be one of linf, l2",
+    (*BAYES, "--steps", "0"): "steps must be 1 or more",
+    (*BAYES, "--network", "alexnet"): "resnet18",
+    (*BAYES, "--format", "jpeg"): "format must be one of png, webp, npz with bayes-error",
+    (*BAYES[:-1], "beo-aaai2026", "--norm", "l2"): "norm must be linf with beo-aaai2026",
     ("verify", "no-such-folder"): "no-such-folder",
     ("train", "--train", "no-such-folder", "--out", "r"): "no-such-folder",
     ("train", "--train", ".", "--out", "r", "--network", "alexnet"): "resnet18",
     ("evaluate", "no-such-run", "--test", "."): "no-such-run",
     ("report", "no-such-run"): "no-such-run",
     ("preview", ".", "--out", "p.png"): "give either --key-file",
+    ("preview", ".", "--protected", "no-such-folder", "--out", "p.png"): "no-such-folder",
+    ("preview", ".", "--protected", "x", "--strength", "0.3"): "with --protected, the copy's manifest",
 }
 
 

@@ -26,6 +26,8 @@ UsageError: Any = typer.BadParameter.__base__
 
 class Method(str, Enum):
     classwise_conv = "classwise-conv"
+    bayes_error = "bayes-error"
+    beo_aaai2026 = "beo-aaai2026"
 
 
 class Padding(str, Enum):
@@ -74,26 +76,33 @@ KeyFile = Annotated[
 SeedOption = Annotated[
     int | None,
     typer.Option(
-        "--seed-compat", help="The released program's filters for this int seed, which is no secret."
+        "--seed-compat", help="An int seed, which is no secret: the released program's filters for it."
     ),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure-key-permissions", help="Take a key file that other users can read.")
 ]
-KernelSize = Annotated[int | None, typer.Option(help="Side of the filters, odd.  [default: by data set]")]
+KernelSize = Annotated[
+    int | None, typer.Option(help="classwise-conv: side of the filters, odd.  [default: by data set]")
+]
 Strength = Annotated[
-    float | None, typer.Option(help="p_b: filter entries are drawn from U(0, p_b).  [default: by data set]")
+    float | None,
+    typer.Option(
+        help="classwise-conv: p_b, filter entries are drawn from U(0, p_b).  [default: by data set]"
+    ),
 ]
 PaddingOption = Annotated[
     Padding | None,
-    typer.Option(help="What lies beyond the border.  [default: reflect; zeros with --seed-compat]"),
+    typer.Option(
+        help="classwise-conv: what lies beyond the border.  [default: reflect; zeros with --seed-compat]"
+    ),
 ]
 Resize = Annotated[
     int | None,
-    typer.Option(help="Shorter side to this many pixels, then the central square, before the filter."),
+    typer.Option(help="Shorter side to this many pixels, then the central square, before all else."),
 ]
 DatasetName = Annotated[
-    str | None, typer.Option(help="Name that the filters derive from.  [default: the data set's own]")
+    str | None, typer.Option(help="Name that all secrets derive from.  [default: the data set's own]")
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option(help="A bad image: stop, or skip and list it in the manifest.")
@@ -144,46 +153,77 @@ def protect(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
-    method: Annotated[Method, typer.Option(help="Protection.")] = Method.classwise_conv,
-    kernel_size: KernelSize = None,
-    strength: Strength = None,
+    method: Annotated[
+        Method, typer.Option(help="Protection; an option that names one is that method's alone.")
+    ] = Method.classwise_conv,
     fraction: Annotated[float, typer.Option(help="Part of each class to protect, chosen by the key.")] = 1.0,
-    padding: PaddingOption = None,
     format: Annotated[
         Format | None, typer.Option(help="Of the output.  [default: png for trees, npz for archives]")
     ] = None,
-    quality: Annotated[int, typer.Option(help="Of --format jpeg, 1 to 100.")] = 95,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one a core]")] = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
+    kernel_size: KernelSize = None,
+    strength: Strength = None,
+    padding: PaddingOption = None,
+    quality: Annotated[
+        int | None, typer.Option(help="classwise-conv: of --format jpeg, 1 to 100.  [default: 95]")
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="bayes-error: budget, such as 8/255.  [default: 8/255, or 1 with l2]")
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="bayes-error: norm of the budget, linf or l2.  [default: linf]")
+    ] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="bayes-error: of the kernel, a number or median.  [default: 0.3]")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="bayes-error: outer steps.  [default: 10; 2 in beo-aaai2026]")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="bayes-error: network of the features.  [default: resnet18]")
+    ] = None,
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
 
-    Interrupted, even killed, it goes on where it was when the same command is run again.
+    classwise-conv filters each class; bayes-error optimises pixels within a budget, which takes long, and
+    beo-aaai2026 does so by its authors' recipe, with the same options. Interrupted, even killed, it goes on
+    where it was when the same command is run again.
 
     Example: unlearnable protect photos protected --key-file my.key
     """
     from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.budget import parse_number
     from unlearnable_kernels.protect.run import protect_dataset
 
+    sigma: float | str | None = bandwidth
+    if bandwidth not in (None, "median"):
+        sigma = parse_number("bandwidth", bandwidth)
     with progress() as report:
         manifest = protect_dataset(
             src,
             dst,
             filters_from=filters_source(key_file, seed_compat, insecure_key_permissions),
             method=method.value,
-            kernel_size=kernel_size,
-            strength=strength,
             fraction=fraction,
-            padding=value(padding),
             format=value(format),
-            quality=quality,
             resize=resize,
             dataset_name=dataset_name,
             workers=workers,
             on_error="skip" if on_error is OnError.skip else "raise",
+            kernel_size=kernel_size,
+            strength=strength,
+            padding=value(padding),
+            quality=quality,
+            eps=None if eps is None else parse_number("eps", eps),
+            norm=norm,
+            bandwidth=sigma,
+            steps=steps,
+            network=network,
             progress=lambda done, total: report("protecting", done, total),
+            stages=report,
             notify=lambda message: print(message, file=sys.stderr),
         )
     print(f"wrote {dst} with {manifest}")
@@ -225,6 +265,9 @@ def preview(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+    protected: Annotated[
+        Path | None, typer.Option(help="Show this protected copy of SRC, by any method; needs no key.")
+    ] = None,
     kernel_size: KernelSize = None,
     strength: Strength = None,
     padding: PaddingOption = None,
@@ -233,12 +276,20 @@ def preview(
     classes: Annotated[int, typer.Option(help="Show the first so many classes.")] = 10,
     on_error: OnErrorOption = OnError.stop,
 ) -> None:
-    """Draw clean, difference and protected pictures of each class, without protecting anything.
+    """Draw clean, difference and protected pictures of each class: filtered now, or out of a protected copy.
+
+    Of bayes-error, which optimises all images together, there is nothing to see without a protected copy.
 
     Example: unlearnable preview photos --key-file my.key
     """
-    from unlearnable_kernels.protect.preview import write_preview
+    from unlearnable_kernels.protect.preview import write_comparison, write_preview
 
+    if protected is not None:
+        given = (key_file, seed_compat, kernel_size, strength, padding, resize, dataset_name)
+        if any(option is not None for option in given) or on_error is OnError.skip:
+            raise UserError("with --protected, the copy's manifest says how it was made: no key, no such option")
+        print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
+        return
     written = write_preview(
         src,
         out,

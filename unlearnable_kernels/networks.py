@@ -46,6 +46,21 @@ def create_network(name: str, num_classes: int, image_size: int) -> nn.Module:
     return _BUILDERS[name](num_classes, image_size)
 
 
+def penultimate_features(model: nn.Module, images: Tensor) -> Tensor:
+    """What the last linear layer of ``model`` is given for ``images`` [B, 3, H, W]: features [B, D].
+
+    Differentiable, in the mode the model is in.
+    """
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
 @register_network
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
     """torchvision's ResNet-18; up to 64 px with a 3x3 stride-1 stem and no max-pool (methods §1.2)."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.keys import Key, derived
 
 SMALL = (3, 0.3)
 LARGE = (9, 0.06)
@@ -61,6 +61,11 @@ class SeedCompat:
             str(int(self.seed)).encode(), salt=salt, n=2**15, r=8, p=1, maxmem=2**26, dklen=32
         )
 
+    def derive(self, purpose: str, *context: str | bytes | int | float, length: int) -> bytes:
+        """As ``Key.derive``, for what the released program does not define; as easily tried as the seed."""
+        domain = b"unlearnable_kernels.seed-compat.derived.v1"
+        return derived(domain, self._stretched, purpose, *context, length=length)
+
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits by which the seed is recognised."""
@@ -99,7 +104,7 @@ def filters_from_key(
     outside (0, 1000], no classes.
     """
     indices = range(classes) if isinstance(classes, int) else classes
-    _check(len(indices), kernel_size, strength)
+    check_filter_parameters(len(indices), kernel_size, strength)
     if min(indices) < 0:
         raise UserError(f"class indices must be 0 or more, one is {min(indices)}")
     filters = [_key_filter(key, dataset_name, index, kernel_size, float(strength)) for index in indices]
@@ -130,7 +135,7 @@ def seed_stream(
 ) -> tuple[torch.Tensor, np.random.RandomState]:
     """filters_from_seed's filters, and its generator as they leave it: the partial subset is drawn next."""
     _check_seed(seed)
-    _check(num_classes, kernel_size, strength)
+    check_filter_parameters(num_classes, kernel_size, strength)
     generator = np.random.RandomState(seed)
     filters = np.empty((num_classes, kernel_size, kernel_size), dtype=np.float32)
     for index in range(num_classes):
@@ -142,7 +147,8 @@ def seed_stream(
     return torch.from_numpy(filters), generator
 
 
-def _check(num_classes: int, kernel_size: int, strength: float) -> None:
+def check_filter_parameters(num_classes: int, kernel_size: int, strength: float) -> None:
+    """Raises UserError for no classes, a size that is even or outside 1 to 255, a strength outside (0, 1000]."""
     if num_classes < 1:
         raise UserError(f"there must be at least one class, not {num_classes}")
     if (

@@ -41,8 +41,7 @@ class Key:
 
     def derive(self, purpose: str, *context: str | bytes | int | float, length: int) -> bytes:
         """``length`` bytes that only the holder of the key can compute, independent per argument list."""
-        parts = (_DOMAIN, self.material, purpose, length, *context)
-        return hashlib.shake_256(b"".join(map(_encode, parts))).digest(length)
+        return derived(_DOMAIN, self.material, purpose, *context, length=length)
 
     @property
     def fingerprint(self) -> str:
@@ -52,6 +51,14 @@ class Key:
     def mac(self, message: bytes) -> str:
         """HMAC-SHA256 of ``message`` under a derived key, 64 hexadecimal digits."""
         return hmac.new(self.derive("mac", length=32), message, hashlib.sha256).hexdigest()
+
+
+def derived(
+    domain: bytes, secret: bytes, purpose: str, *context: str | bytes | int | float, length: int
+) -> bytes:
+    """SHAKE-256 over the parts, each with its type and its length: the derivation of docs/maths.md."""
+    parts = (domain, secret, purpose, length, *context)
+    return hashlib.shake_256(b"".join(map(_encode, parts))).digest(length)
 
 
 def _encode(part: str | bytes | int | float) -> bytes:

@@ -1,4 +1,4 @@
-"""Everything that is decided before the first image is written: parameters, filters, samples, file names."""
+"""Everything that is decided before the first image is written: parameters, samples, file names."""
 
 import hashlib
 from collections import Counter
@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX
+from unlearnable_kernels.data.images import SUFFIX
 from unlearnable_kernels.data.sources import ArraySource, Source
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.ops.classwise_conv import PADDINGS
-from unlearnable_kernels.protect.filters import FiltersFrom, SeedCompat, class_filters, default_parameters
+from unlearnable_kernels.protect.classwise_conv import ClasswiseConv
+from unlearnable_kernels.protect.filters import FiltersFrom, SeedCompat
 from unlearnable_kernels.protect.manifest import MANIFEST_NAME, SCHEMA_VERSION, canonical
+from unlearnable_kernels.protect.method import Facts, Method
 from unlearnable_kernels.protect.render import Chunk, load_image
-from unlearnable_kernels.protect.selection import choose_protected
 from unlearnable_kernels.record import versions
 
-METHODS = ("classwise-conv",)
-FORMATS = (*SUFFIX, "npz")
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 16 * 2**20
 _OWN_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
@@ -27,89 +25,80 @@ _OWN_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for; None is the default for the data set."""
+    """What the caller asked for, whatever the method; None is the default for the data set."""
 
-    method: str = "classwise-conv"
-    kernel_size: int | None = None
-    strength: float | None = None
+    method: Method
     fraction: float = 1.0
-    padding: str | None = None
     format: str | None = None
-    quality: int = JPEG_QUALITY
     resize: int | None = None
     dataset_name: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``header``: the manifest as far as it is known now. ``filter_labels``: class, or -1 to stay clean."""
+    """``header``: the manifest as far as it is known now. ``marks``: see ``method.Method``."""
 
     header: dict[str, Any]
-    filters: np.ndarray
-    filter_labels: list[int]
+    method: Method
+    facts: Facts
+    marks: list[int]
     outputs: list[str]
     chunks: list[Chunk]
     shape: tuple[int, ...] | None
     digest: str
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Every option with its final value."""
+        parameters: dict[str, Any] = self.header["parameters"]
+        return parameters
+
+    @property
     def protects_nothing(self) -> str:
         """Why not one image would be protected; empty where some are."""
-        if any(label >= 0 for label in self.filter_labels):
+        if any(mark >= 0 for mark in self.marks):
             return ""
-        fraction = f"--fraction {self.header['parameters']['fraction']:g}"
-        if self.header["key"]["kind"] == SeedCompat.kind:
+        fraction = f"--fraction {self.parameters['fraction']:g}"
+        if isinstance(self.method, ClasswiseConv) and isinstance(self.facts.secret, SeedCompat):
             return f"{fraction} of {len(self.outputs)} images left all out, by chance"
         return f"{fraction} of the largest class rounds to 0"
 
 
-def make_plan(source: Source, filters_from: FiltersFrom, options: Options, on_error: str) -> Plan:
+def make_plan(source: Source, secret: FiltersFrom, options: Options, on_error: str) -> Plan:
     """Resolve the defaults and decide what becomes of every sample. Raises UserError."""
     check_options(options)
     if not source.samples:
         raise UserError(f"{source.name}: there are no images to protect")
-    name = data_set_name(source, options)
     first = _first_image(source, options.resize, on_error)
-    parameters = resolve(source, filters_from, options, name, min(first.shape[:2]))
-    k, strength, count = parameters["kernel_size"], parameters["strength"], len(source.classes)
-    filters = class_filters(filters_from, name, count, k, strength).numpy()
-    names, labels = [s.name for s in source.samples], [s.label for s in source.samples]
-    chosen = choose_protected(
-        filters_from,
-        name,
-        names,
-        labels,
-        options.fraction,
-        num_classes=count,
-        kernel_size=k,
-        strength=strength,
-    )
-    filter_labels = np.where(chosen, labels, -1).tolist()
+    facts = gather_facts(source, secret, options, first)
+    method, parameters = options.method, options.method.parameters(facts)
+    marks = method.marks(facts, parameters)
     header = {
         "schema": SCHEMA_VERSION,
-        "method": options.method,
+        "method": method.name,
         "parameters": parameters,
-        "dataset_name": name,
+        "dataset_name": facts.name,
         "layout": source.layout,
         "split": source.split,
         "prefix": source.prefix,
         "left_out": list(source.left_out),
-        "key": {"kind": filters_from.kind, "fingerprint": filters_from.fingerprint},
+        "key": {"kind": secret.kind, "fingerprint": secret.fingerprint},
         "classes": list(source.classes),
-        "source_listing_sha256": _listing_digest(source, with_times=False),
+        "source_listing_sha256": listing_digest(source, with_times=False),
         "versions": versions(),
     }
-    as_array = parameters["format"] == "npz"
-    outputs = names if as_array else output_names(source, parameters["format"])
+    as_array = facts.format == "npz"
+    outputs = facts.names if as_array else output_names(source, facts.format)
     if not as_array:
         _keep_manifest_free(source, outputs)
-    digest = hashlib.sha256(canonical([header, filter_labels, _listing_digest(source, with_times=True)]))
+    digest = hashlib.sha256(canonical([header, marks, listing_digest(source, with_times=True)]))
     return Plan(
         header=header,
-        filters=filters,
-        filter_labels=filter_labels,
+        method=method,
+        facts=facts,
+        marks=marks,
         outputs=outputs,
-        chunks=make_chunks(source, filter_labels, outputs),
+        chunks=make_chunks(source, marks, outputs),
         shape=first.shape if as_array else None,
         digest=digest.hexdigest(),
     )
@@ -117,20 +106,16 @@ def make_plan(source: Source, filters_from: FiltersFrom, options: Options, on_er
 
 def check_options(options: Options) -> None:
     """Raises UserError for what is wrong with any data set."""
-    if options.method not in METHODS:
-        raise UserError(f"method must be one of {', '.join(METHODS)}, not {options.method!r}")
-    if options.padding is not None and options.padding not in PADDINGS:
-        raise UserError(f"padding must be one of {', '.join(PADDINGS)}, not {options.padding!r}")
-    if options.format is not None and options.format not in FORMATS:
-        raise UserError(f"format must be one of {', '.join(FORMATS)}, not {options.format!r}")
-    if not 1 <= options.quality <= 100:
-        raise UserError(f"quality must be from 1 to 100, not {options.quality}")
+    options.method.check()
+    if options.format is not None and options.format not in options.method.formats:
+        allowed = ", ".join(options.method.formats)
+        raise UserError(f"format must be one of {allowed} with {options.method.name}, not {options.format!r}")
     if options.resize is not None and not 1 <= options.resize <= 65535:
         raise UserError(f"resize must be from 1 to 65535 pixels, not {options.resize}")
 
 
-def data_set_name(source: Source, options: Options) -> str:
-    """What the filters derive from. Raises UserError for a name that is no Unicode text."""
+def gather_facts(source: Source, secret: FiltersFrom, options: Options, image: np.ndarray) -> Facts:
+    """What the method goes by. Raises UserError for a data set's name that is no Unicode text."""
     name = options.dataset_name or source.name
     try:
         name.encode()
@@ -138,28 +123,8 @@ def data_set_name(source: Source, options: Options) -> str:
         raise UserError(
             f"the data set's name {name!r} is not UTF-8; give it one with --dataset-name"
         ) from None
-    return name
-
-
-def resolve(
-    source: Source, filters_from: FiltersFrom, options: Options, name: str, shorter_side: int
-) -> dict[str, Any]:
-    """The ``parameters`` of the manifest: every option with its final value."""
-    kernel_size, strength = default_parameters(name, shorter_side)
     format = options.format or ("npz" if isinstance(source, ArraySource) else "png")
-    # Zeros darken the border, by which protected images can be told (EPD); the released bytes have it.
-    padding = options.padding or ("zeros" if isinstance(filters_from, SeedCompat) else "reflect")
-    return {
-        "kernel_size": int(kernel_size if options.kernel_size is None else options.kernel_size),
-        "strength": float(strength if options.strength is None else options.strength),
-        "fraction": float(options.fraction),
-        "padding": padding,
-        "rescale": "max",
-        "resize": options.resize,
-        "filter_acts": "on the stored image" if options.resize is None else "after the resize",
-        "format": format,
-        "quality": options.quality if format == "jpeg" else None,
-    }
+    return Facts(source, secret, name, options.fraction, options.resize, format, image)
 
 
 def output_names(source: Source, format: str) -> list[str]:
@@ -200,7 +165,7 @@ def _with_suffix(name: str, format: str) -> str:
     return (stem if dot and "/" not in suffix else name) + SUFFIX[format]
 
 
-def make_chunks(source: Source, filter_labels: Sequence[int], outputs: Sequence[str]) -> list[Chunk]:
+def make_chunks(source: Source, marks: Sequence[int], outputs: Sequence[str]) -> list[Chunk]:
     """Runs of at most 256 samples or 16 MiB of files, whichever is less; one sample at least."""
     samples, bounds, size = source.samples, [0], 0
     for position, sample in enumerate(samples):
@@ -213,7 +178,7 @@ def make_chunks(source: Source, filter_labels: Sequence[int], outputs: Sequence[
         size += added
     ranges = zip(bounds, [*bounds[1:], len(samples)], strict=True)
     return [
-        Chunk(index, samples[a:b], list(filter_labels[a:b]), list(outputs[a:b]))
+        Chunk(index, samples[a:b], list(marks[a:b]), list(outputs[a:b]))
         for index, (a, b) in enumerate(ranges)
     ]
 
@@ -228,6 +193,7 @@ def _first_image(source: Source, resize: int | None, on_error: str) -> np.ndarra
     raise UserError(f"{source.name}: not one of its {len(source.samples)} images can be read")
 
 
-def _listing_digest(source: Source, *, with_times: bool) -> str:
+def listing_digest(source: Source, *, with_times: bool) -> str:
+    """SHA-256, in hex, of the samples' names, labels and sizes, and of what was skipped."""
     rows = [[s.name, s.label, s.size, s.mtime_ns if with_times else 0] for s in source.samples]
     return hashlib.sha256(canonical([rows, source.skipped])).hexdigest()

@@ -1,17 +1,25 @@
-"""A contact sheet: what protection would do to one image of each class, before anything is protected."""
+"""A contact sheet: what protection does to one image of each class, beforehand or afterwards."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from unlearnable_kernels.data.sources import Source, open_source
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.ops.classwise_conv import classwise_conv
-from unlearnable_kernels.protect.filters import FiltersFrom, class_filters
-from unlearnable_kernels.protect.plan import Options, check_options, data_set_name, resolve
+from unlearnable_kernels.protect.classwise_conv import ClasswiseConv
+from unlearnable_kernels.protect.filters import FiltersFrom
+from unlearnable_kernels.protect.manifest import read_manifest
+from unlearnable_kernels.protect.methods import METHODS, make_method
+from unlearnable_kernels.protect.plan import (
+    Options,
+    check_options,
+    gather_facts,
+    listing_digest,
+    output_names,
+)
 from unlearnable_kernels.protect.render import load_image
 from unlearnable_kernels.protect.staging import resolved
 from unlearnable_kernels.record import replacing
@@ -30,49 +38,101 @@ def write_preview(
     out_png: Path,
     filters_from: FiltersFrom,
     *,
-    method: str = "classwise-conv",
-    kernel_size: int | None = None,
-    strength: float | None = None,
-    padding: str | None = None,
     resize: int | None = None,
     dataset_name: str | None = None,
     classes: int = 10,
     on_error: str = "raise",
+    **method_options: Any,
 ) -> Path:
     """Write a PNG with a row for each of the first ``classes`` classes: clean, difference, protected.
 
-    The image is the first of its class, filtered as ``protect_dataset`` would with the same arguments, and
-    written nowhere else. The difference is protected minus clean, amplified alike in all rows, grey being
-    none. Raises UserError for bad arguments, a source without images, and an ``out_png`` that lies within
-    ``src`` or is there and no PNG file.
+    The image is the first of its class, filtered as ``protect_dataset`` would with the same arguments
+    (``method_options`` are those of ``ClasswiseConv``), and written nowhere else. A method that optimises all
+    images together has nothing to show beforehand: see ``write_comparison``. The difference is protected
+    minus clean, amplified alike in all rows, grey being none. Raises UserError for bad arguments, a source
+    without images, and an ``out_png`` that lies within ``src`` or is there and no PNG file.
     """
-    options = Options(
-        method, kernel_size, strength, padding=padding, resize=resize, dataset_name=dataset_name
-    )
+    method = make_method(ClasswiseConv.name, method_options)
+    assert isinstance(method, ClasswiseConv)
+    options = Options(method, resize=resize, dataset_name=dataset_name)
     check_options(options)
+    _check_arguments(classes, out_png, {"source": src})
+    source = open_source(Path(src), "train", on_error)
+    rows = _first_images(source, classes, resize, on_error)
+    facts = gather_facts(source, filters_from, options, rows[0][1])
+    parameters = method.parameters(facts)
+    filtering = method.filtering(facts, parameters)
+    triples = []
+    for label, clean in rows:
+        protected = np.empty_like(clean)[None]
+        filtering.apply(clean[None], [label], protected)
+        triples.append((source.classes[label], clean, protected[0]))
+    return _write_sheet(triples, f"{facts.name}: {method.heading(parameters)}", out_png)
+
+
+def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:
+    """Write the same sheet from ``dst``, which ``protect_dataset`` made from ``src`` by whatever method.
+
+    The images are the first of each class that are protected. Raises UserError where ``dst`` has no manifest
+    or was made from other files than those in ``src``, for an image that cannot be read, and as
+    ``write_preview``.
+    """
+    _check_arguments(classes, out_png, {"source": src, "protected data set": dst})
+    manifest = read_manifest(Path(dst))
+    parameters, method = manifest["parameters"], manifest["method"]
+    if method not in METHODS:
+        raise UserError(f"{dst}: method {method!r} is none of {', '.join(METHODS)}")
+    try:
+        heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
+        pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{dst}: its manifest is damaged: {error}") from None
+    if not pairs:
+        raise UserError(f"{dst}: not one image of the first {classes} classes is protected")
+    return _write_sheet([(manifest["classes"][y], *pair) for y, pair in pairs], heading, out_png)
+
+
+def _protected_pairs(
+    src: Path, dst: Path, manifest: dict[str, Any], classes: int
+) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """(label, (clean, protected)) of the first protected image of each of the first classes that have one."""
+    parameters = manifest["parameters"]
+    # What was skipped then is not looked at now.
+    source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
+    if manifest["source_listing_sha256"] != listing_digest(source, with_times=False):
+        raise UserError(f"{dst} was not made from the files that are in {src} now")
+    as_array = parameters["format"] == "npz"
+    outputs = [s.name for s in source.samples] if as_array else output_names(source, parameters["format"])
+    entries = next(iter(manifest["files"].values()))["samples"] if as_array else manifest["files"]
+    result = open_source(dst, "train")
+    written = {sample.name: sample for sample in result.samples}
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for sample, output in zip(source.samples, outputs, strict=True):
+        if sample.label >= classes or sample.label in found or not entries.get(output, {}).get("protected"):
+            continue
+        name = output if as_array else output.removeprefix(f"{source.prefix}/")
+        if name not in written:
+            raise UserError(f"{dst}: {output} is missing")
+        clean = load_image(source, sample, parameters["resize"])
+        found[sample.label] = clean, load_image(result, written[name], None)
+    return sorted(found.items())
+
+
+def _check_arguments(classes: int, out_png: Path, folders: dict[str, Path]) -> None:
     if not 1 <= classes <= MAX_CLASSES:
         raise UserError(f"classes must be from 1 to {MAX_CLASSES}, not {classes}")
-    src, out_png = Path(src), Path(out_png)
-    if resolved(src) in resolved(out_png).parents:
-        raise UserError(f"{out_png} must lie outside the source {src}")
-    _check_replaceable(out_png)
-    source = open_source(src, "train", on_error)
-    rows = _first_images(source, classes, resize, on_error)
-    name = data_set_name(source, options)
-    parameters = resolve(source, filters_from, options, name, min(rows[0][1].shape[:2]))
-    k, strength = parameters["kernel_size"], parameters["strength"]
-    filters = class_filters(filters_from, name, len(source.classes), k, strength)
-    triples = [
-        (source.classes[label], clean, protect_one(clean, label, filters, parameters["padding"]))
-        for label, clean in rows
-    ]
-    heading = f"{name}: {method}, k {k}, strength {strength:g}, padding {parameters['padding']}"
-    sheet = contact_sheet(triples, heading)
+    for what, folder in folders.items():
+        if resolved(Path(folder)) in resolved(Path(out_png)).parents:
+            raise UserError(f"{out_png} must lie outside the {what} {folder}")
+    _check_replaceable(Path(out_png))
+
+
+def _write_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: str, out_png: Path) -> Path:
     stream = io.BytesIO()
-    sheet.save(stream, "png")
-    with replacing(out_png) as temporary:
+    contact_sheet(triples, heading).save(stream, "png")
+    with replacing(Path(out_png)) as temporary:
         temporary.write_bytes(stream.getvalue())
-    return out_png
+    return Path(out_png)
 
 
 def _check_replaceable(path: Path) -> None:
@@ -85,15 +145,6 @@ def _check_replaceable(path: Path) -> None:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not is_png:
         raise UserError(f"{path} exists and is no PNG file; choose another name")
-
-
-def protect_one(image: np.ndarray, label: int, filters: torch.Tensor, padding: str) -> np.ndarray:
-    """One protected image, uint8 [H, W, 3] like ``image``."""
-    batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    result: np.ndarray = (
-        classwise_conv(batch, torch.tensor([label]), filters, padding)[0].permute(1, 2, 0).numpy()
-    )
-    return result
 
 
 def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: str) -> Image.Image:

@@ -1,22 +1,23 @@
-"""From one chunk of the source to its protected files: read, decode, filter, encode, write, hash."""
+"""From one chunk of the source to its protected files: read, decode, treat, encode, write, hash."""
 
 import errno
 import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from unlearnable_kernels.data.images import decode, encode, resize
 from unlearnable_kernels.data.sources import Sample, Source
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.protect.method import Treatment
+from unlearnable_kernels.record import WriteError
 
-# Decoded pixels that wait for the filter: enough for a batch, little beside a worker's own size.
+# Decoded pixels that wait for the treatment: enough for a batch, little beside a worker's own size.
 BATCH_BYTES = 32 * 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,11 +25,11 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that are processed, written and recorded together. A filter label of -1 leaves one clean."""
+    """Samples that are processed, written and recorded together; ``marks`` as in ``method.Method``."""
 
     index: int
     samples: list[Sample]
-    filter_labels: list[int]
+    marks: list[int]
     outputs: list[str]
 
 
@@ -52,8 +53,7 @@ class Rendering:
     """
 
     source: Source
-    filters: np.ndarray
-    padding: str
+    treatment: Treatment
     resize: int | None
     format: str
     quality: int | None
@@ -68,7 +68,7 @@ class Rendering:
         if self.shape is not None:
             return self._render_array(chunk, skipped)
         hashes: list[str | None] = [None] * len(chunk.samples)
-        for positions, images in self._filtered(chunk, skipped):
+        for positions, images in self._treated(chunk, skipped):
             for position, image in zip(positions, images, strict=True):
                 try:
                     data = self._encoded(image, chunk.samples[position].name)
@@ -81,13 +81,13 @@ class Rendering:
 
     def _render_array(self, chunk: Chunk, skipped: dict[int, str]) -> Result:
         rows: dict[int, bytes] = {}
-        for positions, images in self._filtered(chunk, skipped):
+        for positions, images in self._treated(chunk, skipped):
             rows.update(zip(positions, map(np.ndarray.tobytes, images), strict=True))
         data = b"".join(rows[position] for position in sorted(rows))
         write_file(array_file(self.folder, chunk.index), data)
         return Result(chunk.index, [hashlib.sha256(data).hexdigest()], skipped)
 
-    def _filtered(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[list[int], np.ndarray]]:
+    def _treated(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[list[int], np.ndarray]]:
         """(positions, protected images [n, H, W, 3]) in batches of one shape; the array is reused."""
         waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         size = 0
@@ -100,27 +100,21 @@ class Rendering:
             waiting[image.shape].append((position, image))
             size += image.nbytes
             if size >= BATCH_BYTES:
-                yield from map(self._filter, waiting.values(), [chunk] * len(waiting))
+                yield from map(self._treat, waiting.values(), [chunk] * len(waiting))
                 waiting.clear()
                 size = 0
-        yield from map(self._filter, waiting.values(), [chunk] * len(waiting))
+        yield from map(self._treat, waiting.values(), [chunk] * len(waiting))
 
-    def _filter(self, group: list[tuple[int, np.ndarray]], chunk: Chunk) -> tuple[list[int], np.ndarray]:
+    def _treat(self, group: list[tuple[int, np.ndarray]], chunk: Chunk) -> tuple[list[int], np.ndarray]:
         positions = [position for position, _ in group]
         shape = (len(group), *group[0][1].shape)
         batch, result = self._buffer("in", shape), self._buffer("out", shape)
         np.stack([image for _, image in group], out=batch)
-        classwise_conv(
-            torch.from_numpy(batch).permute(0, 3, 1, 2),
-            torch.tensor([chunk.filter_labels[position] for position in positions]),
-            torch.from_numpy(self.filters),
-            self.padding,
-            out=torch.from_numpy(result).permute(0, 3, 1, 2),
-        )
+        self.treatment.apply(batch, [chunk.marks[position] for position in positions], result)
         return positions, result
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Reused from call to call: the page faults of fresh memory cost more than the filter."""
+        """Reused from call to call: the page faults of fresh memory cost more than a filter."""
         size = int(np.prod(shape))
         kept = self._buffers.get(name)
         if kept is None or kept.size < size:
@@ -150,7 +144,7 @@ class Rendering:
 
 
 def load_image(source: Source, sample: Sample, size: int | None) -> np.ndarray:
-    """One image as it will be filtered, uint8 [H, W, 3]. Raises ImageError."""
+    """One image as it will be treated, uint8 [H, W, 3]. Raises ImageError."""
     data = source.read(sample)
     image = data if isinstance(data, np.ndarray) else decode(data, sample.name)
     return image if size is None else resize(image, size)
@@ -173,6 +167,19 @@ def write_file(path: str | Path, data: bytes) -> None:
             os.close(descriptor)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+@contextmanager
+def writing_to(path: str | Path) -> Iterator[None]:
+    """Whatever keeps the block from writing becomes the one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    except WriteError as error:
+        if isinstance(error.__cause__, OSError):
+            raise cannot_write(path, error.__cause__) from None
+        raise
 
 
 def cannot_write(path: str | Path, error: OSError) -> UserError:

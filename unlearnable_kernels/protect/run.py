@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.data.images import JPEG_QUALITY
 from unlearnable_kernels.data.sources import ArraySource, Source, open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.filters import FiltersFrom
 from unlearnable_kernels.protect.manifest import MANIFEST_NAME, manifest_text, read_manifest, sha256_of, sign
+from unlearnable_kernels.protect.method import Notify, Stages, Treatment, Workplace
+from unlearnable_kernels.protect.methods import make_method
 from unlearnable_kernels.protect.npz import write_npz
 from unlearnable_kernels.protect.plan import Options, Plan, check_options, make_plan
 from unlearnable_kernels.protect.render import (
@@ -28,7 +29,6 @@ from unlearnable_kernels.protect.workers import render_all
 from unlearnable_kernels.record import usable_cores
 
 Progress = Callable[[int, int], None]
-Notify = Callable[[str], None]
 ON_ERROR = ("raise", "skip")
 
 
@@ -38,39 +38,38 @@ def protect_dataset(
     *,
     filters_from: FiltersFrom,
     method: str = "classwise-conv",
-    kernel_size: int | None = None,
-    strength: float | None = None,
     fraction: float = 1.0,
-    padding: str | None = None,
     format: str | None = None,
-    quality: int = JPEG_QUALITY,
     resize: int | None = None,
     dataset_name: str | None = None,
     workers: int | None = None,
     on_error: str = "raise",
     progress: Progress | None = None,
+    stages: Stages | None = None,
     notify: Notify | None = None,
+    **method_options: Any,
 ) -> Path:
     """Write a protected copy of the training split of ``src`` to ``dst``; returns its manifest's path.
 
-    Every image of a class is filtered with that class's filter (``ops.classwise_conv``); those outside the
-    fraction are written in the same format, so that the format does not betray which are protected. The
-    work goes on in ``dst``.partial, which becomes ``dst`` when it is whole: after a kill, a full disk or
-    Ctrl-C, the same call goes on where it was, and ends with the bytes of an uninterrupted one. A complete
-    ``dst`` of the same call is left as it is.
+    method: a name in ``methods.METHODS``; ``method_options`` are that method's own, the fields of
+    ``ClasswiseConv`` (kernel_size, strength, padding, quality) or ``BayesError`` (eps, norm, bandwidth, steps,
+    network). Images outside the fraction are written in the same format, so that the format does not betray
+    which are protected. The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole: after a
+    kill, a full disk or Ctrl-C, the same call goes on where it was, and ends with the bytes of an
+    uninterrupted one. A complete ``dst`` of the same call is left as it is.
 
-    kernel_size, strength, padding, format: None is the default for the data set (``filters.DEFAULTS``;
-    reflect for a key, zeros for a seed; png for trees, npz for array archives). fraction: in (0, 1]; exact
-    in every class with a key. quality: 1 to 100, of jpeg alone. resize: pixels of the shorter side, then the
-    central square; the filter acts after it. dataset_name: part of what the filters derive from, the
-    source's own name by default. workers: processes, 0 for none, by default one for each core. on_error:
-    "raise", or "skip" to list images that cannot be processed in the manifest and go on. progress: called
-    with (images done, all); notify: with one-line messages.
+    filters_from: the key, or a seed, that everything secret or random derives from. format: None is png for
+    trees, npz for array archives. fraction: in (0, 1]; exact in every class with a key. resize: pixels of the
+    shorter side, then the central square; the method acts after it. dataset_name: part of what is derived,
+    the source's own name by default. workers: processes that write files, 0 for none, by default one for each
+    core. on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
+    progress: called with (images done, all) as files are written; stages: with (what, done, all) before that,
+    where a method optimises; notify: with one-line messages.
 
     Raises UserError for bad parameters, a source that cannot be read, a ``dst`` that holds something else,
     was damaged since or lies within ``src`` (or the other way round), a disk that is full.
     """
-    options = Options(method, kernel_size, strength, fraction, padding, format, quality, resize, dataset_name)
+    options = Options(make_method(method, method_options), fraction, format, resize, dataset_name)
     check_options(options)
     if workers is not None and workers < 0:
         raise UserError(f"workers must be 0 or more, not {workers}")
@@ -96,7 +95,7 @@ def protect_dataset(
             return dst / MANIFEST_NAME
         job = _Job(src, source, plan, staging, on_error == "skip", progress or (lambda done, total: None))
         try:
-            results = job.render(workers, tell)
+            results = job.render(workers, tell, stages or (lambda what, done, total: None))
             manifest = job.finish(results, filters_from)
         except KeyboardInterrupt:
             tell("interrupted; run the same command again to resume")
@@ -175,12 +174,16 @@ class _Job:
         self.src, self.source, self.plan, self.staging = src, source, plan, staging
         self.skip_bad, self.progress = skip_bad, progress
         self.folder = staging.tree if plan.shape is None else staging.arrays
+        self.outcome: dict[str, Any] = {}
 
-    def render(self, workers: int | None, tell: Notify) -> dict[int, Result]:
+    def render(self, workers: int | None, tell: Notify, stages: Stages) -> dict[int, Result]:
         """Every chunk's result: from the journal where its files are still there, rendered else."""
         plan, staging = self.plan, self.staging
         resumed = staging.adopt(plan.digest, plan.header)
         self._make_folders()
+        workplace = Workplace(staging.work, self.skip_bad, tell, stages)
+        treatment = plan.method.treatment(plan.facts, plan.parameters, plan.marks, workplace)
+        self.outcome = treatment.outcome
         results = staging.finished(self._is_whole)
         total = len(plan.outputs)
         done = sum(len(chunk.samples) for chunk in plan.chunks if chunk.index in results)
@@ -189,7 +192,8 @@ class _Job:
         self.progress(done, total)
         left = [chunk for chunk in plan.chunks if chunk.index not in results]
         # Closed at once, whatever is raised here: that ends the workers.
-        with closing(render_all(self._rendering(), left, self._workers(workers, left), staging.lock)) as new:
+        rendering = self._rendering(treatment)
+        with closing(render_all(rendering, left, self._workers(workers, left), staging.lock)) as new:
             for result in new:
                 staging.record(result)
                 results[result.index] = result
@@ -204,24 +208,23 @@ class _Job:
             wanted = 0 if only_filter or len(left) == 1 else usable_cores()
         return min(wanted, len(left))
 
-    def _rendering(self) -> Rendering:
-        parameters = self.plan.header["parameters"]
+    def _rendering(self, treatment: Treatment) -> Rendering:
+        parameters = self.plan.parameters
         # Each chunk brings its samples; a folder's list of all of them would go to every worker in vain.
         source = self.source if isinstance(self.source, ArraySource) else replace(self.source, samples=[])
         return Rendering(
             source=source,
-            filters=self.plan.filters,
-            padding=parameters["padding"],
+            treatment=treatment,
             resize=parameters["resize"],
             format=parameters["format"],
-            quality=parameters["quality"],
+            quality=parameters.get("quality"),
             skip_bad=self.skip_bad,
             folder=str(self.folder),
             shape=self.plan.shape,
         )
 
     def _make_folders(self) -> None:
-        folders = {self.staging.tree, self.folder}
+        folders = {self.staging.tree, self.staging.work, self.folder}
         if self.plan.shape is None:
             root = self.staging.tree / self.source.prefix
             # A class without images keeps its folder, and so the other classes their labels.
@@ -263,6 +266,7 @@ class _Job:
             raise cannot_write(self.staging.tree, error) from None
         manifest = {
             **self.plan.header,
+            **self.outcome,
             "skipped": [*map(list, self.source.skipped), *skipped],
             "files": files,
             "side_files": side_files,
@@ -284,7 +288,7 @@ class _Job:
                 files[chunk.outputs[position]] = {
                     "sha256": result.sha256[position],
                     "label": sample.label,
-                    "protected": chunk.filter_labels[position] >= 0,
+                    "protected": chunk.marks[position] >= 0,
                 }
         # A file that an earlier attempt wrote and this one skips is nobody's.
         for name in {output for chunk in self.plan.chunks for output in chunk.outputs} - files.keys():
@@ -302,7 +306,7 @@ class _Job:
                 if position in reasons:
                     skipped.append([sample.name, reasons[position]])
                 else:
-                    protected = chunk.filter_labels[position] >= 0
+                    protected = chunk.marks[position] >= 0
                     samples[sample.name] = {"label": sample.label, "protected": protected}
         self._refuse_empty(samples)
         path = self.staging.tree / f"{self.source.split or 'train'}.npz"

@@ -28,8 +28,7 @@ def choose_protected(
     ``fraction`` is in (0, 1], else UserError. A key protects an exact share of every class; a seed draws the
     released program's Bernoulli subset, for which the stream needs the filters' parameters.
     """
-    if not 0 < fraction <= 1:
-        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+    check_fraction(fraction)
     if fraction == 1:
         return np.ones(len(names), dtype=bool)
     if isinstance(source, Key):
@@ -38,8 +37,14 @@ def choose_protected(
     return generator.random_sample(len(names)) < fraction
 
 
+def check_fraction(fraction: float) -> None:
+    """Raises UserError for one outside (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+
+
 def exact_subset(
-    key: Key, dataset_name: str, names: Sequence[str], labels: Sequence[int], fraction: float
+    key: FiltersFrom, dataset_name: str, names: Sequence[str], labels: Sequence[int], fraction: float
 ) -> np.ndarray:
     """bool [N]: of every class's n samples the ⌊fraction·n + ½⌋ that the key ranks lowest.
 

@@ -5,6 +5,7 @@ DST.partial/plan.json      what is being made; another plan is refused
 DST.partial/journal.jsonl  a line for each finished chunk, with the hashes of its files
 DST.partial/tree/          becomes DST
 DST.partial/arrays/        pixels on their way into an .npz
+DST.partial/work/          what a method needs before the first file, such as its optimised images
 """
 
 import contextlib
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.render import Result, cannot_write
-from unlearnable_kernels.record import WriteError, write_json
+from unlearnable_kernels.protect.render import Result, cannot_write, writing_to
+from unlearnable_kernels.record import write_json
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
-_OWN = {"lock", "plan.json", "journal.jsonl", "tree", "arrays"}
+_OWN = {"lock", "plan.json", "journal.jsonl", "tree", "arrays", "work"}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
 
@@ -38,6 +39,7 @@ class Staging:
         self.folder = staging_folder(dst)
         self.tree = self.folder / "tree"
         self.arrays = self.folder / "arrays"
+        self.work = self.folder / "work"
         self._journal = -1
         self.lock = -1
 
@@ -145,14 +147,8 @@ class Staging:
             self.folder.rmdir()
 
     def _write(self, action: Callable[[], None]) -> None:
-        try:
+        with writing_to(self.folder):
             action()
-        except OSError as error:
-            raise cannot_write(self.folder, error) from None
-        except WriteError as error:
-            if isinstance(error.__cause__, OSError):
-                raise cannot_write(self.folder, error.__cause__) from None
-            raise
 
 
 def resolved(path: Path) -> Path:

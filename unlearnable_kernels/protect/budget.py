@@ -1,0 +1,67 @@
+"""The budget of a perturbation, kept by the 8-bit images themselves (docs/maths.md)."""
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from unlearnable_kernels.errors import UserError
+
+NORMS = ("linf", "l2")
+_HALVINGS = 16
+# 8/255 as a binary fraction, times 255, may fall short of 8 in the last digits.
+_SLACK = 1e-6
+
+
+def check_budget(eps: float, norm: str) -> None:
+    """Raises UserError for an unknown norm, and for an ``eps`` that allows no change at all to 8-bit pixels."""
+    if norm not in NORMS:
+        raise UserError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
+    if not (math.isfinite(eps) and 255 * eps + _SLACK >= 1):
+        raise UserError(
+            f"eps must be a finite number of at least 1/255, one step of an 8-bit pixel, not {eps:g}"
+        )
+
+
+def parse_number(name: str, text: str) -> float:
+    """The value of "0.5", "8/255" and the like. Raises UserError."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise UserError(f"{name} must be a number or a fraction such as 8/255, not {text!r}") from None
+
+
+def quantised(master: Tensor, origin: Tensor, eps: float, norm: str) -> Tensor:
+    """The 8-bit images nearest to ``master`` that are within ``eps`` of ``origin``.
+
+    master: float32 [N, ...] in [0, 1]; origin: uint8 [N, ...]. eps: largest change of a pixel (linf) or
+    Euclidean length of an image's change (l2), pixels being in [0, 1]. Returns uint8 [N, ...], for which
+    |returned - origin| / 255 ≤ eps holds exactly, in integers.
+    """
+    difference = master * 255 - origin
+    if norm == "linf":
+        levels = difference.round_().clamp_(-_levels(eps), _levels(eps))
+    else:
+        levels = _rounded_into_ball(difference, (255 * eps) ** 2)
+    return levels.add_(origin).clamp_(0, 255).to(torch.uint8)
+
+
+def _levels(eps: float) -> int:
+    return math.floor(255 * eps + _SLACK)
+
+
+def _rounded_into_ball(difference: Tensor, limit: float) -> Tensor:
+    """round(s · difference) with, for each image, the largest s ≤ 1 for which its square sum is ≤ limit.
+
+    Rounding may lengthen a vector, and how much grows with s: s is found by halving an interval.
+    """
+    shape = (len(difference),) + (1,) * (difference.dim() - 1)
+    low, high = difference.new_zeros(shape), difference.new_ones(shape)
+    trial = high
+    for _ in range(_HALVINGS):
+        # Integers up to 255² each: exact in float64, whatever the image's size.
+        squares = (difference * trial).round_().double().square_().flatten(1).sum(1).view(shape)
+        low, high = torch.where(squares <= limit, trial, low), torch.where(squares <= limit, high, trial)
+        trial = torch.where(low == 1, low, (low + high) / 2)
+    return (difference * low).round_()
