@@ -53,6 +53,7 @@ class Protocol(str, Enum):
     erm = "erm"
     at_linf = "at-linf"
     at_l2 = "at-l2"
+    mixed = "mixed"
 
 
 class Precision(str, Enum):
@@ -287,7 +288,9 @@ def preview(
     if protected is not None:
         given = (key_file, seed_compat, kernel_size, strength, padding, resize, dataset_name)
         if any(option is not None for option in given) or on_error is OnError.skip:
-            raise UserError("with --protected, the copy's manifest says how it was made: no key, no such option")
+            raise UserError(
+                "with --protected, the copy's manifest says how it was made: no key, no such option"
+            )
         print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
         return
     written = write_preview(
@@ -314,7 +317,9 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 512,
     lr: Annotated[float, typer.Option(help="Highest learning rate of SGD.")] = 0.1,
-    protocol: Annotated[Protocol, typer.Option(help="Plain, or adversarial training.")] = Protocol.erm,
+    protocol: Annotated[
+        Protocol, typer.Option(help="Plain, adversarial, or mixed with clean images.")
+    ] = Protocol.erm,
     eps: Eps = None,
     precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
     compile: Annotated[
@@ -327,7 +332,9 @@ def train(
 ) -> None:
     """Train a network, plainly (ERM) or adversarially (PGD), with torchrun on several processes.
 
-    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023).
+    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023). Protocol mixed trains plainly on
+    mixtures of the protected images and their originals (--set clean=DIR), a tenth of them protected, two
+    tenths and so on (or --set protected_fraction=F), and beside each on its clean part alone.
 
     Example: unlearnable train --train protected --test photos --out runs/at --protocol at-linf --eps 4/255
     """
@@ -336,6 +343,7 @@ def train(
     from unlearnable_kernels.training import train as run_training
     from unlearnable_kernels.training.config import parse_number, parse_settings
     from unlearnable_kernels.training.distributed import is_first_process
+    from unlearnable_kernels.training.mixed import train_mixed
 
     given: dict[str, Any] = {
         "train": str(train),
@@ -352,36 +360,72 @@ def train(
         "limit_per_class": limit_per_class,
         "seed": seed,
     }
-    config = TrainConfig(**given, **parse_settings(set or [], given))
+    given |= parse_settings(set or [], given)
     with progress() as report:
-        record = run_training(config, out, lambda what, done, total, _: report(what, done, total))
-    final = record["final"]
-    tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
-    if is_first_process():
-        print(f"wrote {out}: train accuracy {final['train_accuracy']:.2%}{tested}")
+
+        def tell(what: str, done: int, total: int, _: dict[str, Any]) -> None:
+            report(what, done, total)
+
+        if protocol is Protocol.mixed:
+            records = {out / name: record for name, record in train_mixed(given, out, tell).items()}
+        else:
+            records = {out: run_training(TrainConfig(**given), out, tell)}
+    for folder, record in records.items() if is_first_process() else ():
+        final = record["final"]
+        tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
+        print(f"wrote {folder}: train accuracy {final['train_accuracy']:.2%}{tested}")
 
 
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of `unlearnable train`.")],
-    test: Annotated[Path, typer.Option(help="Images to test on.")],
+    test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
     attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
     eps: Eps = None,
     steps: Annotated[int, typer.Option(help="Of the attack.")] = 10,
+    bayes_error: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two sets, before and after: estimate their Bayes errors in the run's features."),
+    ] = None,
+    bandwidth: Annotated[float, typer.Option(help="σ of the estimate's kernel.")] = 0.3,
 ) -> None:
     """Test a trained network on a data set, and note the result in its run folder.
 
     Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 4/255
+
+    Example: unlearnable evaluate runs/clean --bayes-error photos protected
     """
+    if test is None and bayes_error is None:
+        raise UserError("nothing to evaluate: give --test, --bayes-error, or both")
+    if test is not None:
+        evaluate_accuracy(run, test, value(attack), eps, steps)
+    if bayes_error is not None:
+        evaluate_estimates(run, bayes_error, bandwidth)
+
+
+def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, steps: int) -> None:
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import evaluate as run_evaluation
     from unlearnable_kernels.training.config import requested_attack
 
-    pgd = requested_attack(value(attack), eps, steps)
+    pgd = requested_attack(norm, eps, steps)
     with progress() as report:
         result = run_evaluation(run, test, pgd, lambda done, total: report("testing", done, total))
     under = "" if pgd is None else f" under {pgd.name}"
     print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}")
+
+
+def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float) -> None:
+    from unlearnable_kernels.training import evaluate_bayes_error
+
+    for (name, found), path in zip(evaluate_bayes_error(run, *sets, bandwidth).items(), sets, strict=True):
+        (low, high), (least, most) = found.interval, found.bounds
+        print(
+            f"{name} ({path}, {found.images:,} images): Bayes error {found.error:.4f}, 95% {low:.4f} to "
+            f"{high:.4f}; 1-NN error {found.nearest_neighbour:.4f}, so as images become many, between "
+            f"{least:.4f} and {most:.4f} (Cover–Hart)"
+        )
+    print(f"in the features of {run}, σ {bandwidth}: another network's, or another σ, give other figures")
 
 
 @app.command()

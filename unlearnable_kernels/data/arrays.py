@@ -53,6 +53,16 @@ class LabelledImages:
         tables = ("files", "side_files", "skipped")
         return {key: value for key, value in self.manifest.items() if key not in tables}
 
+    def protected_flags(self) -> list[bool]:
+        """For each image whether the manifest calls it protected; none is without a manifest."""
+        if self.manifest is None:
+            return [False] * len(self)
+        prefix = f"{self.manifest['prefix']}/" if self.manifest["prefix"] else ""
+        entries: dict[str, Any] = {}
+        for path, file in self.manifest["files"].items():
+            entries |= file.get("samples", {path.removeprefix(prefix): file})
+        return [bool(entries[name]["protected"]) if name in entries else False for name in self.names]
+
     def relabelled(self, classes: list[str], name: str) -> "LabelledImages":
         """The same images with labels that index ``classes``, which must hold every class that is used here.
 

@@ -1,14 +1,27 @@
-"""How hard a labelled set is in a network's features: the Bayes-error estimate, its interval, and 1-NN bounds."""
+"""How hard a labelled set is in a network's features: Bayes-error estimate, interval, 1-NN bounds."""
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.augment import to_float
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
+from unlearnable_kernels.record import append_jsonl, versions
+from unlearnable_kernels.training.device import pick_device
+from unlearnable_kernels.training.evaluate import load_trained, require_size
+from unlearnable_kernels.training.run_folder import BAYES_ERROR
 
+BANDWIDTH = 0.3  # of the published artefact
 _ROWS = 1024  # distances of so many samples to all others are held at a time
+_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -28,10 +41,45 @@ class BayesEstimate:
     bounds: tuple[float, float]
 
 
-def estimate(features: Tensor, labels: Tensor, num_classes: int, bandwidth: float) -> BayesEstimate:
-    """The estimate for features float32 [N, D], divided by their largest absolute value, and labels int64 [N].
+def evaluate_bayes_error(
+    run: Path, before: Path, after: Path, bandwidth: float = BANDWIDTH
+) -> dict[str, BayesEstimate]:
+    """Estimates for the training splits of ``before`` and ``after`` in the features of a trained network.
 
-    bandwidth: σ of the kernel. Raises RuntimeError as ``bayes_error`` does.
+    The features are the last linear layer's inputs, in the run's network, for images as they are stored.
+    Appends to bayes_error.jsonl in ``run`` and returns {"before": …, "after": …}. Raises UserError as
+    ``evaluate`` does, and for a set of fewer than two images.
+    """
+    device = pick_device()
+    model, epoch, config, record = load_trained(run, device)
+    found, sets = {}, {}
+    for name, path in (("before", before), ("after", after)):
+        data = load_arrays(path, "train", config.image_size).relabelled(record["classes"], str(path))
+        require_size(data, record["image_size"], str(path))
+        if len(data) < 2:
+            raise UserError(f"{path} holds one image only: at least 2 are needed")
+        features = features_of(model, data.images, device)
+        found[name] = estimate(features, data.labels.to(device), len(record["classes"]), bandwidth)
+        sets[name] = {"path": str(path.resolve()), "sha256": data.digest()}
+    results = {name: sets[name] | dataclasses.asdict(each) for name, each in found.items()}
+    line: dict[str, Any] = {"epoch": epoch, "bandwidth": bandwidth, **results, "versions": versions()}
+    append_jsonl(run / BAYES_ERROR, line)
+    return found
+
+
+def features_of(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """float32 [N, D] on ``device`` for images uint8 [N, H, W, 3], in evaluation mode."""
+    model.eval()
+    with torch.inference_mode():
+        batches = [penultimate_features(model, to_float(b.to(device))) for b in images.split(_BATCH)]
+    return torch.cat(batches)
+
+
+def estimate(features: Tensor, labels: Tensor, num_classes: int, bandwidth: float) -> BayesEstimate:
+    """The estimate for features float32 [N, D] and labels int64 [N], N at least 2.
+
+    bandwidth: σ of the kernel, for features divided by their largest absolute value. Raises RuntimeError as
+    ``bayes_error`` does.
     """
     scaled = features / features.abs().amax().clamp(min=1e-12)
     errors = bayes_error(scaled, labels, num_classes, bandwidth)
@@ -61,7 +109,9 @@ def nearest_neighbour_error(features: Tensor, labels: Tensor) -> float:
     wrong = 0
     for start in range(0, len(labels), _ROWS):
         rows = slice(start, start + _ROWS)
-        distances = norms - 2 * centred[rows] @ centred.T  # less the row's own norm, which is the same in a row
+        distances = (
+            norms - 2 * centred[rows] @ centred.T
+        )  # less the row's own norm, which is the same in a row
         own = torch.arange(start, start + len(distances), device=features.device)
         distances.scatter_(1, own[:, None], torch.inf)
         wrong += int((labels[distances.argmin(1)] != labels[rows]).sum())

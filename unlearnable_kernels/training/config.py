@@ -46,6 +46,8 @@ class TrainConfig:
     batch_size: images a step, over all processes together.
     train, test: data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is tested
     while training.
+    clean, protected_fraction, only_clean: with the originals of ``train`` in ``clean``, that part of every
+    class is taken from ``train`` and the rest from ``clean``, or the rest alone; see ``data.mixture.mix``.
     image_size: shorter side to this many pixels, then centre crop; None takes equal-sized images as they are.
     limit_per_class, test_limit_per_class: only the first so many images of each class, in name order, of the
     training and of the test set.
@@ -80,9 +82,12 @@ class TrainConfig:
     attack_step_size: float | None = None
     precision: str = "fp32"
     compile: bool = False
+    clean: str | None = None
+    protected_fraction: float | None = None
+    only_clean: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("train", "test"):
+        for name in ("train", "test", "clean"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
         check_network(self.network)
@@ -109,7 +114,15 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value}: 0 or more is allowed")
+        self._check_mixture()
         self._settle_attack()
+
+    def _check_mixture(self) -> None:
+        fraction = self.protected_fraction
+        if fraction is not None and not 0 < fraction <= 1:
+            raise UserError(f"protected_fraction is {fraction}: above 0 and at most 1 is allowed")
+        if (self.clean is None) != (fraction is None) or (self.only_clean and self.clean is None):
+            raise UserError("a mixture needs clean, the originals' folder, and protected_fraction: give both")
 
     def _settle_attack(self) -> None:
         """Fill in the published radius, so that the run's record names it, and check what was given."""

@@ -16,6 +16,7 @@ from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.record import versions, write_jsonl
 from unlearnable_kernels.training.attacks import Attack, Pgd
 from unlearnable_kernels.training.checkpoint import load_checkpoint
+from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.device import autocast, pick_device
 from unlearnable_kernels.training.distributed import Processes
 from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, read_evaluations, read_run
@@ -49,16 +50,11 @@ def evaluate(
     epoch of the checkpoint, the attack's settings or None, and the versions. Raises UserError if ``run`` has
     no checkpoint or is damaged, if ``test`` has other classes or sizes, and if the line cannot be written.
     """
-    config, record = read_run(run)
-    if not (run / CHECKPOINT).is_file():
-        raise UserError(f"{run} has no finished epoch yet: train it first")
+    one = Processes(0, 1, pick_device())
+    model, epoch, config, record = load_trained(run, one.device)
     earlier = read_evaluations(run)
     data = load_arrays(test, "test", config.image_size).relabelled(record["classes"], str(test))
     require_size(data, record["image_size"], str(test))
-    one = Processes(0, 1, pick_device())
-    model = create_network(config.network, len(data.classes), record["image_size"])
-    epoch = load_checkpoint(run / CHECKPOINT, model)
-    model = model.to(device=one.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator(one.device).manual_seed(config.seed)
     against = None if attack is None else (Attack(model, attack, config.precision), generator)
     result = measure(model, data, config.batch_size, one, config.precision, against, progress)
@@ -76,6 +72,20 @@ def evaluate(
     }
     write_jsonl(run / EVALUATIONS, [*earlier, line])
     return line
+
+
+def load_trained(run: Path, device: torch.device) -> tuple[nn.Module, int, TrainConfig, dict[str, Any]]:
+    """The network of a run folder after its last finished epoch, that epoch, the configuration and run.json.
+
+    Raises UserError if ``run`` has no checkpoint or is damaged.
+    """
+    config, record = read_run(run)
+    if not (run / CHECKPOINT).is_file():
+        raise UserError(f"{run} has no finished epoch yet: train it first")
+    model = create_network(config.network, len(record["classes"]), record["image_size"])
+    epoch = load_checkpoint(run / CHECKPOINT, model)
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, epoch, config, record
 
 
 def measure(

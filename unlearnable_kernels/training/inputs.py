@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
+from unlearnable_kernels.data.mixture import mix
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.record import machine, versions
 from unlearnable_kernels.training.config import TrainConfig
@@ -25,6 +26,9 @@ def load_sets(config: TrainConfig, progress: Progress | None) -> tuple[LabelledI
         return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=report)
 
     train_set = load(config.train, "train", config.limit_per_class)
+    if config.clean is not None and config.protected_fraction is not None:
+        clean_set = load(config.clean, "train", config.limit_per_class)
+        train_set = mix(train_set, clean_set, config.protected_fraction, config.only_clean)
     if len(train_set.classes) < 2:
         raise UserError(f"{config.train} has one class only ({train_set.classes[0]}): at least 2 are needed")
     height, width = train_set.images.shape[1:3]

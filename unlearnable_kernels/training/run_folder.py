@@ -5,6 +5,7 @@ metrics.jsonl      one line per finished epoch
 checkpoint.safetensors  the state after the last finished epoch
 run.json           classes, data, machine, versions and, once finished, the result
 evaluations.jsonl  one line per test afterwards
+bayes_error.jsonl  one line per Bayes-error estimate afterwards
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 RECORD = "run.json"
 EVALUATIONS = "evaluations.jsonl"
+BAYES_ERROR = "bayes_error.jsonl"
 
 # What readers of a run rely on: a type, or the fields of an object.
 _DATA = {"path": str, "images": int, "sha256": str}
@@ -38,9 +40,10 @@ _EVALUATION = {"test": str, "accuracy": float, "images": int}
 
 
 def check_places(out: Path, config: TrainConfig) -> None:
-    """Raise UserError unless ``out`` lies clear of the training and the test data, neither in nor around."""
+    """Raise UserError unless ``out`` lies clear of all data sets that are read, neither in nor around."""
     place = out.resolve()
-    for data in (Path(path) for path in (config.train, config.test) if path is not None):
+    sets = (config.train, config.clean, config.test)
+    for data in (Path(path) for path in sets if path is not None):
         if place == data or data in place.parents or place in data.parents:
             raise UserError(f"{out} must lie outside the data set {data}, and not around it")
 

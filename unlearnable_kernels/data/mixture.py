@@ -1,0 +1,91 @@
+"""Clean and protected forms of the same images, mixed into one training set."""
+
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unlearnable_kernels.data.arrays import LabelledImages
+from unlearnable_kernels.errors import UserError
+
+
+def mix(
+    protected: LabelledImages, clean: LabelledImages, fraction: float, only_clean: bool
+) -> LabelledImages:
+    """Of every class's n images ⌊fraction·n + ½⌋ from ``protected``, the others from ``clean``.
+
+    Both hold the same images by class and name, whatever their suffixes. Those that the manifest of
+    ``protected`` calls protected are ranked by a hash of their name, so a larger fraction contains the
+    smaller one. only_clean: leave the protected ones out. Raises UserError where an image lacks its original,
+    where sizes differ, where too few are protected, and where nothing is left.
+    """
+    originals = _rows_of_originals(protected, clean)
+    if protected.images.shape[1:] != clean.images.shape[1:]:
+        raise UserError(
+            f"protected images are {_size(protected)} px and clean ones {_size(clean)} px: give an image size"
+        )
+    taken = _choose(protected, fraction)
+    if not only_clean:
+        images = clean.images[originals]
+        images[taken] = protected.images[taken]
+        return replace(protected, images=images)
+    kept = (~taken).nonzero()[:, 0]
+    if len(kept) == 0:
+        raise UserError(f"protected_fraction is {fraction}: no clean image is left to train on")
+    names = [protected.names[row] for row in kept.tolist()]
+    return replace(
+        protected,
+        images=clean.images[originals[kept]],
+        labels=protected.labels[kept],
+        names=names,
+        manifest=None,
+    )
+
+
+def _rows_of_originals(protected: LabelledImages, clean: LabelledImages) -> Tensor:
+    """For each protected image the row of its original: of the same name, or of the same but for suffixes."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(clean.names):
+        rows.setdefault(_stem(name), row)
+    rows |= {name: row for row, name in enumerate(clean.names)}
+    found = []
+    for name, label in zip(protected.names, protected.labels.tolist(), strict=True):
+        row = rows.get(name, rows.get(_stem(name)))
+        if row is None or clean.classes[clean.labels[row]] != protected.classes[label]:
+            raise UserError(
+                f"the clean images have none for {name}: give the originals of the protected ones"
+            )
+        found.append(row)
+    return torch.tensor(found)
+
+
+def _stem(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and "/" not in suffix else name
+
+
+def _size(data: LabelledImages) -> str:
+    return f"{data.images.shape[2]}x{data.images.shape[1]}"
+
+
+def _choose(protected: LabelledImages, fraction: float) -> Tensor:
+    """bool [N]: the images to take in their protected form."""
+    flagged = protected.protected_flags()
+    by_class: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
+    sizes = torch.bincount(protected.labels).tolist()
+    for row, (name, label) in enumerate(zip(protected.names, protected.labels.tolist(), strict=True)):
+        if flagged[row]:
+            by_class[label].append((hashlib.sha256(_stem(name).encode()).digest(), row))
+    taken = torch.zeros(len(protected), dtype=torch.bool)
+    for label, size in enumerate(sizes):
+        wanted, members = math.floor(fraction * size + 0.5), sorted(by_class[label])
+        if len(members) < wanted:
+            raise UserError(
+                f"protected_fraction is {fraction}, but only {len(members)} of the {size} images of "
+                f"{protected.classes[label]!r} are protected"
+            )
+        taken[[row for _, row in members[:wanted]]] = True
+    return taken
