@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.ops.crop_flip import crop_flip
-from unlearnable_kernels.ops.native import cpu_capability
+from unlearnable_kernels.ops.native import cpu_capability, cuda_backend
 
 __version__ = version("unlearnable_kernels")
-__all__ = ["classwise_conv", "cpu_capability", "crop_flip"]
+__all__ = ["classwise_conv", "cpu_capability", "crop_flip", "cuda_backend"]
