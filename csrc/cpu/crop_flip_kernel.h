@@ -6,7 +6,6 @@
 // written for each value; the work space's own traffic of 2 bytes stays in the cache.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -19,16 +18,11 @@ namespace UNLEARN_NAMESPACE {
 constexpr std::int64_t staged_bytes = 8192;
 constexpr std::int64_t slack = 32;
 
-// byte / 255 rounded to float.
+// byte / 255 rounded to float: 1/255 = high + low, and the first product is exact.
 UNLEARN_TARGET inline float level(std::uint8_t byte) {
+  constexpr float high = 257.0f / 65536, low = static_cast<float>(1 / 255.0 / 65536);
   const auto b = static_cast<float>(byte);
-#if defined(UNLEARN_HAS_AVX2)
-  constexpr auto high = static_cast<float>(1 / 255.0);
-  constexpr auto low = static_cast<float>(1 / 255.0 - high);
-  return __builtin_fmaf(b, high, b * low);
-#else
-  return b / 255;
-#endif
+  return b * high + b * low;
 }
 
 // Drops the lowest `bits` bits, to nearest, ties to even.
