@@ -85,7 +85,12 @@ def test_the_generator_decides() -> None:
 
 @pytest.mark.parametrize(
     ("padding", "flip", "digest"),
-    [(4, True, "0d41665032b2af13"), (0, True, "da03133e9ec20215"), (2, False, "2fd0c04ee56c6330"), (0, False, "6e698849db51c730")],
+    [
+        (4, True, "0d41665032b2af13"),
+        (0, True, "da03133e9ec20215"),
+        (2, False, "2fd0c04ee56c6330"),
+        (0, False, "6e698849db51c730"),
+    ],
 )
 def test_the_random_stream_is_that_of_recorded_runs(padding: int, flip: bool, digest: str) -> None:
     """The draws and their order: another stream would change the metrics of a run that is resumed."""
