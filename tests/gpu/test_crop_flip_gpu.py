@@ -82,7 +82,8 @@ def test_more_than_two_to_the_31_values():
     many[-2:] = offsets
     mirrored = torch.zeros(count, dtype=torch.bool)
     mirrored[-2:] = flips
-    result = crop_flip(images.cuda(), many.cuda(), mirrored.cuda(), padding, index.cuda(), torch.bfloat16)
+    large = on_gpu((images, many, mirrored, padding, index, torch.bfloat16))
+    result = crop_flip(*large)
     expected = crop_flip(images, offsets, flips, padding, None, torch.bfloat16)
     assert torch.equal(result[-2:].cpu(), expected)
 
@@ -91,7 +92,8 @@ OUT_OF_RANGE = """
 import torch
 from unlearnable_kernels import crop_flip
 images, index = torch.zeros(3, 8, 8, 3, dtype=torch.uint8).cuda(), torch.tensor([0, 3, 1]).cuda()
-crop_flip(images, torch.zeros(3, 2, dtype=torch.long).cuda(), torch.zeros(3, dtype=torch.bool).cuda(), 0, index)
+offsets, flips = torch.zeros(3, 2, dtype=torch.long).cuda(), torch.zeros(3, dtype=torch.bool).cuda()
+crop_flip(images, offsets, flips, 0, index)
 torch.cuda.synchronize()
 """
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from unlearnable_kernels.ops.crop_flip import check_arguments, empty_result
 
 TILE = 2048
+VALUES_A_WARP = 512
 HIGH = tl.constexpr(257 / 65536)  # 1/255 = HIGH + LOW, and a byte times HIGH is exact
 LOW = tl.constexpr(1 / 255 / 65536)
 
@@ -99,6 +100,7 @@ def crop_flip(
         CHANNELS=channels,
         ROWS=rows,
         VALUES=values,
+        num_warps=max(1, rows * values // VALUES_A_WARP),
         debug=True,  # keeps the assertion
         sanitize_overflow=False,
     )
