@@ -11,7 +11,7 @@ import torch
 from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
-TRITON_OPERATORS: dict[str, str] = {}
+TRITON_OPERATORS: dict[str, str] = {"crop_flip": "crop_flip"}
 
 
 def _warn(message: str) -> None:
