@@ -1,6 +1,9 @@
 """The Triton kernels on CPU tensors, in Triton's interpreter; on a machine with a GPU, on the GPU."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -98,3 +101,44 @@ def test_bad_arguments_are_named():
             function(x, grad, origin, 0.1, -1.0, "l2")
     with pytest.raises(RuntimeError, match="share no memory with grad"):
         kernels.pgd_step_(x, x, origin, 0.1, 0.2, "l2")
+
+
+COMPILE = """
+import re, sys
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from unlearnable_kernels.triton_kernels import pgd_step as kernels
+
+def ptx(kernel, element, warps=4, **constants):
+    names = kernel.arg_names
+    types = {"total": "i64", "size": "i32"} | {n: "i64" for n in names if n.endswith("_bits")}
+    types |= {n: "*fp64" if "sums" in n else "*" + element for n in names if n.endswith("_at")}
+    signature = {n: "constexpr" if n in constants else types[n] for n in names}
+    aligned = [n for n in names if n.endswith("_at") or n in ("total", "size")]
+    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    source = ASTSource(kernel, signature, constants, attributes)
+    options = {"enable_fp_fusion": False, "num_warps": warps}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+for element in ("fp32", "bf16", "fp64"):
+    S = tl.float64 if element == "fp64" else tl.float32
+    for text in (
+        ptx(kernels._linf_kernel, element, S=S, BLOCK=1024),
+        ptx(kernels._l2_sample_kernel, element, 8, S=S, BLOCK=4096),
+        ptx(kernels._l2_phase_kernel, element, S=S, BLOCK=1024, PHASE=2, PART_SIZE=8192, PARTS=32),
+    ):
+        print(*sorted(set(re.findall(r"(?:ld|st)\\.global\\S*|fma\\S*", text))))
+"""
+
+
+def test_compiled_for_a_gpu_accesses_are_16_bytes_wide_and_nothing_is_fused():
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", COMPILE]
+    lines = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.splitlines()
+    floats = "ld.global.v4.b32 st.global.v4.b32"
+    doubles = "ld.global.v2.b64 st.global.v2.b64"
+    sums = "ld.global.b64"  # of the launches before
+    assert lines[:6] == [floats, floats, f"{sums} {floats}"] * 2
+    assert lines[6:] == [doubles, doubles, f"{sums} {doubles}"]
