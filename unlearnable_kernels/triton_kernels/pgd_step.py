@@ -80,7 +80,7 @@ def _linf_kernel(
     g = tl.load(g_at + at, mask=inside, other=0.0).to(S)
     o = tl.load(o_at + at, mask=inside, other=0.0).to(S)
     up = _number(step_bits, S)
-    along = tl.where(g > 0, up, tl.where(g < 0, up * -1.0, up * 0.0))
+    along = tl.where(g > 0, up, tl.where(g < 0, up * -1.0, 0.0))
     eps = _number(eps_bits, S)
     moved = o + _clamped(x + along - o, eps * -1.0, eps)  # -eps would be 0 - eps, so +0 for 0
     result = _clamped(moved, _number(lower_bits, S), _number(upper_bits, S))
