@@ -102,7 +102,7 @@ struct Bounds {
 template <class S, class T>
 UNLEARN_TARGET void linf(const PgdStep& call, std::int64_t begin, std::int64_t end) {
   const std::int64_t total = call.count * call.size;
-  const S up = static_cast<S>(call.step_size), down = -up, still = up * 0;  // −0 where the eager product is
+  const S up = static_cast<S>(call.step_size), down = -up;
   const S eps = static_cast<S>(call.eps);
   const Bounds<S> bounds(call);
   Block<S, T> x_block, g_block, o_block;
@@ -113,7 +113,7 @@ UNLEARN_TARGET void linf(const PgdStep& call, std::int64_t begin, std::int64_t e
     const S* g = g_block.read(static_cast<const T*>(call.grad) + at, count);
     const S* o = o_block.read(static_cast<const T*>(call.origin) + at, count);
     for (std::int64_t i = 0; i < count; ++i) {
-      const S along = g[i] > 0 ? up : g[i] < 0 ? down : still;
+      const S along = g[i] > 0 ? up : g[i] < 0 ? down : S(0);
       out[i] = bounds(o[i] + clamped(x[i] + along - o[i], -eps, eps));
     }
     write(out, count, static_cast<T*>(call.out) + at);
