@@ -11,7 +11,10 @@ import torch
 from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
-TRITON_OPERATORS: dict[str, str] = {
+TRITON_OPERATORS = {
+    "classwise_conv": "classwise_conv",
+    "classwise_conv_into": "classwise_conv",
+    "classwise_conv_backward": "classwise_conv",
     "crop_flip": "crop_flip",
     "pgd_step": "pgd_step",
     "pgd_step_": "pgd_step",
