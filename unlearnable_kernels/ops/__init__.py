@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import classwise_conv, native
+from unlearnable_kernels.ops import bayes_error, classwise_conv, native
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Operator:
     function: Callable[..., Any]
     reference: Callable[..., Any]
     sample_inputs: Callable[..., Iterator[tuple]]
+    tolerance: float = 0  # relative, between kernel and reference; 0 asks for equal bits
 
 
 ALL_OPS = (
@@ -21,6 +22,13 @@ ALL_OPS = (
         function=classwise_conv.classwise_conv,
         reference=classwise_conv.reference,
         sample_inputs=classwise_conv.sample_inputs,
+    ),
+    Operator(
+        name="bayes_error",
+        function=bayes_error.bayes_error,
+        reference=bayes_error.reference,
+        sample_inputs=bayes_error.sample_inputs,
+        tolerance=1e-5,
     ),
 )
 
