@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import bayes_error, classwise_conv, native
+from unlearnable_kernels.ops import bayes_error, classwise_conv, native, pgd_step
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ ALL_OPS = (
         reference=bayes_error.reference,
         sample_inputs=bayes_error.sample_inputs,
         tolerance=1e-5,
+    ),
+    Operator(
+        name="pgd_step",
+        function=pgd_step.pgd_step,
+        reference=pgd_step.reference,
+        sample_inputs=pgd_step.sample_inputs,
     ),
 )
 

@@ -1,0 +1,309 @@
+"""One step of projected gradient ascent, as adversarial training and unlearnable noise take it.
+
+    t = x + step·sign(g)  or  x + step·g/‖g‖₂      a step along the gradient          (P1, P2)
+    d = t − origin, brought into the ε-ball        L∞: each element, L2: each sample  (P3, P4)
+    result = clamp(origin + d, lower, upper)                                          (P5)
+
+Source: Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial
+Attacks", ICLR 2018, arXiv 1706.06083.
+docs/maths.md numbers the equations and fixes their rounding.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlearnable_kernels.ops.library import LIBRARY
+
+NORMS = ("linf", "l2")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LANES = 32  # a norm's sum of squares is taken in so many strands, whatever the backend
+
+ARGUMENTS = (
+    "Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0.0, float upper=1.0"
+)
+SCHEMA = f"pgd_step(Tensor x, {ARGUMENTS}) -> Tensor"
+SCHEMA_IN_PLACE = f"pgd_step_(Tensor(a!) x, {ARGUMENTS}) -> ()"
+
+
+def pgd_step(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> Tensor:
+    """Step along the gradient, project onto the ε-ball around ``origin``, clamp to ``[lower, upper]``.
+
+    Args:
+        x: ``[N, ...]``, float16, bfloat16, float32 or float64, in any dense layout (contiguous,
+            channels-last, ...); other strides are copied first.
+        grad: the loss's gradient at x: shape and dtype of x; copied first where its strides are others.
+        origin: centre of the ball; as ``grad``.
+        step_size: finite; negative descends.
+        eps: radius, at least 0; infinite leaves out the projection.
+        norm: ``linf`` steps along sign(grad), and projects each element; ``l2`` steps along grad/‖grad‖₂
+            and projects x − origin, both of each sample over all dimensions but the first.
+        lower, upper: bounds of a valid x, lower <= upper; infinite ones do not bind.
+
+    Returns:
+        Dtype, shape and dense layout of x; computed in float32 (float64 for float64) and rounded once. It is
+        an attack's step, not a differentiable function: the result never requires grad, whatever x does.
+        ``linf`` in float32 and float64 is bit-equal to the eager sequence
+        ``(origin + (x + step_size * grad.sign() - origin).clamp(-eps, eps)).clamp(lower, upper)``.
+
+        Where grad is zero or NaN, ``linf`` does not step. Under ``l2`` a sample whose grad is zero, or holds
+        a NaN or an infinity, has no direction and does not step. Projection and bounds apply all the same.
+        A NaN in x or origin stays in its element under ``linf``, and fills its sample under ``l2``.
+
+    Raises:
+        RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.
+    """
+    result: Tensor = torch.ops.unlearn.pgd_step(x, grad, origin, step_size, eps, norm, lower, upper)
+    return result
+
+
+def pgd_step_(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> Tensor:
+    """``pgd_step`` written over x, which is returned: the same values, without a new tensor.
+
+    x may have any strides under which no two elements share memory. It must share none with ``grad`` and
+    ``origin``, and must not require grad unless grad mode is off.
+    """
+    torch.ops.unlearn.pgd_step_(x, grad, origin, step_size, eps, norm, lower, upper)
+    return x
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise RuntimeError(f"pgd_step: {message}")
+
+
+def check_arguments(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float,
+    upper: float,
+) -> None:
+    """What can be told without reading an element; ``csrc/cpu/pgd_step.cpp`` refuses the same."""
+    check(x.dim() > 0, "x must be [N, ...], got 0 dimensions")
+    check(x.dtype in DTYPES, f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
+    for name, other in (("grad", grad), ("origin", origin)):
+        check(other.shape == x.shape, f"{name} must have x's shape {list(x.shape)}, got {list(other.shape)}")
+        check(other.dtype == x.dtype, f"{name} must have x's dtype {x.dtype}, got {other.dtype}")
+        check(other.device == x.device, f"{name} must be on x's device {x.device}, got {other.device}")
+    check(norm in NORMS, f"norm must be one of {', '.join(NORMS)}, got '{norm}'")
+    check(math.isfinite(step_size), f"step_size must be finite, got {step_size:g}")
+    check(eps >= 0, f"eps must be at least 0, got {eps:g}")
+    check(lower <= upper, f"lower must be at most upper, got {lower:g} and {upper:g}")
+
+
+def _memory(t: Tensor) -> range:
+    """The addresses between a tensor's first and last element."""
+    reach = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return range(t.data_ptr(), t.data_ptr() + (reach + 1) * t.element_size())
+
+
+def check_memory(x: Tensor, grad: Tensor, origin: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    check_strides(x)
+    for name, other in (("grad", grad), ("origin", origin)):
+        apart = max(_memory(x).start, _memory(other).start) >= min(_memory(x).stop, _memory(other).stop)
+        check(apart, f"x is written in place, so it must share no memory with {name}")
+
+
+def check_strides(x: Tensor) -> None:
+    expanded = any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))
+    check(not expanded, "x is written in place, so no two of its elements may share memory; clone it first")
+
+
+def samples_outermost(x: Tensor) -> bool:
+    """Whether each sample of a dense tensor is one run of memory."""
+    return x.shape[0] == 1 or x.numel() == 0 or x.stride(0) == x.numel() // x.shape[0]
+
+
+def _samples(t: Tensor, layout: Tensor) -> Tensor:
+    """``[N, elements]``, the elements in the order in which ``layout``, which is dense, holds them."""
+    return t.permute(_order(layout)).reshape(t.shape[0], -1)
+
+
+def _from_samples(samples: Tensor, result: Tensor) -> Tensor:
+    ordered = result.permute(_order(result))
+    ordered.copy_(samples.view(ordered.shape))
+    return result
+
+
+def _order(layout: Tensor) -> list[int]:
+    inner = range(1, layout.dim())
+    if not samples_outermost(layout):
+        return [0, *inner]
+    return [0, *sorted(inner, key=layout.stride().__getitem__, reverse=True)]
+
+
+def _norms(samples: Tensor) -> Tensor:
+    """‖·‖₂ of each row, ``[N, 1]`` float64: strand l sums elements l, l + 32, …; then strands in halves."""
+    squares = F.pad(samples.double().square(), (0, (-samples.shape[1]) % LANES))
+    strands = squares.view(samples.shape[0], -1, LANES).cumsum(1)[:, -1]
+    while strands.shape[1] > 1:
+        half = strands.shape[1] // 2
+        strands = strands[:, :half] + strands[:, half:]
+    return strands.sqrt()
+
+
+def _along_gradient(g: Tensor, step_size: float) -> Tensor:
+    """(P2) for samples ``[N, elements]``; the power of two keeps the smallest and largest norms in range."""
+    norms = _norms(g)
+    power = torch.where(norms < 2.0**-100, 2.0**100, torch.where(norms > 2.0**100, 2.0**-100, 1.0))
+    scale = step_size / (norms * power)
+    return torch.where(norms.isfinite() & (norms > 0), g * power.to(g.dtype) * scale.to(g.dtype), 0)
+
+
+def _into_ball(d: Tensor, eps: float) -> Tensor:
+    norms = _norms(d)
+    return d * torch.where(norms <= eps, 1.0, eps / norms).to(d.dtype)
+
+
+def reference(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> Tensor:
+    """The operator in plain PyTorch, bit for bit what the kernels give; serves where there is none."""
+    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
+    result = torch.empty_like(x)
+    if x.numel() == 0:
+        return result
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, g, o = x.to(dtype), grad.to(dtype), origin.to(dtype)
+    if norm == "linf":
+        d = (x + step_size * g.sign() - o).clamp(-eps, eps)
+        return result.copy_((o + d).clamp(lower, upper))
+    x, g, o = (_samples(t, result) for t in (x, g, o))
+    d = _into_ball(x + _along_gradient(g, step_size) - o, eps)
+    return _from_samples((o + d).clamp(lower, upper), result)
+
+
+def reference_in_place(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> None:
+    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
+    check_memory(x, grad, origin)
+    x.copy_(reference(x, grad, origin, step_size, eps, norm, lower, upper))
+
+
+def fake(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> Tensor:
+    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
+    return torch.empty_like(x)
+
+
+def fake_in_place(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> None:
+    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
+    check_strides(x)
+
+
+def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
+    """Small inputs of every dtype, layout and norm, for the tests that walk ``ALL_OPS``."""
+    generator = torch.Generator().manual_seed(0)
+    for number, dtype in enumerate(DTYPES):
+        origin, noise = torch.rand(2, 5, 3, 9, 7, generator=generator)
+        x = (origin + 0.1 * (noise - 0.5)).clamp(0, 1)
+        grad = torch.randn(x.shape, generator=generator)
+        grad[1] = 0
+        grad[2, 0] = 0
+        tensors = [t.to(device, dtype) for t in (x, grad, origin)]
+        if number % 2:
+            tensors = [t.contiguous(memory_format=torch.channels_last) for t in tensors]
+        for norm, step_size, eps in (("linf", 0.02, 0.03), ("l2", 0.5, 0.4), ("l2", -0.1, 5.0)):
+            yield *tensors, step_size, eps, norm
+
+
+def _without_grad(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        result: Tensor = torch.ops.unlearn.pgd_step(x, grad, origin, step_size, eps, norm, lower, upper)
+    return result
+
+
+def _in_place_without_grad(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    eps: float,
+    norm: str,
+    lower: float = 0.0,
+    upper: float = 1.0,
+) -> None:
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    check(not recorded, "x is written in place, but requires grad; give x.detach(), or call under no_grad()")
+    with torch._C._AutoDispatchBelowAutograd():
+        torch.ops.unlearn.pgd_step_(x, grad, origin, step_size, eps, norm, lower, upper)
+    torch.autograd.graph.increment_version(x)
+
+
+for schema, plain, meta, without_grad in (
+    (SCHEMA, reference, fake, _without_grad),
+    (SCHEMA_IN_PLACE, reference_in_place, fake_in_place, _in_place_without_grad),
+):
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, without_grad, "Autograd")
+    torch.library.register_fake(f"unlearn::{name}", meta, lib=LIBRARY)
