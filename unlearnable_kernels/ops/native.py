@@ -11,7 +11,10 @@ import torch
 from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
-TRITON_OPERATORS: dict[str, str] = {}
+TRITON_OPERATORS = {
+    "bayes_error": "bayes_error",
+    "bayes_error_backward": "bayes_error",
+}
 
 
 def _warn(message: str) -> None:
