@@ -208,7 +208,7 @@ def add_products(
     count = tl.load(counts + tile.to(tl.int64) * counts_row)
     total = tl.zeros((TILE, BLOCK_N), tl.float32)
     for k in range(0, count * TILE, BLOCK_K):
-        ks = tl.load(lists + k // TILE) * TILE + k % TILE + inner
+        ks = tl.multiple_of(tl.load(lists + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
         at_m = weights + local[:, None] * row_stride + ks[None, :] * col_stride
         at_y = y + (y_first.to(tl.int64) + ks)[:, None] * D + columns[None, :]
         m0 = tl.load(at_m)
