@@ -13,7 +13,7 @@ pytestmark = [
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    for name, value in (("TILE", 16), ("PANEL", 32), ("BLOCK_D", 16)):
+    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 32), ("BLOCK_D", 16)):
         monkeypatch.setattr(kernels, name, value)
 
 

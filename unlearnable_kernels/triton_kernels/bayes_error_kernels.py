@@ -17,8 +17,8 @@ too small to matter are left out.
 Multiply-adds for N rows among themselves, with S products for a distance (ieee 3, else 1) and P for a
 gradient (ieee 6, tf32 3, bf16 1): N²D S/2 in class_sums, as many in pair_weights, N²D P in add_products.
 N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s: at best 29 ms (ieee), 13 ms (tf32) and
-6.4 ms (bf16). Bytes for a pair: M 6, 4 or 2, written once and read for every 128 columns of D by its rows and by its
-columns, mostly within the L2 cache; the sums 8/128. Not yet measured on a GPU.
+6.4 ms (bf16). Bytes for a pair: M 6, 4 or 2, written once and read for every 128 columns of D by its rows and
+by its columns, mostly within the L2 cache; the sums 8/128. Not yet measured on a GPU.
 """
 
 import triton
