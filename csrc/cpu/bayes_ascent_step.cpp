@@ -4,7 +4,6 @@
 // of X Xᵀ, in blocks of rows, and N²D for L X. Between them rows are shared out among threads. The matrix is N×N, so
 // that batches of more than `most_rows` go through bayes_error, which keeps no such matrix, and its backward.
 
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -28,12 +27,21 @@ using torch::stable::Tensor;
 
 constexpr const char* op = "bayes_ascent_step: ";
 constexpr double smallest_mass = 1e-8;
-constexpr std::int64_t most_rows = 4096, blocks = 4;
+constexpr std::int64_t most_rows = 4096, blocks = 8;
 
 template <class Range>
 void for_rows(std::int64_t count, std::int64_t work_of_row, Range range) {
   const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / std::max<std::int64_t>(work_of_row, 1));
   torch::stable::parallel_for(0, count, grain, range);
+}
+
+template <typename S>
+void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
+  for (std::int64_t n = 0; n < count; ++n) {
+    double square = 0;
+    for (std::int64_t d = 0; d < depth; ++d) square += static_cast<double>(rows[n * depth + d]) * rows[n * depth + d];
+    check(std::isfinite(square), op, "x[", n, "] must be finite, and so must its squared length");
+  }
 }
 
 // The rows less their mean, and half of their squared lengths.
@@ -62,9 +70,10 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
         for (std::int64_t s = 0; s < strands; ++s) sums[s] += static_cast<double>(out[d + s]) * out[d + s];
       for (std::int64_t d = depth / strands * strands; d < depth; ++d) sums[0] += static_cast<double>(out[d]) * out[d];
       half_squares[n] = std::accumulate(sums.begin(), sums.end(), 0.0) / 2;
-      check(std::isfinite(half_squares[n]), op, "x[", n, "] must be finite, and small enough to be squared");
     }
   });
+  if (!std::all_of(half_squares.begin(), half_squares.end(), [](double v) { return std::isfinite(v); }))
+    refuse_infinite(from, count, depth);
   return result;
 }
 
@@ -215,7 +224,7 @@ std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& give
     check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
           ")");
   Tensor error = torch::stable::new_empty(x, {count});
-  if (x.numel() == 0) return {torch::stable::empty_like(x), torch::stable::fill_(error, 1)};
+  if (count == 0) return {torch::stable::empty_like(x), error};
   const Tensor rows = torch::stable::view(dense, {count, depth});
   Tensor direction;
   if (count > most_rows) {

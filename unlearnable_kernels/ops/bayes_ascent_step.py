@@ -93,6 +93,22 @@ def check_arguments(
         raise RuntimeError(f"{op}: {message.replace('features', 'samples')}") from None
 
 
+def _check_values(rows: Tensor, labels: Tensor, num_classes: int) -> None:
+    bad = (labels < 0) | (labels >= num_classes)
+    finite = rows.double().square().sum(1).isfinite()
+    if labels.is_cuda:
+        torch._assert_async(~bad.any(), f"bayes_ascent_step: labels must lie in [0, {num_classes})")
+        torch._assert_async(finite.all(), "bayes_ascent_step: x must be finite")
+    elif bad.any():
+        at = int(bad.nonzero()[0])
+        raise RuntimeError(
+            f"bayes_ascent_step: labels[{at}] is {int(labels[at])}, but must lie in [0, {num_classes})"
+        )
+    elif not finite.all():
+        at = int((~finite).nonzero()[0])
+        raise RuntimeError(f"bayes_ascent_step: x[{at}] must be finite, and so must its squared length")
+
+
 def reference(
     x: Tensor,
     labels: Tensor,
@@ -108,6 +124,7 @@ def reference(
     """The composition of the parts' references in plain PyTorch; serves where there is no kernel."""
     check_arguments(x, labels, origin, num_classes, bandwidth, step_size, eps, norm, lower, upper)
     rows = x.reshape(x.shape[0], x[:1].numel())
+    _check_values(rows, labels, num_classes)
     options = (num_classes, bandwidth, "rbf", "ieee", None, -1)
     error, mass, winner = bayes_error.reference(rows, labels, *options)
     ones = torch.ones_like(error)
