@@ -92,7 +92,7 @@ def test_the_error_rises_within_ball_and_bounds():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_far_apart_samples_stay_where_they_are(norm):
-    x, labels, origin = batch()
+    x, labels, _ = batch()
     step, error = bayes_ascent_step(x, labels, x, 4, 1e-3, 0.01, 0.03, norm)
     assert torch.equal(step, x)
     assert torch.equal(error, torch.ones(60))
@@ -146,7 +146,7 @@ def bad_calls():
     good = (x, labels, origin, 4, 1.0, 0.01, 0.03, "linf", 0.0, 1.0)
 
     def but(**changed):
-        names = "x labels origin classes bandwidth step eps norm lower upper".split()
+        names = ("x", "labels", "origin", "classes", "bandwidth", "step", "eps", "norm", "lower", "upper")
         return tuple(changed.get(name, value) for name, value in zip(names, good, strict=True))
 
     nan = x.clone()

@@ -365,7 +365,7 @@ def bayes_error_backward(
 def error_and_gradient(
     features: Tensor, labels: Tensor, num_classes: int, bandwidth: float
 ) -> tuple[Tensor, Tensor]:
-    """The float32 rows' leave-one-out errors (rbf, ieee), and the gradient of their sum; no argument is checked."""
+    """The float32 rows' leave-one-out errors (rbf, ieee) and their sum's gradient; arguments unchecked."""
     with _device_of(features):
         problem = _problem(features, labels, bandwidth, "rbf", "ieee", None, -1)
         error, mass, winner = _statistics(problem, features, num_classes)
