@@ -27,7 +27,7 @@ using torch::stable::Tensor;
 
 constexpr const char* op = "bayes_ascent_step: ";
 constexpr double smallest_mass = 1e-8;
-constexpr std::int64_t most_rows = 4096, blocks = 8;
+constexpr std::int64_t most_rows = 4096, blocks = 4;
 
 template <class Range>
 void for_rows(std::int64_t count, std::int64_t work_of_row, Range range) {
@@ -77,36 +77,6 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
   return result;
 }
 
-// Equation (B1), [N, N].
-template <typename S>
-Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, double scale) {
-  const std::int64_t count = rows.size(0), height = (count + blocks - 1) / blocks;
-  Tensor result = torch::stable::new_empty(rows, {count, count});
-  S* kernel = result.mutable_data_ptr<S>();
-  for (std::int64_t first = 0; first < count; first += height) {
-    const std::int64_t size = std::min(height, count - first), width = count - first;
-    const Tensor rest = torch::stable::narrow(const_cast<Tensor&>(rows), 0, first, width);
-    const Tensor products = torch::stable::matmul(torch::stable::narrow(const_cast<Tensor&>(rows), 0, first, size),
-                                                  torch::stable::transpose(rest, 0, 1));
-    const S* product = products.const_data_ptr<S>();
-    for_rows(size, 16 * width, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        S* row = kernel + (first + i) * count;
-        for (std::int64_t j = i; j < width; ++j) {
-          const double exponent = product[i * width + j] - half_squares[first + i] - half_squares[first + j];
-          row[first + j] = std::exp(static_cast<S>(std::min(exponent, 0.0) * scale));
-        }
-        row[first + i] = 0;
-      }
-    });
-  }
-  for_rows(count, count, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i)
-      for (std::int64_t j = 0; j < i; ++j) kernel[i * count + j] = kernel[j * count + i];
-  });
-  return result;
-}
-
 struct Statistics {
   std::vector<std::int64_t> winner;
   std::vector<double> pull, push;  // a_ij of (B4) for references of the winner's class, and for others
@@ -114,24 +84,54 @@ struct Statistics {
   explicit Statistics(std::int64_t count) : winner(count), pull(count), push(count) {}
 };
 
+// Inner products of the rows of a block with those from the block's first on: the upper triangle, in steps.
+struct Products {
+  std::int64_t height;
+  std::vector<Tensor> of_block;
+
+  explicit Products(Tensor rows) : height((rows.size(0) + blocks - 1) / blocks) {
+    for (std::int64_t first = 0; first < rows.size(0); first += height) {
+      Tensor rest = torch::stable::narrow(rows, 0, first, rows.size(0) - first);
+      const Tensor block = torch::stable::narrow(rest, 0, 0, std::min(height, rest.size(0)));
+      of_block.push_back(torch::stable::matmul(block, torch::stable::transpose(rest, 0, 1)));
+    }
+  }
+};
+
+// Equations (B1) to (B3): K [N, N] and the errors. Each row is computed whole, exponentials of both triangles, so that
+// threads meet once.
 template <typename S>
-Statistics statistics_of(const Tensor& kernel, const std::int64_t* label, std::int64_t classes, const Tensor& error) {
-  const std::int64_t count = kernel.size(0);
-  const S* values = kernel.const_data_ptr<S>();
-  S* errors = error.mutable_data_ptr<S>();
-  Statistics result(count);
-  for_rows(count, count + classes, [&](std::int64_t begin, std::int64_t end) {
+Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, double scale, const std::int64_t* label,
+                 std::int64_t classes, const Tensor& error, Statistics& statistics) {
+  const std::int64_t count = rows.size(0);
+  const Products products(rows);
+  std::vector<const S*> product;
+  for (const Tensor& block : products.of_block) product.push_back(block.const_data_ptr<S>());
+  const auto product_of = [&](std::int64_t upper, std::int64_t lower) {
+    const std::int64_t block = upper / products.height, first = block * products.height;
+    return &product[block][(upper - first) * (count - first) + lower - first];
+  };
+  Tensor result = torch::stable::new_empty(rows, {count, count});
+  S *kernel = result.mutable_data_ptr<S>(), *errors = error.mutable_data_ptr<S>();
+  for_rows(count, 16 * count + classes, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> mass(classes);
     for (std::int64_t i = begin; i < end; ++i) {
+      S* row = kernel + i * count;
+      const S* right = product_of(i, i);
+      for (std::int64_t j = 0; j < i; ++j) row[j] = *product_of(j, i);
+      for (std::int64_t j = i; j < count; ++j) row[j] = right[j - i];
+      for (std::int64_t j = 0; j < count; ++j)
+        row[j] = std::exp(static_cast<S>(std::min(row[j] - half_squares[i] - half_squares[j], 0.0) * scale));
+      row[i] = 0;
       std::fill(mass.begin(), mass.end(), 0.0);
-      for (std::int64_t j = 0; j < count; ++j) mass[label[j]] += values[i * count + j];
+      for (std::int64_t j = 0; j < count; ++j) mass[label[j]] += row[j];
       const auto won = std::max_element(mass.begin(), mass.end());
       const double winners = *won;
       *won = 0;
       const double others = std::accumulate(mass.begin(), mass.end(), smallest_mass), total = winners + others;
-      result.winner[i] = won - mass.begin();
-      result.pull[i] = others / total / total;
-      result.push[i] = -winners / total / total;
+      statistics.winner[i] = won - mass.begin();
+      statistics.pull[i] = others / total / total;
+      statistics.push[i] = -winners / total / total;
       errors[i] = static_cast<S>(others / total);
     }
   });
@@ -164,8 +164,9 @@ Tensor ascent_direction(const Tensor& rows, const std::int64_t* label, std::int6
                         const Tensor& error) {
   std::vector<double> half_squares;
   const Tensor points = centred<S>(rows, half_squares);
-  Tensor kernel = kernel_of<S>(points, half_squares, 1 / (bandwidth * bandwidth));
-  to_laplacian<S>(kernel, label, statistics_of<S>(kernel, label, classes, error));
+  Statistics statistics(rows.size(0));
+  Tensor kernel = kernel_of<S>(points, half_squares, 1 / (bandwidth * bandwidth), label, classes, error, statistics);
+  to_laplacian<S>(kernel, label, statistics);
   return torch::stable::matmul(kernel, points);
 }
 
