@@ -104,7 +104,7 @@ def test_of_tied_classes_the_lowest_wins_and_duplicates_count():
 
 
 def separate_groups():
-    """Classes of a tile each, 0 and 1 in one place, 2 and 3 out of their reach, 4 just within that of 2 and 3."""
+    """Classes of a tile each: 0 and 1 in one place; 2 and 3 out of their reach; 4 within that of 2 and 3."""
     labels = torch.arange(80) % 5
     places = torch.tensor([0, 0, 3, 3, 3.3])[labels, None]
     return places + 0.03 * torch.randn(80, 19, generator=torch.Generator().manual_seed(0)), labels
