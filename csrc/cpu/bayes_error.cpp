@@ -11,6 +11,7 @@
 
 #include <array>
 #include <atomic>
+#include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -81,10 +82,14 @@ Arguments check_arguments(const Tensor& features, const Tensor& labels, std::int
 
 template <typename S>
 void check_finite(const Tensor& rows, const char* name) {
-  const S* at = rows.const_data_ptr<S>();
-  for (std::int64_t i = 0; i < rows.numel(); ++i)
-    check(std::isfinite(at[i]), op, name, "[", i / rows.size(1), ", ", i % rows.size(1), "] is ", at[i],
-          ", but must be finite");
+  const S *at = rows.const_data_ptr<S>(), largest = std::numeric_limits<S>::max();
+  const std::int64_t depth = rows.size(1);
+  for (std::int64_t row = 0; row < rows.size(0); ++row, at += depth) {
+    int bad = 0;
+    for (std::int64_t d = 0; d < depth; ++d) bad |= !(std::abs(at[d]) <= largest);
+    for (std::int64_t d = 0; bad && d < depth; ++d)
+      check(std::isfinite(at[d]), op, name, "[", row, ", ", d, "] is ", at[d], ", but must be finite");
+  }
 }
 
 void check_labels(const Tensor& labels, std::int64_t classes) {

@@ -21,7 +21,7 @@
 namespace unlearn::UNLEARN_NAMESPACE {
 namespace {
 
-constexpr std::int64_t gram_depth = 256;  // of one chain of additions, which short chains round less
+constexpr std::int64_t gram_depth = 128;  // of one chain of additions: short chains, summed, round less
 
 template <class A>
 constexpr int block = A::columns * A::width;
@@ -30,12 +30,7 @@ constexpr int block = A::columns * A::width;
 template <class A, int row_step, int k_step>
 UNLEARN_TARGET void multiply(std::int64_t blocks, std::int64_t length, const typename A::Factor* a, std::int64_t jump,
                              const typename A::Factor* b, typename A::Scalar* c, bool add) {
-  typename A::Vector sum[A::rows][A::columns];
-#pragma GCC unroll 16
-  for (int r = 0; r < A::rows; ++r)
-#pragma GCC unroll 4
-    for (int n = 0; n < A::columns; ++n)
-      sum[r][n] = add ? A::load(c + r * block<A> + n * A::width) : typename A::Vector{};
+  typename A::Vector sum[A::rows][A::columns] = {};
   for (std::int64_t i = 0; i < blocks; ++i, a += jump) {
     for (std::int64_t k = 0; k < length; ++k, b += block<A>) {
       typename A::Factors wide[A::columns];
@@ -52,7 +47,10 @@ UNLEARN_TARGET void multiply(std::int64_t blocks, std::int64_t length, const typ
 #pragma GCC unroll 16
   for (int r = 0; r < A::rows; ++r)
 #pragma GCC unroll 4
-    for (int n = 0; n < A::columns; ++n) A::store(c + r * block<A> + n * A::width, sum[r][n]);
+    for (int n = 0; n < A::columns; ++n) {
+      typename A::Scalar* at = c + r * block<A> + n * A::width;
+      A::store(at, add ? A::load(at) + sum[r][n] : sum[r][n]);
+    }
 }
 
 // e^x for x ≤ 0, to 1e-7 relative for float; below the smallest normal number 0.
@@ -149,7 +147,7 @@ UNLEARN_TARGET void form_kernel(const BayesCall<typename A::Scalar>& call, std::
     const V column_bias = A::load(bias + n);
     auto* at = tile.at + n / block<A> * tile.rows * block<A> + n % block<A>;
     for (std::int64_t row = 0; row < tile.rows; ++row, at += block<A>)
-      A::store(at, similarity<A, rbf, false>(A::fma(A::load(at), scale, column_bias + row_bias[row])));
+      A::store(at, similarity<A, rbf, false>(A::fma(A::load(at), scale, zero + row_bias[row]) + column_bias));
   }
   clear_own<A>(call, i, j, tile);
 }
@@ -175,7 +173,7 @@ UNLEARN_TARGET bool form_factors(const BayesCall<typename A::Scalar>& call, std:
     auto* at = tile.at + n / block<A> * tile.rows * block<A> + n % block<A>;
     for (std::int64_t row = 0; row < tile.rows; ++row, at += block<A>) {
       const std::int64_t query = first + row;
-      const V k = similarity<A, rbf, true>(A::fma(A::load(at), scale, bias + q.bias[query]));
+      const V k = similarity<A, rbf, true>(A::fma(A::load(at), scale, zero + q.bias[query]) + bias);
       V weight = label == q.winner[query] ? zero + q.weight_won[query] : zero + q.weight_lost[query];
       if (shared) weight += winner == r.label[query] ? won : lost;
       V m = k * weight;
@@ -228,10 +226,14 @@ UNLEARN_TARGET void add_masses(const typename A::Scalar* tile, std::int64_t rows
 
 template <class A>
 UNLEARN_TARGET void add_sums(const typename A::Scalar* tile, std::int64_t rows, double* sums) {
-  for (std::int64_t first = 0; first < rows; first += block<A>, tile += rows * block<A>)
+  for (std::int64_t first = 0; first < rows; first += block<A>, tile += rows * block<A>) {
+    typename A::Vector sum[A::columns] = {};
     for (std::int64_t row = 0; row < rows; ++row)
-      for (int lane = 0; lane < block<A>; ++lane)
-        sums[first + lane] += static_cast<double>(tile[row * block<A> + lane]);
+#pragma GCC unroll 4
+      for (int n = 0; n < A::columns; ++n) sum[n] += A::load(tile + row * block<A> + n * A::width);
+    for (int lane = 0; lane < block<A>; ++lane)
+      sums[first + lane] += static_cast<double>(sum[lane / A::width][lane % A::width]);
+  }
 }
 
 // The factors of the second product, pairs of rows in one unit, in place.

@@ -13,10 +13,17 @@
 
 namespace unlearn {
 
-inline std::uint32_t bfloat16_bits(float x) {
+inline std::uint32_t bits_of(float x) {
   std::uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return bits;
+}
+
+inline float rounded_to_bfloat16(float x) {
+  std::uint32_t bits = bits_of(x);
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+  std::memcpy(&x, &bits, 4);
+  return x;
 }
 
 // The caller's rows, relative to a centre, and rounded to bfloat16 where that is asked for.
@@ -27,13 +34,12 @@ struct Points {
   std::vector<double> centre;
   bool rounded;
 
-  S operator()(std::int64_t row, std::int64_t d) const {
-    const S x = static_cast<S>(static_cast<double>(rows[row * depth + d]) - centre[d]);
-    if (!rounded) return x;
-    const std::uint32_t bits = bfloat16_bits(static_cast<float>(x)) << 16;
-    float single;
-    std::memcpy(&single, &bits, 4);
-    return static_cast<S>(single);
+  void read(std::int64_t row, S* to) const {
+    const S* from = rows + row * depth;
+    const double* mean = centre.data();
+    for (std::int64_t d = 0; d < depth; ++d) to[d] = static_cast<S>(static_cast<double>(from[d]) - mean[d]);
+    if (!rounded) return;
+    for (std::int64_t d = 0; d < depth; ++d) to[d] = static_cast<S>(rounded_to_bfloat16(static_cast<float>(to[d])));
   }
 };
 
@@ -56,66 +62,71 @@ void for_each(std::int64_t count, Body body) {
 template <typename S>
 void pack_factors(PackedRows<S>& packed, const Points<S>& points, const BayesKernel<S>& kernel) {
   const std::int64_t block = kernel.block, depth = packed.depth, padded_depth = packed.padded_depth;
-  const auto at = [&](std::int64_t row, std::int64_t d) {
-    return row < packed.count && d < depth ? points(packed.source[row], d) : S(0);
-  };
-  const auto pair = [&](std::int64_t row, std::int64_t d, std::int64_t other_row, std::int64_t other_d) {
-    return bfloat16_bits(static_cast<float>(at(row, d))) | bfloat16_bits(static_cast<float>(at(other_row, other_d))) << 16;
-  };
+  const std::int64_t blocks = packed.padded / block, row_size = padded_depth + 1;  // odd pairs read one beyond
   packed.product_block = padded_depth * block / kernel.pairs;
   packed.gram_block = kernel.pairs == 1 ? packed.product_block : (depth + 1) / 2 * block;
-  const std::int64_t blocks = packed.padded / block;
-  if (kernel.pairs == 1) {
-    S* to = packed.points.at_least(blocks * packed.gram_block);
-    packed.gram_factors = packed.product_factors = to;
-    return for_each(blocks, [&](std::int64_t b) {
-      for (std::int64_t lane = 0; lane < block; ++lane)
-        for (std::int64_t d = 0; d < padded_depth; ++d)
-          to[b * packed.gram_block + d * block + lane] = at(b * block + lane, d);
-    });
-  }
-  std::uint32_t* gram = packed.gram_pairs.at_least(blocks * packed.gram_block);
-  std::uint32_t* product = packed.product_pairs.at_least(blocks * packed.product_block);
-  packed.gram_factors = gram;
-  packed.product_factors = product;
+  S* singles = kernel.pairs == 1 ? packed.points.at_least(blocks * packed.gram_block) : nullptr;
+  std::uint32_t* gram = singles ? nullptr : packed.gram_pairs.at_least(blocks * packed.gram_block);
+  std::uint32_t* product = singles ? nullptr : packed.product_pairs.at_least(blocks * packed.product_block);
+  packed.gram_factors = singles ? static_cast<const void*>(singles) : gram;
+  packed.product_factors = singles ? static_cast<const void*>(singles) : product;
+  const auto pair = [](S low, S high) {
+    return bits_of(static_cast<float>(low)) >> 16 | (bits_of(static_cast<float>(high)) & 0xffff0000u);
+  };
   for_each(blocks, [&](std::int64_t b) {
-    const std::int64_t first = b * block;
-    for (std::int64_t lane = 0; lane < block; ++lane)
-      for (std::int64_t d = 0; d < depth; d += 2)
-        gram[b * packed.gram_block + d / 2 * block + lane] = pair(first + lane, d, first + lane, d + 1);
-    for (std::int64_t lane = 0; lane < block; lane += 2)
-      for (std::int64_t d = 0; d < padded_depth; ++d)
-        product[b * packed.product_block + (d * block + lane) / 2] = pair(first + lane, d, first + lane + 1, d);
+    std::vector<S> rows(block * row_size, S(0));
+    for (std::int64_t lane = 0; lane < block && b * block + lane < packed.count; ++lane)
+      points.read(packed.source[b * block + lane], &rows[lane * row_size]);
+    const auto at = [&](std::int64_t lane, std::int64_t d) { return rows[lane * row_size + d]; };
+    for (std::int64_t d = 0; singles && d < padded_depth; ++d)
+      for (std::int64_t lane = 0; lane < block; ++lane)
+        singles[b * packed.gram_block + d * block + lane] = at(lane, d);
+    for (std::int64_t d = 0; gram && d < depth; d += 2)
+      for (std::int64_t lane = 0; lane < block; ++lane)
+        gram[b * packed.gram_block + d / 2 * block + lane] = pair(at(lane, d), at(lane, d + 1));
+    for (std::int64_t d = 0; product && d < padded_depth; ++d)
+      for (std::int64_t lane = 0; lane < block; lane += 2)
+        product[b * packed.product_block + (d * block + lane) / 2] = pair(at(lane, d), at(lane + 1, d));
   });
+}
+
+// ‖row − centre‖², in eight sums that vectors can hold.
+template <typename S>
+double squared_distance(const S* row, const double* centre, std::int64_t depth) {
+  double sums[8] = {};
+  for (std::int64_t d = 0; d < depth; d += 8)
+    for (std::int64_t lane = 0; lane < 8 && d + lane < depth; ++lane) {
+      const double x = static_cast<double>(row[d + lane]) - centre[d + lane];
+      sums[lane] += x * x;
+    }
+  return std::accumulate(sums, sums + 8, 0.0);
 }
 
 // Centre and radius of every panel, and every row's part of the exponent.
 template <typename S>
 void measure(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_rows, double scale, bool rbf) {
   const std::int64_t depth = packed.depth;
+  const std::vector<double> origin(depth, 0.0);
   packed.bias.assign(packed.padded, S(-1e30));
   packed.centre.assign(packed.panels * depth, 0.0);
   packed.radius.assign(packed.panels, 0.0);
+  packed.largest_square.assign(packed.panels, 0.0);
   for_each(packed.panels, [&](std::int64_t panel) {
     const std::int64_t begin = panel * panel_rows, end = std::min(packed.count, begin + panel_rows);
     double* centre = packed.centre.data() + panel * depth;
+    std::vector<S> z(depth);
     for (std::int64_t row = begin; row < end; ++row) {
-      double square = 0;
-      for (std::int64_t d = 0; d < depth; ++d) {
-        const double x = static_cast<double>(points(packed.source[row], d));
-        square += x * x;
-        centre[d] += x / static_cast<double>(end - begin);
-      }
+      points.read(packed.source[row], z.data());
+      for (std::int64_t d = 0; d < depth; ++d) centre[d] += static_cast<double>(z[d]);
+      const double square = squared_distance(z.data(), origin.data(), depth);
       packed.bias[row] = rbf ? static_cast<S>(-square * scale / 2) : S(0);
-      packed.largest_square.at(panel) = std::max(packed.largest_square[panel], square);
+      packed.largest_square[panel] = std::max(packed.largest_square[panel], square);
     }
+    for (std::int64_t d = 0; d < depth; ++d) centre[d] /= static_cast<double>(end - begin);
     for (std::int64_t row = begin; row < end; ++row) {
-      double square = 0;
-      for (std::int64_t d = 0; d < depth; ++d) {
-        const double x = static_cast<double>(points(packed.source[row], d)) - centre[d];
-        square += x * x;
-      }
-      packed.radius[panel] = std::max(packed.radius[panel], std::sqrt(square));
+      points.read(packed.source[row], z.data());
+      const double distance = std::sqrt(squared_distance(z.data(), centre, depth));
+      packed.radius[panel] = std::max(packed.radius[panel], distance);
     }
   });
 }
@@ -132,7 +143,6 @@ void pack(PackedRows<S>& packed, const Points<S>& points, const std::int64_t* la
   packed.source.resize(points.count);
   std::iota(packed.source.begin(), packed.source.end(), 0);
   packed.label.assign(packed.padded, S(-1));
-  packed.largest_square.assign(packed.panels, 0.0);
   if (label != nullptr) {
     std::stable_sort(packed.source.begin(), packed.source.end(), [=](auto a, auto b) { return label[a] < label[b]; });
     for (std::int64_t row = 0; row < packed.count; ++row) packed.label[row] = static_cast<S>(label[packed.source[row]]);
@@ -145,12 +155,15 @@ void pack(PackedRows<S>& packed, const Points<S>& points, const std::int64_t* la
 template <typename S>
 void unpack_gradient(PackedRows<S>& packed, const Points<S>& points, std::int64_t block, double scale, bool rbf, S* out) {
   const S* products = packed.gradient.at_least(0);
-  for_each(packed.count, [&](std::int64_t row) {
-    const S* product = products + row / block * block * packed.padded_depth + row % block;
-    S* to = out + packed.source[row] * packed.depth;
-    for (std::int64_t d = 0; d < packed.depth; ++d) {
-      const double pulled = rbf ? packed.sums[row] * static_cast<double>(points(packed.source[row], d)) : 0.0;
-      to[d] = static_cast<S>((pulled - static_cast<double>(product[d * block])) * scale);
+  torch::stable::parallel_for(0, packed.count, 16, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<S> z(packed.depth);
+    for (std::int64_t row = begin; row < end; ++row) {
+      const S* product = products + row / block * block * packed.padded_depth + row % block;
+      const double sum = rbf ? packed.sums[row] : 0.0;
+      points.read(packed.source[row], z.data());
+      S* to = out + packed.source[row] * packed.depth;
+      for (std::int64_t d = 0; d < packed.depth; ++d)
+        to[d] = static_cast<S>((sum * static_cast<double>(z[d]) - static_cast<double>(product[d * block])) * scale);
     }
   });
 }
