@@ -3,61 +3,17 @@
 #include "classwise_conv.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
-#include <array>
 #include <cmath>
-#include <string>
 #include <tuple>
 
-#include "../check.h"
 #include "capability.h"
+#include "classwise_conv_arguments.h"
 
 namespace unlearn {
 namespace {
 
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-constexpr const char* op = "classwise_conv: ";
-
-PixelType pixel_type(const Tensor& images) {
-  switch (images.scalar_type()) {
-    case ScalarType::Byte: return PixelType::byte;
-    case ScalarType::Half: return PixelType::half;
-    case ScalarType::BFloat16: return PixelType::bfloat16;
-    case ScalarType::Float: return PixelType::single;
-    case ScalarType::Double: return PixelType::double_;
-    default: check(false, op, "images must be uint8, float16, bfloat16, float32 or float64"); return PixelType::byte;
-  }
-}
-
-Padding padding_of(const std::string& name) {
-  const std::array<const char*, 4> names{"zeros", "reflect", "replicate", "circular"};
-  const auto at = std::find(names.begin(), names.end(), name);
-  check(at != names.end(), op, "padding must be one of zeros, reflect, replicate, circular, got '", name, "'");
-  return static_cast<Padding>(at - names.begin());
-}
-
-void check_arguments(const Tensor& images, const Tensor& labels, const Tensor& filters, const std::string& rescale) {
-  check(images.dim() == 4, op, "images must be [N, C, H, W], got ", images.dim(), " dimensions");
-  const PixelType type = pixel_type(images);
-  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op, "labels must be int64 [N], got ",
-        labels.dim(), " dimensions or another type");
-  check(labels.size(0) == images.size(0), op, "labels must hold one label for each of the ", images.size(0),
-        " images, got ", labels.size(0));
-  check(filters.dim() == 3 && filters.size(1) == filters.size(2) && filters.size(1) % 2 == 1, op,
-        "filters must be [K, k, k] with k odd");
-  const bool wide = type == PixelType::double_ && filters.scalar_type() == ScalarType::Double;
-  check(filters.scalar_type() == ScalarType::Float || wide, op, "filters must be float32",
-        type == PixelType::double_ ? " or float64" : "");
-  check(rescale == "max" || rescale == "none", op, "rescale must be one of max, none, got '", rescale, "'");
-  check(images.is_cpu() && labels.is_cpu() && filters.is_cpu(), op,
-        "images, labels and filters must be on one device");
-}
+using namespace classwise_conv_arguments;
 
 void check_values(const Tensor& images, const Tensor& labels, const Tensor& filters) {
   const std::int64_t count = labels.numel(), classes = filters.size(0);
@@ -69,24 +25,6 @@ void check_values(const Tensor& images, const Tensor& labels, const Tensor& filt
   const float* weight = filters.const_data_ptr<float>();
   check(std::all_of(weight, weight + filters.numel(), [](float w) { return std::abs(w) <= 1e30f; }), op,
         "filters must lie within ±1e30 for uint8 images");
-}
-
-// Strides do not matter in dimensions of one element, nor in tensors of none, as in PyTorch.
-bool has_layout(const Tensor& t, const std::array<int, 4>& inner_to_outer) {
-  if (t.numel() == 0) return true;
-  std::int64_t expected = 1;
-  for (const int dim : inner_to_outer) {
-    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
-    expected *= t.size(dim);
-  }
-  return true;
-}
-
-bool is_channels_last(const Tensor& t) { return has_layout(t, {1, 3, 2, 0}); }
-bool is_contiguous(const Tensor& t) { return has_layout(t, {3, 2, 1, 0}); }
-
-MemoryFormat memory_format(const Tensor& images) {
-  return is_contiguous(images) || !is_channels_last(images) ? MemoryFormat::Contiguous : MemoryFormat::ChannelsLast;
 }
 
 // The images and filters as the kernels read them, kept alive beside the call that points into them.
@@ -118,13 +56,6 @@ struct Prepared {
     call.rescale = rescale == "max";
   }
 
-  Tensor empty_result() const {
-    const auto& t = images;
-    const std::array<std::int64_t, 4> shape{t.size(0), t.size(1), t.size(2), t.size(3)};
-    return torch::stable::empty({shape.data(), 4}, t.scalar_type(), std::nullopt, t.device(), std::nullopt,
-                                memory_format(t));
-  }
-
   template <class Range>
   void parallel(Range range) const {
     if (call.image_size() == 0) return;
@@ -149,7 +80,7 @@ Tensor forward(const Tensor& images, const Tensor& labels, const Tensor& filters
                std::string rescale) {
   check_arguments(images, labels, filters, rescale);
   Prepared prepared(images, labels, filters, padding, rescale);
-  Tensor out = prepared.empty_result();
+  Tensor out = empty_result(prepared.images);
   prepared.call.out = out.data_ptr();
   prepared.forward();
   return out;
@@ -159,18 +90,8 @@ void forward_into(const Tensor& images, const Tensor& labels, const Tensor& filt
                   std::string rescale) {
   check_arguments(images, labels, filters, rescale);
   Prepared prepared(images, labels, filters, padding, rescale);
-  const Tensor& in = prepared.images;
-  bool fits = out.is_cpu() && out.dim() == 4 && out.scalar_type() == in.scalar_type();
-  for (int dim = 0; fits && dim < 4; ++dim) fits = out.size(dim) == in.size(dim);
-  check(fits, op, "out must have the dtype, shape and device of images");
-  check(memory_format(images) == MemoryFormat::ChannelsLast ? is_channels_last(out) : is_contiguous(out), op,
-        "out must have the memory format of the result: ",
-        memory_format(images) == MemoryFormat::ChannelsLast ? "channels-last" : "contiguous");
-  const auto* from = static_cast<const char*>(in.data_ptr());
-  auto* to = static_cast<char*>(out.data_ptr());
-  const std::int64_t bytes = in.numel() * static_cast<std::int64_t>(in.element_size());
-  check(bytes == 0 || to + bytes <= from || from + bytes <= to, op, "out must share no memory with images");
-  prepared.call.out = to;
+  check_out(prepared.images, out);
+  prepared.call.out = out.data_ptr();
   prepared.forward();
 }
 
@@ -180,7 +101,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& images, co
   check(images.scalar_type() != ScalarType::Byte, op, "uint8 images have no gradient");
   Prepared prepared(images, labels, filters, padding, rescale);
   const Tensor grad_like_images = torch::stable::contiguous(grad, memory_format(images));
-  Tensor grad_images = prepared.empty_result();
+  Tensor grad_images = empty_result(prepared.images);
   const std::int64_t count = images.size(0), classes = filters.size(0), taps = filters.size(1) * filters.size(2);
   Tensor each = torch::stable::new_empty(prepared.filters, {count, taps});
   Tensor sums = torch::stable::new_zeros(prepared.filters, {classes, filters.size(1), filters.size(2)});

@@ -3,10 +3,9 @@
 #include <cstdint>
 
 #include "padding.h"
+#include "pixel_type.h"
 
 namespace unlearn {
-
-enum class PixelType { byte, half, bfloat16, single, double_ };
 
 // One call of the operator. An image is `planes` planes of `height` rows of `row` elements, in which
 // neighbouring pixels of one channel lie `step` elements apart: contiguous images have C planes and step 1,

@@ -119,7 +119,7 @@ def check_arguments(images: Tensor, labels: Tensor, filters: Tensor, padding: st
     )
 
 
-def _check_values(images: Tensor, labels: Tensor, filters: Tensor) -> None:
+def check_values(images: Tensor, labels: Tensor, filters: Tensor) -> None:
     classes = filters.shape[0]
     bad = (labels < -1) | (labels >= classes)
     bounded = filters.abs() <= 1e30 if images.dtype == torch.uint8 else torch.ones((), device=labels.device)
@@ -218,7 +218,7 @@ def reference(
 ) -> Tensor:
     """The operator in plain PyTorch, byte for byte what the kernels give; serves where there is none."""
     check_arguments(images, labels, filters, padding, rescale)
-    _check_values(images, labels, filters)
+    check_values(images, labels, filters)
     result = torch.empty_like(images, memory_format=memory_format(images))
     if images.numel() == 0:
         return result

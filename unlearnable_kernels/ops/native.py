@@ -11,10 +11,13 @@ import torch
 from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
-TRITON_OPERATORS: dict[str, str] = {
+TRITON_OPERATORS = {
     "bayes_ascent_step": "bayes_ascent_step",
     "bayes_error": "bayes_error",
     "bayes_error_backward": "bayes_error",
+    "classwise_conv": "classwise_conv",
+    "classwise_conv_into": "classwise_conv",
+    "classwise_conv_backward": "classwise_conv",
     "pgd_step": "pgd_step",
     "pgd_step_": "pgd_step",
 }

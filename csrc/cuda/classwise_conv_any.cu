@@ -1,0 +1,111 @@
+// Class-wise convolution forward for every filter size and type, docs/maths.md (1) to (4): one block an image, one
+// thread an element, pixels read where they lie. It computes each element twice, for the maximum and to write, so
+// that no float goes to global memory. Bound by cached loads, k² an element; classwise_conv_tiles.cuh is the fast
+// one. For an element: its size read once from memory (k² times from cache) and written once.
+// Also the check of labels and filters, which the GPU makes itself so that the host need not wait for it.
+
+#include <climits>
+#include <cstdio>
+
+#include "classwise_conv.h"
+#include "classwise_conv_pixel.cuh"
+#include "launch.h"
+#include "reduce.cuh"
+
+// Declared here since <cassert> leaves it out where NDEBUG is defined.
+extern "C" __device__ void __assert_fail(const char* what, const char* file, unsigned line,
+                                         const char* function) noexcept;
+
+namespace unlearn {
+namespace {
+
+constexpr int threads = 256;
+
+template <class T>
+__global__ void __launch_bounds__(threads) classwise_conv_any(__grid_constant__ const ClasswiseConvCuda call) {
+  using S = Compute<T>;
+  __shared__ S scratch[32];
+  const std::int64_t size = call.image_size();
+  for (std::int64_t n = blockIdx.x; n < call.count; n += gridDim.x) {
+    const T* image = static_cast<const T*>(call.images) + n * size;
+    T* out = static_cast<T*>(call.out) + n * size;
+    const std::int64_t label = call.labels[n];
+    if (label < 0) {
+      for (std::int64_t i = threadIdx.x; i < size; i += threads) out[i] = image[i];
+      continue;
+    }
+    const S* filter = static_cast<const S*>(call.filters) + label * call.k * call.k;
+    S peak = -INFINITY;
+    if (call.rescale) {
+      for (std::int64_t i = threadIdx.x; i < size; i += threads)
+        peak = larger(peak, filtered_pixel(call, image, filter, Pixel(call, i)));
+      peak = reduce_block(peak, scratch, [](S a, S b) { return larger(a, b); });
+    }
+    const Divisor<S> by(peak, call.rescale);
+    for (std::int64_t i = threadIdx.x; i < size; i += threads)
+      out[i] = finished<T, false>(filtered_pixel(call, image, filter, Pixel(call, i)), by);
+    __syncthreads();
+  }
+}
+
+__global__ void check_labels(const std::int64_t* labels, std::int64_t count, std::int64_t classes) {
+  for (std::int64_t n = blockIdx.x * static_cast<std::int64_t>(threads) + threadIdx.x; n < count;
+       n += static_cast<std::int64_t>(gridDim.x) * threads)
+    if (labels[n] < -1 || labels[n] >= classes) {
+      printf("classwise_conv: labels[%lld] is %lld, but must lie in [-1, %lld)\n", static_cast<long long>(n),
+             static_cast<long long>(labels[n]), static_cast<long long>(classes));
+      __assert_fail("classwise_conv: labels out of range", __FILE__, __LINE__, "check_labels");
+    }
+}
+
+__global__ void check_filters(const float* filters, std::int64_t count) {
+  for (std::int64_t i = blockIdx.x * static_cast<std::int64_t>(threads) + threadIdx.x; i < count;
+       i += static_cast<std::int64_t>(gridDim.x) * threads)
+    if (!(fabsf(filters[i]) <= 1e30f)) {
+      printf("classwise_conv: filters must lie within ±1e30 for uint8 images, got %g\n", filters[i]);
+      __assert_fail("classwise_conv: filters out of range", __FILE__, __LINE__, "check_filters");
+    }
+}
+
+unsigned blocks_for(std::int64_t count) {
+  return static_cast<unsigned>(std::min<std::int64_t>((count + threads - 1) / threads, 1 << 16));
+}
+
+template <class T>
+void launch_any(const ClasswiseConvCuda& call) {
+  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
+  classwise_conv_any<T><<<blocks, threads, 0, call.stream>>>(call);
+}
+
+bool launch_for_size(const ClasswiseConvCuda& call) {
+  if (call.type == PixelType::double_) return false;
+  if (call.k == 3) classwise_conv_tiles<3>(call);
+  if (call.k == 5) classwise_conv_tiles<5>(call);
+  if (call.k == 9) classwise_conv_tiles<9>(call);
+  return call.k == 3 || call.k == 5 || call.k == 9;
+}
+
+}  // namespace
+
+void check_classwise_values(const ClasswiseConvCuda& call) {
+  const std::int64_t weights = call.classes * call.k * call.k;
+  if (call.count > 0)
+    check_labels<<<blocks_for(call.count), threads, 0, call.stream>>>(call.labels, call.count, call.classes);
+  if (weights > 0 && call.type == PixelType::byte)
+    check_filters<<<blocks_for(weights), threads, 0, call.stream>>>(static_cast<const float*>(call.filters), weights);
+  check_cuda(cudaGetLastError(), "classwise_conv: the check of labels");
+}
+
+void classwise_conv_forward(const ClasswiseConvCuda& call) {
+  if (call.count == 0 || call.image_size() == 0 || launch_for_size(call)) return;
+  switch (call.type) {
+    case PixelType::byte: launch_any<std::uint8_t>(call); break;
+    case PixelType::half: launch_any<__half>(call); break;
+    case PixelType::bfloat16: launch_any<__nv_bfloat16>(call); break;
+    case PixelType::single: launch_any<float>(call); break;
+    case PixelType::double_: launch_any<double>(call); break;
+  }
+  check_cuda(cudaGetLastError(), "classwise_conv");
+}
+
+}  // namespace unlearn

@@ -1,0 +1,175 @@
+// Gradients of class-wise convolution, docs/maths.md (5) to (7), one block an image: the filtered image again, to
+// the work space; there the gradient before the division; from it every pixel's gradient, gathered over the
+// padded positions that were copied from it, and every tap's, one warp each. A second kernel sums the taps of a
+// class over its images. No atomics: every sum has one fixed order, so that results repeat to the bit.
+// For an element: image and gradient read, gradient written, and 4 floats of work space written and read; 3·k²
+// multiply-adds from cached loads, which bound it.
+
+#include <climits>
+
+#include "classwise_conv.h"
+#include "classwise_conv_pixel.cuh"
+#include "launch.h"
+#include "reduce.cuh"
+
+namespace unlearn {
+namespace {
+
+constexpr int threads = 512;
+
+template <class S>
+__device__ S sum_of_block(S value, S* scratch) {
+  return reduce_block(value, scratch, [](S a, S b) { return a + b; });
+}
+
+// (5) and (6): `work` becomes the gradient with respect to the filtered image. Each thread visits only its own
+// elements, so that no barrier is needed but the reductions'.
+template <class T>
+__device__ void through_division(const ClasswiseConvCuda& call, const T* image, const T* grad,
+                                 const Compute<T>* filter, Compute<T>* work, Compute<T> (*scratch)[32]) {
+  using S = Compute<T>;
+  const std::int64_t size = call.image_size();
+  if (!call.rescale) {
+    for (std::int64_t i = threadIdx.x; i < size; i += threads) work[i] = to_float(grad[i]);
+    return;
+  }
+  S peak = -INFINITY;
+  for (std::int64_t i = threadIdx.x; i < size; i += threads) {
+    work[i] = filtered_pixel(call, image, filter, Pixel(call, i));
+    peak = larger(peak, work[i]);
+  }
+  peak = reduce_block(peak, scratch[0], [](S a, S b) { return larger(a, b); });
+  const S divisor = peak != 0 ? peak : S(1);
+  S product = 0, ties = 0;
+  for (std::int64_t i = threadIdx.x; i < size; i += threads) {
+    product += to_float(grad[i]) * work[i];
+    ties += work[i] == divisor ? 1 : 0;
+  }
+  product = sum_of_block(product, scratch[1]);
+  ties = sum_of_block(ties, scratch[2]);
+  const S share = ties > 0 ? product / divisor / ties : S(0);
+  for (std::int64_t i = threadIdx.x; i < size; i += threads)
+    work[i] = (to_float(grad[i]) - (work[i] == divisor ? share : S(0))) / divisor;
+}
+
+// The a-th position that may be a copy of `at`: itself, then the padding on both sides; false if it is none.
+__device__ inline bool copy_of(const ClasswiseConvCuda& call, std::int64_t a, std::int64_t at, std::int64_t size,
+                               std::int64_t& copy) {
+  const std::int64_t radius = call.k / 2;
+  copy = a == 0 ? at : a <= radius ? -a : size - 1 + a - radius;
+  return a == 0 || (call.padding != Padding::zeros && source_index(copy, size, call.padding) == at);
+}
+
+// The gradient with respect to padded position (y, x).
+template <class S>
+__device__ S padded_gradient(const ClasswiseConvCuda& call, const S* work, const S* filter, std::int64_t channel,
+                             std::int64_t y, std::int64_t x) {
+  const std::int64_t radius = call.k / 2;
+  S sum = 0;
+  for (std::int64_t i = 0; i < call.k; ++i) {
+    const std::int64_t row = y + radius - i;
+    if (row < 0 || row >= call.height) continue;
+    for (std::int64_t j = 0; j < call.k; ++j) {
+      const std::int64_t column = x + radius - j;
+      if (column >= 0 && column < call.width)
+        sum = fused(filter[i * call.k + j], work[offset_of(call, channel, row, column)], sum);
+    }
+  }
+  return sum;
+}
+
+template <class S>
+__device__ S pixel_gradient(const ClasswiseConvCuda& call, const S* work, const S* filter, const Pixel& p) {
+  S sum = 0;
+  std::int64_t y, x;
+  for (std::int64_t a = 0; a < call.k; ++a)
+    if (copy_of(call, a, p.y, call.height, y))
+      for (std::int64_t b = 0; b < call.k; ++b)
+        if (copy_of(call, b, p.x, call.width, x)) sum += padded_gradient(call, work, filter, p.channel, y, x);
+  return sum;
+}
+
+// One tap's gradient, summed by one warp.
+template <class T>
+__device__ Compute<T> tap_gradient(const ClasswiseConvCuda& call, const T* image, const Compute<T>* work,
+                                   std::int64_t tap) {
+  const std::int64_t i = tap / call.k - call.k / 2, j = tap % call.k - call.k / 2;
+  Compute<T> sum = 0;
+  for (std::int64_t channel = 0; channel < call.channels; ++channel)
+    for (std::int64_t y = 0; y < call.height; ++y)
+      for (std::int64_t x = threadIdx.x % 32; x < call.width; x += 32)
+        sum = fused(work[offset_of(call, channel, y, x)], padded_pixel(call, image, channel, y + i, x + j), sum);
+  for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+  return sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(threads)
+    classwise_conv_backward_images(__grid_constant__ const ClasswiseConvCuda call) {
+  using S = Compute<T>;
+  __shared__ S scratch[3][32];
+  const std::int64_t size = call.image_size(), taps = call.k * call.k;
+  for (std::int64_t n = blockIdx.x; n < call.count; n += gridDim.x) {
+    const T* image = static_cast<const T*>(call.images) + n * size;
+    const T* grad = static_cast<const T*>(call.grad) + n * size;
+    T* out = static_cast<T*>(call.out) + n * size;
+    S* work = static_cast<S*>(call.work) + n * size;
+    S* each = static_cast<S*>(call.each_filter) + n * taps;
+    const std::int64_t label = call.labels[n];
+    if (label < 0) {
+      for (std::int64_t i = threadIdx.x; i < size; i += threads) out[i] = grad[i];
+      continue;
+    }
+    const S* filter = static_cast<const S*>(call.filters) + label * taps;
+    through_division(call, image, grad, filter, work, scratch);
+    __syncthreads();
+    const Divisor<S> whole(1, false);
+    for (std::int64_t i = threadIdx.x; i < size; i += threads)
+      out[i] = finished<T, false>(pixel_gradient(call, work, filter, Pixel(call, i)), whole);
+    for (std::int64_t tap = threadIdx.x / 32; tap < taps; tap += threads / 32) {
+      const S sum = tap_gradient(call, image, work, tap);
+      if (threadIdx.x % 32 == 0) each[tap] = sum;
+    }
+    __syncthreads();
+  }
+}
+
+// Block b sums tap b % k² of class b / k².
+template <class S>
+__global__ void __launch_bounds__(threads)
+    classwise_conv_backward_classes(__grid_constant__ const ClasswiseConvCuda call) {
+  __shared__ S scratch[32];
+  const std::int64_t taps = call.k * call.k;
+  for (std::int64_t b = blockIdx.x; b < call.classes * taps; b += gridDim.x) {
+    S sum = 0;
+    for (std::int64_t n = threadIdx.x; n < call.count; n += threads)
+      if (call.labels[n] == b / taps) sum += static_cast<const S*>(call.each_filter)[n * taps + b % taps];
+    sum = sum_of_block(sum, scratch);
+    if (threadIdx.x == 0) static_cast<S*>(call.filter_grads)[b] = sum;
+    __syncthreads();
+  }
+}
+
+template <class T>
+void launch(const ClasswiseConvCuda& call) {
+  const auto images = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
+  const auto classes = static_cast<unsigned>(std::min<std::int64_t>(call.classes * call.k * call.k, INT_MAX));
+  classwise_conv_backward_images<T><<<images, threads, 0, call.stream>>>(call);
+  if (classes > 0) classwise_conv_backward_classes<Compute<T>><<<classes, threads, 0, call.stream>>>(call);
+}
+
+}  // namespace
+
+void classwise_conv_backward(const ClasswiseConvCuda& call) {
+  if (call.count == 0 || call.image_size() == 0) return;
+  switch (call.type) {
+    case PixelType::byte: return;  // uint8 has no gradient; refused before
+    case PixelType::half: launch<__half>(call); break;
+    case PixelType::bfloat16: launch<__nv_bfloat16>(call); break;
+    case PixelType::single: launch<float>(call); break;
+    case PixelType::double_: launch<double>(call); break;
+  }
+  check_cuda(cudaGetLastError(), "classwise_conv_backward");
+}
+
+}  // namespace unlearn

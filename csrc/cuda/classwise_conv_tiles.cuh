@@ -1,0 +1,316 @@
+// Class-wise convolution forward on the GPU for k = 3, 5 and 9, docs/maths.md (1) to (4).
+//
+// An image is cut into tiles, a tile into patches of 4 rows by 8 columns of one channel, one patch a thread. A
+// block brings a tile with its margin into shared memory as floats, computes its patches into registers, and
+// reduces the maximum on chip. Where one block cannot hold an image, the 2, 4 or 8 blocks of a cluster (sm_90)
+// do, and share their maxima through distributed shared memory; where those cannot either, each block goes over
+// its tiles twice, once for the maximum and once to write. No float ever goes to global memory.
+// Each value is one chain of fused multiply-adds from 0, kernel rows outer, columns inner, ascending, like the
+// CPU's. `shared` rows hold their quads of floats as evens, then odds: the eight columns of neighbouring threads
+// then lie 16 bytes apart, and no two of a quarter warp's 16-byte loads meet in a bank.
+//
+// For a uint8 element: 1 byte read, 1 written, k² multiply-adds. At k = 3 some 9 + 12 instructions an element
+// against 2 bytes: instruction issue bounds it, with memory close behind. At k = 9 81 multiply-adds: the fp32
+// rate does: a patch takes 2,592 of them and 156 loads from shared memory, and of the 311 instructions of its loop
+// in sm_90 code 288 are multiply-adds. Its speed is not yet measured.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "classwise_conv_window.cuh"
+#include "launch.h"
+#include "reduce.cuh"
+
+namespace unlearn {
+
+using Patch = float[patch_rows][patch_columns];
+
+// The taps of one row of the window for patch rows LOW to HIGH - 1; it is kernel row `weights` for patch row 0.
+template <int K, int LOW, int HIGH>
+__device__ __forceinline__ void add_row(Patch& sum, const float* row, int half, const float* weights) {
+  constexpr int stride = (K + 3) / 4 * 4, first = margin - K / 2;
+  float x[16];
+#pragma unroll
+  for (int q = 0; q < 4; ++q)
+    *reinterpret_cast<float4*>(x + 4 * q) = *reinterpret_cast<const float4*>(row + q % 2 * half + q / 2 * 4);
+#pragma unroll
+  for (int r = LOW; r < HIGH; ++r) {
+    float w[stride];
+#pragma unroll
+    for (int q = 0; q < stride / 4; ++q)
+      *reinterpret_cast<float4*>(w + 4 * q) = *reinterpret_cast<const float4*>(weights - r * stride + 4 * q);
+#pragma unroll
+    for (int j = 0; j < K; ++j)
+#pragma unroll
+      for (int c = 0; c < patch_columns; ++c) sum[r][c] = __fmaf_rn(w[j], x[first + c + j], sum[r][c]);
+  }
+}
+
+// Equation (1), added to the patch whose window begins at `row`.
+template <int K>
+__device__ __forceinline__ void filter_patch(Patch& sum, const float* row, const Tiling& tiling,
+                                             const float* weights) {
+  constexpr int w = (K + 3) / 4 * 4;
+  const int half = tiling.half(), stride = tiling.stride();
+  const auto at = [&](int i) { return row + i * stride; };
+  add_row<K, 0, 1>(sum, at(0), half, weights);
+  add_row<K, 0, 2>(sum, at(1), half, weights + w);
+  add_row<K, 0, 3>(sum, at(2), half, weights + 2 * w);
+  if constexpr (K == 3) {
+    add_row<K, 1, 4>(sum, at(3), half, weights + 3 * w);
+  } else {
+    // A loop for k = 9: unrolled, the code would outgrow the instruction cache.
+#pragma unroll(K == 5 ? 2 : 1)
+    for (int i = 3; i < K; ++i) add_row<K, 0, 4>(sum, at(i), half, weights + i * w);
+    add_row<K, 1, 4>(sum, at(K), half, weights + K * w);
+  }
+  add_row<K, 2, 4>(sum, at(K + 1), half, weights + (K + 1) * w);
+  add_row<K, 3, 4>(sum, at(K + 2), half, weights + (K + 2) * w);
+}
+
+// The patch divided and stored, where `vector` says so 8 neighbouring elements at a time.
+template <class T, bool FAST>
+__device__ __forceinline__ void finish_patch(const Patch& sum, const Divisor<float>& by, int rows, int columns,
+                                             std::int64_t row_step, int step, bool vector, T* to) {
+#pragma unroll
+  for (int r = 0; r < patch_rows; ++r) {
+    if (r >= rows) return;
+    if (vector && columns >= patch_columns) {
+      alignas(16) T v[patch_columns];
+#pragma unroll
+      for (int c = 0; c < patch_columns; ++c) v[c] = finished<T, FAST>(sum[r][c], by);
+      using Vector = std::conditional_t<sizeof(v) == 8, uint2, uint4>;
+#pragma unroll
+      for (unsigned i = 0; i < sizeof(v) / sizeof(Vector); ++i)
+        reinterpret_cast<Vector*>(to + r * row_step)[i] = reinterpret_cast<const Vector*>(v)[i];
+      continue;
+    }
+#pragma unroll
+    for (int c = 0; c < patch_columns; ++c)
+      if (c < columns) to[r * row_step + c * step] = finished<T, FAST>(sum[r][c], by);
+  }
+}
+
+// The staged tile to the image, 16 bytes at a time.
+template <class T>
+__device__ void copy_out(const ClasswiseConvCuda& call, const Tiling& tiling, const Tile& tile, const T* staged,
+                         T* image) {
+  const int planes = call.step == 1 ? tile.channels : 1;
+  const int vectors = static_cast<int>(tile.columns * call.step * sizeof(T) / 16);
+  const int pitch = static_cast<int>(tiling.columns * call.step * sizeof(T) / 16);
+  for (int at = threadIdx.x; at < planes * tile.rows * vectors; at += blockDim.x) {
+    const int v = at % vectors, r = at / vectors % tile.rows, plane = at / vectors / tile.rows;
+    T* to = image + (tile.channel + plane) * call.channel_step + (tile.row + r) * call.row_step +
+            tile.column * call.step;
+    reinterpret_cast<uint4*>(to)[v] = reinterpret_cast<const uint4*>(staged)[(plane * tiling.rows + r) * pitch + v];
+  }
+}
+
+__device__ inline float patch_peak(const Patch& sum, int rows, int columns) {
+  float peak = -INFINITY;
+#pragma unroll
+  for (int r = 0; r < patch_rows; ++r)
+#pragma unroll
+    for (int c = 0; c < patch_columns; ++c)
+      if (r < rows && c < columns) peak = larger(peak, sum[r][c]);
+  return peak;
+}
+
+// The maximum over all blocks of the cluster. `own` is this block's place for it.
+__device__ inline float cluster_peak(float peak, int parts, float* own) {
+#if __CUDA_ARCH__ >= 900
+  if (parts > 1) {
+    const auto cluster = cooperative_groups::this_cluster();
+    if (threadIdx.x == 0) *own = peak;
+    cluster.sync();
+    for (int part = 0; part < parts; ++part) peak = larger(peak, *cluster.map_shared_rank(own, part));
+    cluster.sync();
+  }
+#endif
+  return peak;
+}
+
+// This part's share of an image that is left as it is.
+template <class T>
+__device__ void copy_image(const T* from, T* to, std::int64_t size, bool vector, int part, int parts) {
+  const std::int64_t first = part * blockDim.x + threadIdx.x, step = parts * blockDim.x;
+  if (!vector) {
+    for (std::int64_t i = first; i < size; i += step) to[i] = from[i];
+    return;
+  }
+  const std::int64_t vectors = size * static_cast<std::int64_t>(sizeof(T)) / 16;
+  for (std::int64_t i = first; i < vectors; i += step)
+    reinterpret_cast<uint4*>(to)[i] = __ldg(reinterpret_cast<const uint4*>(from) + i);
+}
+
+// The value, which the compiler then takes for a new one: what is computed from it again needs no register between.
+__device__ inline int anew(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// This thread's patch in tile t; `rows` and `columns` are those within the image, 0 columns for no patch.
+struct Place {
+  Tile tile;
+  int channel, row, column, rows, columns;
+
+  __device__ Place(const ClasswiseConvCuda& call, const Tiling& tiling, int t) : tile(call, tiling, anew(t)) {
+    const int at = anew(threadIdx.x), strips = tiling.strips(), groups = tiling.row_groups();
+    channel = at / strips / groups;
+    row = at / strips % groups * patch_rows;
+    column = at % strips * patch_columns;
+    rows = channel < tile.channels ? tile.rows - row : 0;
+    columns = rows > 0 ? tile.columns - column : 0;
+  }
+};
+
+// Divides the patches by the maximum and writes the tile, by way of shared memory where that makes 16-byte stores.
+template <class T>
+__device__ __forceinline__ void finish_tile(const ClasswiseConvCuda& call, const Tiling& tiling, const Place& place,
+                                            const Patch& sum, float peak, T* staged, T* out) {
+  const Divisor<float> by(peak, call.rescale);
+  const Tile& tile = place.tile;
+  const int step = static_cast<int>(call.step);
+  const bool vector = tiling.vector && step == 1;
+  T* to = out + (tile.channel + place.channel) * call.channel_step + (tile.row + place.row) * call.row_step +
+          (tile.column + place.column) * call.step;
+  if (vector) to = staged + (place.channel * tiling.rows + place.row) * tiling.columns + place.column;
+  else if (tiling.vector) to = staged + (place.row * tiling.columns + place.column) * 3 + place.channel;
+  const std::int64_t row_step = tiling.vector ? tiling.columns * step : call.row_step;
+  constexpr bool bytes = std::is_same_v<T, std::uint8_t>;
+  if (place.columns > 0) {
+    if (bytes && by.fast) finish_patch<T, bytes>(sum, by, place.rows, place.columns, row_step, step, vector, to);
+    else finish_patch<T, false>(sum, by, place.rows, place.columns, row_step, step, vector, to);
+  }
+  if (!tiling.vector) return;
+  __syncthreads();
+  copy_out(call, tiling, tile, staged, out);
+  __syncthreads();
+}
+
+// Kernels in here are those whose speed is promised: tests/test_cuda_build.py refuses register spills in them.
+namespace hot {
+
+template <class T, int K>
+__global__ void __launch_bounds__(most_threads)
+    classwise_conv_tiles(__grid_constant__ const ClasswiseConvCuda call, __grid_constant__ const Tiling tiling) {
+  extern __shared__ float4 space[];
+  __shared__ float scratch[32], own_peak;
+  constexpr int pitch = Tiling::weight_stride(K);
+  float* weights = reinterpret_cast<float*>(space);
+  float* window = weights + K * pitch;
+  const int part = blockIdx.x % tiling.parts;
+  const bool kept = tiling.tiles() <= tiling.parts && call.rescale;  // the sums, from the first pass to the second
+
+  for (std::int64_t n = blockIdx.x / tiling.parts; n < call.count; n += gridDim.x / tiling.parts) {
+    const T* image = static_cast<const T*>(call.images) + n * call.image_size();
+    T* out = static_cast<T*>(call.out) + n * call.image_size();
+    const std::int64_t label = call.labels[n];
+    if (label < 0) {
+      copy_image(image, out, call.image_size(), tiling.vector, part, tiling.parts);
+      continue;
+    }
+    const float* filter = static_cast<const float*>(call.filters) + label * K * K;
+    for (int i = threadIdx.x; i < K * K; i += blockDim.x) weights[i / K * pitch + i % K] = filter[i];
+
+    Patch sum;
+    float peak = -INFINITY;
+    for (int pass = call.rescale ? 0 : 1; pass < 2; ++pass) {
+      for (int t = part; t < tiling.tiles(); t += tiling.parts) {
+        if (!kept || pass == 0) {
+          const Place place(call, tiling, t);
+          fill(call, tiling, place.tile, image, K, window);
+          __syncthreads();
+          const float* from = window + (place.channel * tiling.window_rows(K) + place.row) * tiling.stride();
+#pragma unroll
+          for (int i = 0; i < patch_rows * patch_columns; ++i) sum[i / patch_columns][i % patch_columns] = 0.f;
+          if (place.columns > 0) filter_patch<K>(sum, from + place.column / 2, tiling, weights);
+          __syncthreads();
+        }
+        const Place place(call, tiling, t);
+        if (pass == 1) finish_tile(call, tiling, place, sum, peak, reinterpret_cast<T*>(window), out);
+        else if (place.columns > 0) peak = larger(peak, patch_peak(sum, place.rows, place.columns));
+      }
+      if (pass == 0) {
+        peak = reduce_block(peak, scratch, [](float a, float b) { return larger(a, b); });
+        peak = cluster_peak(peak, tiling.parts, &own_peak);
+      }
+    }
+    __syncthreads();  // the next image's weights replace these
+  }
+}
+
+}  // namespace hot
+
+// The fewest blocks that hold an image in registers, or a tiling that goes over it twice.
+template <class T, int K>
+Tiling tile_image(const ClasswiseConvCuda& call, std::size_t most_shared, bool clusters) {
+  constexpr int pixels = 16 / sizeof(T);
+  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+  Tiling tiling{};
+  tiling.vector = call.width % pixels == 0 && aligned(call.images) && aligned(call.out) &&
+                  (call.step == 1 || (call.step == 3 && call.channels == 3));
+  const auto fits = [&](const Tiling& t) {
+    return t.patches() <= most_threads && t.shared_floats(K) * sizeof(float) <= most_shared;
+  };
+  const auto cut = [&](int channels, std::int64_t rows, std::int64_t columns, int parts) {
+    tiling.channels = channels, tiling.rows = static_cast<int>(rows), tiling.columns = static_cast<int>(columns);
+    tiling.parts = parts;
+    const auto pieces = [](std::int64_t whole, std::int64_t of) { return static_cast<int>((whole + of - 1) / of); };
+    tiling.channel_groups = pieces(call.channels, channels);
+    tiling.down = pieces(call.height, rows), tiling.across = pieces(call.width, columns);
+    return tiling;
+  };
+  const int most_parts = clusters ? 8 : 1;
+  const bool small =
+      call.channels <= most_threads && call.width <= 8 * most_threads && call.height <= 32 * most_threads;
+  for (int parts = 1; small && parts <= most_parts; parts *= 2) {
+    const std::int64_t rows = ((call.height + parts - 1) / parts + patch_rows - 1) / patch_rows * patch_rows;
+    if (fits(cut(static_cast<int>(call.channels), std::min(rows, call.height), call.width, parts))) return tiling;
+  }
+  const int together = call.step == 3 && call.channels == 3 ? 3 : 1;
+  const std::int64_t columns = std::min<std::int64_t>(call.width, 256);
+  int rows = 64;
+  while (rows > patch_rows && !fits(cut(together, std::min<std::int64_t>(rows, call.height), columns, most_parts)))
+    rows -= patch_rows;
+  return cut(together, std::min<std::int64_t>(rows, call.height), columns, most_parts);
+}
+
+template <class T, int K>
+void launch_tiles(const ClasswiseConvCuda& call) {
+  const auto kernel = hot::classwise_conv_tiles<T, K>;
+  const std::size_t most_shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 1024;
+  const bool clusters = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  const Tiling tiling = tile_image<T, K>(call, most_shared, clusters);
+  const std::size_t shared = tiling.shared_floats(K) * sizeof(float);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+             "classwise_conv: shared memory");
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(tiling.parts), 1, 1};
+  cudaLaunchConfig_t config{};
+  const std::int64_t at_once = std::min<std::int64_t>(call.count, INT_MAX / tiling.parts);
+  config.gridDim = dim3(static_cast<unsigned>(at_once * tiling.parts));
+  config.blockDim = dim3(static_cast<unsigned>(tiling.threads()));
+  config.dynamicSmemBytes = shared;
+  config.stream = call.stream;
+  config.attrs = &cluster;
+  config.numAttrs = tiling.parts > 1 ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, call, tiling), "classwise_conv");
+}
+
+template <int K>
+void classwise_conv_tiles(const ClasswiseConvCuda& call) {
+  switch (call.type) {
+    case PixelType::byte: return launch_tiles<std::uint8_t, K>(call);
+    case PixelType::half: return launch_tiles<__half, K>(call);
+    case PixelType::bfloat16: return launch_tiles<__nv_bfloat16, K>(call);
+    case PixelType::single: return launch_tiles<float, K>(call);
+    case PixelType::double_: return;  // never tiled
+  }
+}
+
+}  // namespace unlearn

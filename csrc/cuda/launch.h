@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace unlearn {
+
+// Throws one line that says which call failed and why; PyTorch turns it into RuntimeError.
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string(what) + ": CUDA reports: " + cudaGetErrorString(status));
+}
+
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check_cuda(cudaGetDevice(&device), "the current device");
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "a device attribute");
+  return value;
+}
+
+}  // namespace unlearn
