@@ -2,7 +2,7 @@
 
 Memory beyond input and result, for N rows of D features: 4 to 10 bytes an element for the parts, 8 for the
 scaled rows and their gradient, 4 N (2 C + 32) bytes for the masses of C classes and their partial sums, and
-up to 6 PANEL² bytes for a panel of M: by count 0.6 GB at N 50,000, D 512. Nothing waits for the device.
+up to 6 PANEL² bytes for a panel of M: by count 0.8 GB at N 50,000, D 512. Nothing waits for the device.
 """
 
 from collections.abc import Iterator
