@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from unlearnable_kernels.ops.bayes_ascent_step import bayes_ascent_step
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.ops.crop_flip import crop_flip
@@ -10,6 +11,7 @@ from unlearnable_kernels.ops.pgd_step import pgd_step, pgd_step_
 
 __version__ = version("unlearnable_kernels")
 __all__ = [
+    "bayes_ascent_step",
     "bayes_error",
     "classwise_conv",
     "cpu_capability",

@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnable_kernels.ops import bayes_error, classwise_conv, crop_flip, native, pgd_step
+from unlearnable_kernels.ops import (
+    bayes_ascent_step,
+    bayes_error,
+    classwise_conv,
+    crop_flip,
+    native,
+    pgd_step,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,13 @@ ALL_OPS = (
         function=bayes_error.bayes_error,
         reference=bayes_error.reference,
         sample_inputs=bayes_error.sample_inputs,
+        tolerance=1e-5,
+    ),
+    Operator(
+        name="bayes_ascent_step",
+        function=bayes_ascent_step.bayes_ascent_step,
+        reference=bayes_ascent_step.reference,
+        sample_inputs=bayes_ascent_step.sample_inputs,
         tolerance=1e-5,
     ),
 )

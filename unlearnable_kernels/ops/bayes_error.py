@@ -49,8 +49,8 @@ def bayes_error(
         features: ``[N, D]``, float32 or float64, finite.
         labels: int64, the class in ``[0, num_classes)`` of every row whose kernel mass is summed: ``[N]``, or
             ``[M]`` where ``references`` are given. The class of a query itself plays no part.
-        num_classes: at least 1.
-        bandwidth: σ > 0. Features and σ enter as features / σ alone.
+        num_classes: 1 to 2**24.
+        bandwidth: σ > 0, at least 1e-12 times the longest row. Features and σ enter as features / σ alone.
         similarity: ``rbf``, exp(−‖z − r‖² / 2σ²), or ``logistic``, 1 / (1 + exp(−⟨z, r⟩ / σ²)).
         precision: of the matrix products for float32 features. ``ieee``: float32's accuracy. ``tf32`` and
             ``bf16`` may round their factors to 10 and 7 bits of mantissa (``tf32`` computes as ``ieee`` on
@@ -117,7 +117,7 @@ def check_arguments(
         labels.shape[0] == pool.shape[0],
         f"labels must hold one label for each of the {pool.shape[0]} {pool_name}, got {labels.shape[0]}",
     )
-    check(num_classes >= 1, f"num_classes must be 1 or more, got {num_classes}")
+    check(1 <= num_classes <= 1 << 24, f"num_classes must lie in [1, 2**24], got {num_classes}")
     check(
         math.isfinite(bandwidth) and bandwidth > 0,
         f"bandwidth must be finite and greater than 0, got {bandwidth}",

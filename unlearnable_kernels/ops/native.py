@@ -12,6 +12,9 @@ from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
 TRITON_OPERATORS = {
+    "bayes_ascent_step": "bayes_ascent_step",
+    "bayes_error": "bayes_error",
+    "bayes_error_backward": "bayes_error",
     "classwise_conv": "classwise_conv",
     "classwise_conv_into": "classwise_conv",
     "classwise_conv_backward": "classwise_conv",

@@ -1,0 +1,249 @@
+// torch.ops.unlearn.bayes_ascent_step on the CPU: docs/maths.md (B1) to (B3), (A1), then pgd_step.
+//
+// For N rows of D features the products are the machine's: N²D/2 (1 + 1/blocks) multiply-adds for the upper triangle
+// of X Xᵀ, in blocks of rows, and N²D for L X. Between them rows are shared out among threads. The matrix is N×N, so
+// that batches of more than `most_rows` go through bayes_error, which keeps no such matrix, and its backward.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../check.h"
+
+namespace unlearn {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr const char* op = "bayes_ascent_step: ";
+constexpr double smallest_mass = 1e-8;
+constexpr std::int64_t most_rows = 4096, blocks = 4;
+
+template <class Range>
+void for_rows(std::int64_t count, std::int64_t work_of_row, Range range) {
+  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / std::max<std::int64_t>(work_of_row, 1));
+  torch::stable::parallel_for(0, count, grain, range);
+}
+
+template <typename S>
+void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
+  for (std::int64_t n = 0; n < count; ++n) {
+    double square = 0;
+    for (std::int64_t d = 0; d < depth; ++d) square += static_cast<double>(rows[n * depth + d]) * rows[n * depth + d];
+    check(std::isfinite(square), op, "x[", n, "] must be finite, and so must its squared length");
+  }
+}
+
+// The rows less their mean, and half of their squared lengths.
+template <typename S>
+Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
+  const std::int64_t count = rows.size(0), depth = rows.size(1);
+  const S* from = rows.const_data_ptr<S>();
+  std::vector<S> mean(depth);
+  for_rows(depth, count, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> sums(end - begin, 0.0);
+    for (std::int64_t n = 0; n < count; ++n)
+      for (std::int64_t d = begin; d < end; ++d) sums[d - begin] += from[n * depth + d];
+    for (std::int64_t d = begin; d < end; ++d) mean[d] = static_cast<S>(sums[d - begin] / static_cast<double>(count));
+  });
+  Tensor result = torch::stable::new_empty(rows, {count, depth});
+  S* to = result.mutable_data_ptr<S>();
+  half_squares.resize(count);
+  for_rows(count, depth, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      constexpr std::int64_t strands = 16;  // independent sums, which the compiler puts into vectors
+      std::array<double, strands> sums{};
+      const S* row = from + n * depth;
+      S* out = to + n * depth;
+      for (std::int64_t d = 0; d < depth; ++d) out[d] = row[d] - mean[d];
+      for (std::int64_t d = 0; d + strands <= depth; d += strands)
+        for (std::int64_t s = 0; s < strands; ++s) sums[s] += static_cast<double>(out[d + s]) * out[d + s];
+      for (std::int64_t d = depth / strands * strands; d < depth; ++d) sums[0] += static_cast<double>(out[d]) * out[d];
+      half_squares[n] = std::accumulate(sums.begin(), sums.end(), 0.0) / 2;
+    }
+  });
+  if (!std::all_of(half_squares.begin(), half_squares.end(), [](double v) { return std::isfinite(v); }))
+    refuse_infinite(from, count, depth);
+  return result;
+}
+
+struct Statistics {
+  std::vector<std::int64_t> winner;
+  std::vector<double> pull, push;  // a_ij of (B4) for references of the winner's class, and for others
+
+  explicit Statistics(std::int64_t count) : winner(count), pull(count), push(count) {}
+};
+
+// Inner products of the rows of a block with those from the block's first on: the upper triangle, in steps.
+struct Products {
+  std::int64_t height;
+  std::vector<Tensor> of_block;
+
+  explicit Products(Tensor rows) : height((rows.size(0) + blocks - 1) / blocks) {
+    for (std::int64_t first = 0; first < rows.size(0); first += height) {
+      Tensor rest = torch::stable::narrow(rows, 0, first, rows.size(0) - first);
+      const Tensor block = torch::stable::narrow(rest, 0, 0, std::min(height, rest.size(0)));
+      of_block.push_back(torch::stable::matmul(block, torch::stable::transpose(rest, 0, 1)));
+    }
+  }
+};
+
+// Equations (B1) to (B3): K [N, N] and the errors. Each row is computed whole, exponentials of both triangles, so that
+// threads meet once.
+template <typename S>
+Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, double scale, const std::int64_t* label,
+                 std::int64_t classes, const Tensor& error, Statistics& statistics) {
+  const std::int64_t count = rows.size(0);
+  const Products products(rows);
+  std::vector<const S*> product;
+  for (const Tensor& block : products.of_block) product.push_back(block.const_data_ptr<S>());
+  const auto product_of = [&](std::int64_t upper, std::int64_t lower) {
+    const std::int64_t block = upper / products.height, first = block * products.height;
+    return &product[block][(upper - first) * (count - first) + lower - first];
+  };
+  Tensor result = torch::stable::new_empty(rows, {count, count});
+  S *kernel = result.mutable_data_ptr<S>(), *errors = error.mutable_data_ptr<S>();
+  for_rows(count, 16 * count + classes, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<double> mass(classes);
+    for (std::int64_t i = begin; i < end; ++i) {
+      S* row = kernel + i * count;
+      const S* right = product_of(i, i);
+      for (std::int64_t j = 0; j < i; ++j) row[j] = *product_of(j, i);
+      for (std::int64_t j = i; j < count; ++j) row[j] = right[j - i];
+      for (std::int64_t j = 0; j < count; ++j)
+        row[j] = std::exp(static_cast<S>(std::min(row[j] - half_squares[i] - half_squares[j], 0.0) * scale));
+      row[i] = 0;
+      std::fill(mass.begin(), mass.end(), 0.0);
+      for (std::int64_t j = 0; j < count; ++j) mass[label[j]] += row[j];
+      const auto won = std::max_element(mass.begin(), mass.end());
+      const double winners = *won;
+      *won = 0;
+      const double others = std::accumulate(mass.begin(), mass.end(), smallest_mass), total = winners + others;
+      statistics.winner[i] = won - mass.begin();
+      statistics.pull[i] = others / total / total;
+      statistics.push[i] = -winners / total / total;
+      errors[i] = static_cast<S>(others / total);
+    }
+  });
+  return result;
+}
+
+// K becomes L of (A1), in place. Both triangles are computed, so that threads share nothing.
+template <typename S>
+void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& of) {
+  const std::int64_t count = kernel.size(0);
+  S* values = kernel.mutable_data_ptr<S>();
+  for_rows(count, 4 * count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      double sum = 0;
+      for (std::int64_t j = 0; j < count; ++j) {
+        const double mine = label[j] == of.winner[i] ? of.pull[i] : of.push[i];
+        const double others = label[i] == of.winner[j] ? of.pull[j] : of.push[j];
+        const S weight = static_cast<S>(values[i * count + j] * (mine + others));
+        values[i * count + j] = -weight;
+        sum += weight;
+      }
+      values[i * count + i] = static_cast<S>(sum);
+    }
+  });
+}
+
+// L x of (A1): σ² does not change a direction.
+template <typename S>
+Tensor ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes, double bandwidth,
+                        const Tensor& error) {
+  std::vector<double> half_squares;
+  const Tensor points = centred<S>(rows, half_squares);
+  Statistics statistics(rows.size(0));
+  Tensor kernel = kernel_of<S>(points, half_squares, 1 / (bandwidth * bandwidth), label, classes, error, statistics);
+  to_laplacian<S>(kernel, label, statistics);
+  return torch::stable::matmul(kernel, points);
+}
+
+template <std::size_t results, class... Arguments>
+std::array<Tensor, results> call(const char* name, const Arguments&... arguments) {
+  std::array<StableIValue, std::max(sizeof...(arguments), results)> stack{torch::stable::detail::from(arguments)...};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+  std::array<Tensor, results> out;
+  for (std::size_t at = 0; at < results; ++at) out[at] = torch::stable::detail::to<Tensor>(stack[at]);
+  return out;
+}
+
+// The same from bayes_error and its backward.
+std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& labels, std::int64_t classes,
+                                         double bandwidth) {
+  const std::string rbf = "rbf", ieee = "ieee";
+  const std::optional<Tensor> none;
+  const std::int64_t no_row = -1;
+  const auto of = call<3>("unlearn::bayes_error", rows, labels, classes, bandwidth, rbf, ieee, none, no_row);
+  const Tensor ones = torch::stable::fill_(torch::stable::empty_like(of[0]), 1);
+  const auto grads = call<2>("unlearn::bayes_error_backward", ones, rows, labels, of[1], of[2], classes, bandwidth, rbf,
+                             ieee, none, no_row);
+  return {of[0], grads[0]};
+}
+
+void check_arguments(const Tensor& x, const Tensor& labels, const Tensor& origin, std::int64_t classes,
+                     double bandwidth, double step_size, double eps, const std::string& norm, double lower,
+                     double upper) {
+  const ScalarType type = x.scalar_type();
+  check(x.dim() > 0 && (type == ScalarType::Float || type == ScalarType::Double), op,
+        "x must be float32 or float64 [N, ...], got ", toString(type), ", ", x.dim(), " dimensions");
+  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op,
+        "labels must be int64 and of 1 dimension, got ", toString(labels.scalar_type()), " with ", labels.dim());
+  check(labels.size(0) == x.size(0), op, "labels must hold one label for each of the ", x.size(0), " samples, got ",
+        labels.size(0));
+  check(classes >= 1 && classes <= 1 << 24, op, "num_classes must lie in [1, 2**24], got ", classes);
+  check(std::isfinite(bandwidth) && bandwidth > 0, op, "bandwidth must be finite and greater than 0, got ", bandwidth);
+  bool same = origin.dim() == x.dim() && origin.scalar_type() == type;
+  for (std::int64_t dim = 0; same && dim < x.dim(); ++dim) same = origin.size(dim) == x.size(dim);
+  check(same, op, "origin must have x's shape and dtype");
+  check(x.is_cpu() && labels.is_cpu() && origin.is_cpu(), op, "x, labels and origin must be on one device");
+  check(norm == "linf" || norm == "l2", op, "norm must be one of linf, l2, got '", norm, "'");
+  check(std::isfinite(step_size), op, "step_size must be finite, got ", step_size);
+  check(eps >= 0, op, "eps must be at least 0, got ", eps);
+  check(lower <= upper, op, "lower must be at most upper, got ", lower, " and ", upper);
+}
+
+std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& given_labels, const Tensor& origin,
+                                             std::int64_t classes, double bandwidth, double step_size, double eps,
+                                             std::string norm, double lower, double upper) {
+  check_arguments(x, given_labels, origin, classes, bandwidth, step_size, eps, norm, lower, upper);
+  const Tensor labels = torch::stable::contiguous(given_labels), dense = torch::stable::contiguous(x);
+  const std::int64_t count = x.size(0), depth = count > 0 ? x.numel() / count : 0;
+  const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
+  for (std::int64_t n = 0; n < count; ++n)
+    check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
+          ")");
+  Tensor error = torch::stable::new_empty(x, {count});
+  if (count == 0) return {torch::stable::empty_like(x), error};
+  const Tensor rows = torch::stable::view(dense, {count, depth});
+  Tensor direction;
+  if (count > most_rows) {
+    const auto parts = error_and_gradient(rows, labels, classes, bandwidth);
+    error = parts[0];
+    direction = parts[1];
+  } else {
+    const auto run = x.scalar_type() == ScalarType::Double ? ascent_direction<double> : ascent_direction<float>;
+    direction = run(rows, label, classes, bandwidth, error);
+  }
+  std::vector<std::int64_t> shape;
+  for (std::int64_t dim = 0; dim < x.dim(); ++dim) shape.push_back(x.size(dim));
+  const Tensor grad = torch::stable::view(direction, {shape.data(), shape.size()});
+  return {call<1>("unlearn::pgd_step", x, grad, origin, step_size, eps, norm, lower, upper)[0], error};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) { library.impl("bayes_ascent_step", TORCH_BOX(&bayes_ascent_step)); }
+
+}  // namespace unlearn

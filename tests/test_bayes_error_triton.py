@@ -1,0 +1,229 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from triton_interpreter import interpreter_in_use, repaired_interpreter  # noqa: F401
+
+from unlearnable_kernels.ops import bayes_error as contract
+from unlearnable_kernels.triton_kernels import bayes_error as kernels
+
+pytestmark = [
+    pytest.mark.skipif(not interpreter_in_use(), reason="a GPU runs tests/gpu instead"),
+    pytest.mark.usefixtures("repaired_interpreter", "small_tiles"),
+]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 32), ("BLOCK_D", 16)):
+        monkeypatch.setattr(kernels, name, value)
+
+
+def clusters(count=70, features=19, classes=4, spread=0.5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    centres = torch.randn(classes, features, generator=generator)
+    return (centres[labels] + spread * torch.randn(count, features, generator=generator)) / 4, labels
+
+
+def compared(x, labels, classes, bandwidth, similarity="rbf", precision="ieee", references=None, row=-1):
+    """Relative differences of error and gradients from the float64 reference's, with an upstream gradient."""
+    options = (classes, bandwidth, similarity, precision, references, row)
+    wide = (*options[:4], None if references is None else references.double(), row)
+    error, *statistics = kernels.bayes_error(x, labels, *options)
+    expected, *truths = contract.reference(x.double(), labels, *wide)
+    assert torch.equal(statistics[1], truths[1])
+    grad = torch.linspace(0.5, 2, len(x))
+    results = kernels.bayes_error_backward(grad, x, labels, *statistics, *options)
+    truths = contract.reference_backward(grad.double(), x.double(), labels, *truths, *wide)
+    assert [r.shape for r in results] == [t.shape for t in truths]
+
+    def relative(result, truth):
+        assert not result.isnan().any()
+        return float((result.double() - truth).norm() / truth.norm().clamp(min=1e-300))
+
+    return relative(error, expected), *(relative(r, t) for r, t in zip(results, truths, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("precision", "of_error", "of_gradient"),
+    [("ieee", 1e-6, 1e-6), ("tf32", 1e-3, 1e-3), ("bf16", 6e-3, 8e-3)],
+)
+@pytest.mark.parametrize("similarity", contract.SIMILARITIES)
+@pytest.mark.parametrize("kind", ["leave one out", "others", "own rows"])
+def test_agrees_with_float64(kind, similarity, precision, of_error, of_gradient):
+    pool, labels = clusters(45)
+    queries, references, row = {
+        "leave one out": (pool, None, -1),
+        "others": (pool[:17] + 0.1, pool, -1),
+        "own rows": (pool[21:38], pool, 21),
+    }[kind]
+    bandwidth = 0.3 if similarity == "rbf" else 0.7
+    error, *gradients = compared(queries, labels, 4, bandwidth, similarity, precision, references, row)
+    assert error < of_error
+    assert max(gradients) < of_gradient
+
+
+@pytest.mark.parametrize(
+    ("count", "features", "classes"), [(1, 5, 1), (16, 16, 2), (33, 1, 3), (20, 40, 40), (49, 20, 2)]
+)
+def test_shapes_around_the_tiles(count, features, classes):
+    x, labels = clusters(count, features, classes)
+    if count > 1:
+        assert max(compared(x, labels, classes, 0.4)) < 1e-6
+    else:
+        error, mass, winner = kernels.bayes_error(x, labels, classes, 0.4)
+        assert (error.item(), mass[0, 0].item(), winner.item()) == (1, 0, 0)
+
+
+def test_an_offset_costs_no_accuracy():
+    x, labels = clusters()
+    assert max(compared(x + 1, labels, 4, 0.2)) < 2e-6
+
+
+@pytest.mark.parametrize("precision", contract.PRECISIONS)
+def test_far_apart_rows_have_error_1_and_gradient_0(precision):
+    x, labels = clusters(40)
+    options = (4, 1e-3, "rbf", precision, None, -1)
+    error, mass, winner = kernels.bayes_error(x, labels, *options)
+    assert torch.equal(error, torch.ones(40))
+    assert torch.equal(winner, torch.zeros(40, dtype=torch.int64))
+    gradient, _ = kernels.bayes_error_backward(torch.ones(40), x, labels, mass, winner, *options)
+    assert torch.equal(gradient, torch.zeros_like(x))
+
+
+def test_of_tied_classes_the_lowest_wins_and_duplicates_count():
+    x = torch.tensor([[0.0], [0.5], [0.5], [1.0], [0.0]]).repeat(8, 1)
+    labels = torch.tensor([2, 1, 3, 2, 3]).repeat(8)
+    assert max(compared(x, labels, 4, 0.3)[:2]) < 1e-6
+    symmetric = torch.tensor([[-1.0], [1.0], [0.0]])
+    winner = kernels.bayes_error(symmetric, torch.tensor([3, 1, 0]), 4, 0.5)[2]
+    assert winner[2] == 1
+
+
+def separate_groups():
+    """Classes of a tile each: 0 and 1 in one place; 2 and 3 out of their reach; 4 within that of 2 and 3."""
+    labels = torch.arange(80) % 5
+    places = torch.tensor([0, 0, 3, 3, 3.3])[labels, None]
+    return places + 0.03 * torch.randn(80, 19, generator=torch.Generator().manual_seed(0)), labels
+
+
+def test_tiles_that_underflow_are_skipped_and_change_nothing(monkeypatch):
+    x, labels = separate_groups()
+    call = (labels, 5, 0.3, "rbf", "ieee", None, -1)
+    problem = kernels._problem(x, labels, *call[2:])
+    assert problem.active.sum() == 2**2 + 3**2
+    visited = [kernels.bayes_error(x, *call)]
+    visited.append(kernels.bayes_error_backward(torch.ones(80), x, labels, *visited[0][1:], *call[1:]))
+    monkeypatch.setattr(kernels, "_active", lambda x, y, _: torch.ones(x.tiles, y.tiles, dtype=torch.uint8))
+    whole = [kernels.bayes_error(x, *call)]
+    whole.append(kernels.bayes_error_backward(torch.ones(80), x, labels, *whole[0][1:], *call[1:]))
+    for skipped, complete in zip(visited, whole, strict=True):
+        assert all(torch.equal(s, c) for s, c in zip(skipped, complete, strict=True))
+    assert compared(x, labels, 5, 0.3)[1] < 1e-4
+
+
+def test_what_nothing_wrote_is_not_read(monkeypatch):
+    original = torch.Tensor.new_empty
+    monkeypatch.setattr(torch, "empty_like", lambda t: torch.full_like(t, -7))
+
+    def poisoned(self, *size, **options):
+        made = original(self, *size, **options)
+        return made.fill_(float("nan") if made.is_floating_point() else -7)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+    x, labels = separate_groups()
+    call = (labels, 5, 0.3, "rbf", "ieee", None, -1)
+    error, mass, winner = kernels.bayes_error(x, *call)
+    gradient, _ = kernels.bayes_error_backward(torch.ones(80), x, labels, mass, winner, *call[1:])
+    assert error.isfinite().all()
+    assert mass.isfinite().all()
+    assert (winner >= 0).all()
+    assert gradient.isfinite().all()
+
+
+def test_row_order_changes_no_value():
+    x, labels = clusters(50)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    error, _, winner = kernels.bayes_error(x, labels, 4, 0.3)
+    shuffled, _, shuffled_winner = kernels.bayes_error(x[order], labels[order], 4, 0.3)
+    assert torch.allclose(shuffled, error[order], rtol=1e-6)
+    assert torch.equal(shuffled_winner, winner[order])
+
+
+def test_refuses_what_the_contract_refuses():
+    x, labels = clusters(20)
+    for arguments, message in (
+        ((x, labels, 4, float("nan")), "bandwidth must be finite and greater than 0, got nan"),
+        ((x, labels - 1, 4, 0.3), r"labels\[\d+\] is -1, but must lie in \[0, 4\)"),
+        ((x, labels, 4, 0.3, "rbf", "fp8"), "precision must be one of"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            kernels.bayes_error(*arguments)
+
+
+def test_float64_and_nothing_at_all_go_to_the_reference():
+    x, labels = clusters(20)
+    error = kernels.bayes_error(x.double(), labels, 4, 0.3)[0]
+    assert torch.equal(error, contract.reference(x.double(), labels, 4, 0.3)[0])
+    assert kernels.bayes_error(x[:0], labels, 4, 0.3, references=x)[0].shape == (0,)
+
+
+COMPILED = """
+import re, subprocess, sys
+from pathlib import Path
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from unlearnable_kernels.triton_kernels import bayes_error as launch, bayes_error_kernels as kernels
+
+tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+half, single, small = {"x", "y", "weights"}, {"coefficient"}, {"x_part", "y_part"}
+numbers = {"active_row", "x_first", "y_first", "x_end", "x_count", "y_count", "panel", "row_stride"}
+numbers |= {"col_stride", "weight_part", "lists_row", "counts_row"}
+integers = {"x_labels", "y_labels", "x_own", "y_own", "x_winner", "y_winner", "lists", "counts"}
+distance = {"PARTS": 2, "BOTH": True, "BLOCK_D": launch.BLOCK_D // 2}
+for name, constants, stages in (
+    ("class_sums", distance, launch.STAGES),
+    ("pair_weights", distance | {"WEIGHT_PARTS": 3}, launch.STAGES),
+    ("add_products", {"PARTS": 3, "BLOCK_N": 128, "BLOCK_K": 32, "col_stride": 1}, launch.STAGES_OF_PRODUCTS),
+):
+    kernel = getattr(kernels, name)
+    constants = constants | {"RBF": True, "D": 512, "TILE": launch.TILE}
+    of_half = "*bf16" if name == "add_products" else "*fp16"
+    signature = {}
+    for argument in kernel.arg_names:
+        signature[argument] = (
+            "constexpr" if argument in constants else "*bf16" if argument == "weights" else
+            of_half if argument in half else "i64" if argument in small else "i32" if argument in numbers else
+            "*i32" if argument in integers else "*u8" if argument == "active" else "*fp32"
+        )
+    aligned = {
+        (at,): [["tt.divisibility", 16]]
+        for at, argument in enumerate(kernel.arg_names)
+        if signature[argument] != "constexpr" and argument not in ("active_row", "lists_row", "counts_row")
+    }
+    places = {(kernel.arg_names.index(argument),): value for argument, value in constants.items()}
+    source = ASTSource(kernel, signature=signature, constexprs=places, attrs=aligned)
+    options = {"num_warps": launch.WARPS, "num_stages": stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    path = Path(sys.argv[1]) / f"{name}.cubin"
+    path.write_bytes(compiled.asm["cubin"])
+    text = subprocess.run([tool, "--dump-sass", path], capture_output=True, text=True, check=True).stdout
+    loads = re.findall(r"LDGSTS[.A-Z0-9]*128", text)
+    print(name, "HGMMA" in text, "HMMA" in text.replace("HGMMA", ""), "LDL" in text or "STL" in text,
+          len(loads) > 0, compiled.metadata.shared <= 227 * 1024)
+"""
+
+
+def test_compiles_for_hopper_to_its_matrix_instructions_without_spills(tmp_path):
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    expected = "True False False True True"
+    assert run.stdout.splitlines() == [
+        f"{name} {expected}" for name in ("class_sums", "pair_weights", "add_products")
+    ]

@@ -1,0 +1,241 @@
+"""The Triton kernels of bayes_error: docs/maths.md (B1) to (B8), tile by tile on the tensor cores.
+
+Rows come sorted by class and padded to whole tiles; a padded row has label -1. One launch covers a panel of
+query rows (x) against some reference rows (y), and a program owns one tile. Nothing is added atomically, so
+results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows.
+
+    class_sums    a tile's kernel values, summed over the rows of each class: by row and, where x and y are
+                  one set, by column too, so that each pair is formed once
+    add_masses    those sums, over the tiles of a class, into the mass of that class around every row
+    statistics    the winner's mass and all others', row by row
+    pair_weights  M of one panel of x and one of y, in bfloat16 parts, and its row and column sums
+    add_products  rowsum(M) ∘ x − M y of that panel added to the gradient; with M's strides swapped, y's
+
+A product in float32 is a sum of products of parts: a = a₀ + a₁ + …, each part a 16-bit float; pairs of parts
+too small to matter are left out.
+
+Multiply-adds for N rows among themselves, with S products for a distance (ieee 3, else 1) and P for a
+gradient (ieee 6, tf32 3, bf16 1): N²D S/2 in class_sums, as many in pair_weights, N²D P in add_products.
+N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s: at best 29 ms (ieee), 13 ms (tf32) and
+6.4 ms (bf16). Bytes for a pair: M 6, 4 or 2, written once and read for every 128 columns of D by its rows and
+by its columns, mostly within the L2 cache; the sums 8/128. Not yet measured on a GPU.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def exponents(
+    x, y, x_part, y_part, x_norms, y_norms, x_row, y_row, coefficient,
+    RBF: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """[TILE, TILE]: log2 of the rbf kernel, or of the odds that the logistic kernel stands for.
+
+    x, y: ``[PARTS, rows, D]``; x_part, y_part: elements in a part; norms ``[rows]``: squared, of their sum.
+    """
+    rows = x_row.to(tl.int64) + tl.arange(0, TILE)
+    cols = y_row.to(tl.int64) + tl.arange(0, TILE)
+    at_x = x + rows[:, None] * D + tl.arange(0, BLOCK_D)[None, :]
+    at_y = y + cols[None, :] * D + tl.arange(0, BLOCK_D)[:, None]
+    product = tl.zeros((TILE, TILE), tl.float32)
+    for d in range(0, D, BLOCK_D):
+        x0 = tl.load(at_x + d)
+        y0 = tl.load(at_y + d)
+        if PARTS == 2:
+            product = tl.dot(x0, tl.load(at_y + y_part + d), product)
+            product = tl.dot(tl.load(at_x + x_part + d), y0, product)
+        product = tl.dot(x0, y0, product)
+    scale = tl.load(coefficient)
+    if RBF:
+        squares = tl.load(x_norms + rows)[:, None] + tl.load(y_norms + cols)[None, :] - 2 * product
+        product = tl.maximum(squares, 0.0)
+    return scale * product
+
+
+@triton.jit
+def without_own(values, x_own, y_own, x_row, y_row, TILE: tl.constexpr):
+    """0 where x_own and y_own, the rows' names, say that a row meets itself."""
+    own = tl.load(x_own + x_row + tl.arange(0, TILE))[:, None]
+    return tl.where(own == tl.load(y_own + y_row + tl.arange(0, TILE))[None, :], 0.0, values)
+
+
+@triton.jit
+def class_sums(
+    x, y, x_part, y_part, x_norms, y_norms, x_labels, y_labels, x_own, y_own, coefficient, active, active_row,
+    row_sums, col_sums, x_first, y_first, x_end, x_count, y_count,
+    RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
+    D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Grid (y tiles, x tiles). Slot (tile + class − first class of the panel) of row_sums ``[slots,
+    x_count]`` gets a row's mass in that class and tile of y; of col_sums ``[slots, y_count]`` a column's."""
+    j, i = tl.program_id(0), tl.program_id(1)
+    x_row, y_row = x_first + i * TILE, y_first + j * TILE
+    if tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE) == 0:
+        return
+    exponent = exponents(
+        x, y, x_part, y_part, x_norms, y_norms, x_row, y_row, coefficient, RBF, PARTS, D, TILE, BLOCK_D
+    )
+    kernel = tl.exp2(exponent) if RBF else 1 / (1 + tl.exp2(-exponent))
+    kernel = without_own(kernel, x_own, y_own, x_row, y_row, TILE)
+    offsets = tl.arange(0, TILE)
+    label_of_col = tl.load(y_labels + y_row + offsets)
+    label = tl.min(tl.where(label_of_col >= 0, label_of_col, 1 << 30))
+    last = tl.max(label_of_col)
+    first = tl.load(y_labels + y_first)
+    while label <= last:
+        sums = tl.sum(tl.where(label_of_col[None, :] == label, kernel, 0.0), 1)
+        tl.store(row_sums + (j + label - first).to(tl.int64) * x_count + i * TILE + offsets, sums)
+        label += 1
+    if BOTH:  # noqa: SIM102 - the outer one is known when the kernel is compiled
+        if y_row >= x_end:
+            label_of_row = tl.load(x_labels + x_row + offsets)
+            label = tl.min(tl.where(label_of_row >= 0, label_of_row, 1 << 30))
+            last = tl.max(label_of_row)
+            first = tl.load(x_labels + x_first)
+            while label <= last:
+                sums = tl.sum(tl.where(label_of_row[:, None] == label, kernel, 0.0), 0)
+                tl.store(col_sums + (i + label - first).to(tl.int64) * y_count + j * TILE + offsets, sums)
+                label += 1
+
+
+@triton.jit
+def add_masses(
+    sums, sums_first, sums_count, masses, masses_count, starts, labels, first, end, row_first,
+    active, active_row, active_col,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Grid (tiles of rows, classes): masses ``[classes, masses_count]`` += the slots of the class, made from
+    rows first … end − 1 of the other set. starts ``[classes + 1]``: where each class starts there."""
+    tile, label = tl.program_id(0), tl.program_id(1)
+    begin = tl.maximum(tl.load(starts + label), first)
+    stop = tl.minimum(tl.load(starts + label + 1), end)
+    row = row_first + tile * TILE
+    offsets = tl.arange(0, TILE)
+    slot = label - tl.load(labels + first)
+    at = masses + label.to(tl.int64) * masses_count + row + offsets
+    total = tl.load(at)
+    other = begin // TILE
+    while other * TILE < stop:
+        if tl.load(active + (row // TILE).to(tl.int64) * active_row + other.to(tl.int64) * active_col) != 0:
+            of_slot = (other - first // TILE + slot).to(tl.int64) * sums_count
+            total += tl.load(sums + of_slot + sums_first + tile * TILE + offsets)
+        other += 1
+    tl.store(at, total)
+
+
+@triton.jit
+def statistics(masses, count, won, others, winner, classes, smallest, TILE: tl.constexpr):
+    """Grid (tiles of rows): the largest mass, the first class that has it, and the sum of all others (B2)."""
+    rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    largest = tl.load(masses + rows)
+    rest = tl.zeros((TILE,), tl.float32)
+    which = tl.zeros((TILE,), tl.int32)
+    label = tl.program_id(0) * 0 + 1
+    while label < classes:
+        mass = tl.load(masses + label.to(tl.int64) * count + rows)
+        rest += tl.minimum(mass, largest)
+        which = tl.where(mass > largest, label, which)
+        largest = tl.maximum(mass, largest)
+        label += 1
+    tl.store(won + rows, largest)
+    tl.store(others + rows, rest + smallest)
+    tl.store(winner + rows, which)
+
+
+@triton.jit
+def pair_weights(
+    x, y, x_part, y_part, x_norms, y_norms, x_labels, y_labels, x_own, y_own, coefficient, active, active_row,
+    x_winner, x_pull, x_push, y_winner, y_pull, y_push,
+    weights, row_sums, col_sums, x_first, y_first, panel,
+    RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr, WEIGHT_PARTS: tl.constexpr,
+    D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Grid (y tiles, x tiles). weights ``[WEIGHT_PARTS, panel, panel]``: (B5), or (B7) if BOTH, as the kernel
+    (its slope, if logistic) times a query's pull towards its winner's rows, or its push from others.
+    row_sums ``[y tiles, panel]``, col_sums ``[x tiles, panel]``."""
+    j, i = tl.program_id(0), tl.program_id(1)
+    x_row, y_row = x_first + i * TILE, y_first + j * TILE
+    if tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE) == 0:
+        return
+    slope = exponents(
+        x, y, x_part, y_part, x_norms, y_norms, x_row, y_row, coefficient, RBF, PARTS, D, TILE, BLOCK_D
+    )
+    if RBF:
+        slope = tl.exp2(slope)
+    else:
+        odds = tl.exp2(-tl.abs(slope))
+        slope = odds / ((1 + odds) * (1 + odds))
+    slope = without_own(slope, x_own, y_own, x_row, y_row, TILE)
+    offsets = tl.arange(0, TILE)
+    rows, cols = x_row + offsets, y_row + offsets
+    row_label, col_label = tl.load(x_labels + rows)[:, None], tl.load(y_labels + cols)[None, :]
+    won = tl.load(x_winner + rows)[:, None] == col_label
+    weight = tl.where(won, tl.load(x_pull + rows)[:, None], tl.load(x_push + rows)[:, None])
+    if BOTH:
+        won = tl.load(y_winner + cols)[None, :] == row_label
+        weight += tl.where(won, tl.load(y_pull + cols)[None, :], tl.load(y_push + cols)[None, :])
+    weight = tl.where((row_label >= 0) & (col_label >= 0), weight * slope, 0.0)
+    at = weights + (i * TILE + offsets)[:, None] * panel + j * TILE + offsets[None, :]
+    rest = weight
+    for part in tl.static_range(WEIGHT_PARTS):
+        high = rest.to(tl.bfloat16)
+        tl.store(at + part * panel * panel, high)
+        rest -= high.to(tl.float32)
+    rounded = weight - rest
+    if RBF:
+        tl.store(row_sums + j * panel + i * TILE + offsets, tl.sum(rounded, 1))
+        tl.store(col_sums + i * panel + j * TILE + offsets, tl.sum(rounded, 0))
+
+
+@triton.jit
+def add_products(
+    weights, row_stride, col_stride, weight_part, sums, panel, x, y, x_part, y_part, grad, x_first, y_first,
+    lists, lists_row, counts, counts_row,
+    RBF: tl.constexpr, PARTS: tl.constexpr,
+    D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Grid (D / BLOCK_N, x tiles): grad ``[x rows, D]`` += rowsum(M) ∘ x − M y; x, y ``[PARTS, rows, D]``.
+
+    lists: the active tiles of y in this panel for each tile of x, as many as counts says."""
+    i = tl.program_id(1)
+    local = i * TILE + tl.arange(0, TILE)
+    rows = x_first.to(tl.int64) + local
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, BLOCK_K)
+    tile = x_first // TILE + i
+    lists += tile.to(tl.int64) * lists_row
+    count = tl.load(counts + tile.to(tl.int64) * counts_row)
+    total = tl.zeros((TILE, BLOCK_N), tl.float32)
+    for k in range(0, count * TILE, BLOCK_K):
+        ks = tl.multiple_of(tl.load(lists + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
+        at_m = weights + local[:, None] * row_stride + ks[None, :] * col_stride
+        at_y = y + (y_first.to(tl.int64) + ks)[:, None] * D + columns[None, :]
+        m0 = tl.load(at_m)
+        y0 = tl.load(at_y)
+        if PARTS == 3:
+            total = tl.dot(m0, tl.load(at_y + 2 * y_part), total)
+            total = tl.dot(tl.load(at_m + 2 * weight_part), y0, total)
+        if PARTS >= 2:
+            m1 = tl.load(at_m + weight_part)
+            y1 = tl.load(at_y + y_part)
+            if PARTS == 3:
+                total = tl.dot(m1, y1, total)
+            total = tl.dot(m1, y0, total)
+            total = tl.dot(m0, y1, total)
+        total = tl.dot(m0, y0, total)
+    if RBF:
+        sum_of_row = tl.zeros((TILE,), tl.float32)
+        k = count * 0
+        while k < count:
+            sum_of_row += tl.load(sums + tl.load(lists + k) * panel + local)
+            k += 1
+        at_x = x + rows[:, None] * D + columns[None, :]
+        own = tl.zeros((TILE, BLOCK_N), tl.float32)
+        for part in tl.static_range(PARTS):
+            own += tl.load(at_x + part * x_part).to(tl.float32)
+        total = sum_of_row[:, None] * own - total
+    else:
+        total = -total
+    at_grad = grad + rows[:, None] * D + columns[None, :]
+    tl.store(at_grad, tl.load(at_grad) + total)
