@@ -152,6 +152,8 @@ def test_from_key_to_report(run, digits, tmp_path):
     for name, train in (("clean", digits), ("protected", tmp_path / "protected")):
         ok("train", "--train", train, "--test", digits, "--out", f"runs/{name}", *few)
     assert re.search(r"accuracy \d+\.\d\d% of 3\d\d images", ok("evaluate", "runs/clean", "--test", digits))
+    attacked = ok("evaluate", "runs/clean", "--test", digits, "--attack", "l2", "--eps", "1/4", "--steps", 2)
+    assert re.search(r"accuracy \d+\.\d\d% of 3\d\d images under l2 0\.25, 2 steps", attacked)
     ok("report", "runs/clean", "runs/protected", "--out", "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "<table" in page

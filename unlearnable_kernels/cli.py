@@ -266,9 +266,7 @@ def train(
     protocol: Annotated[Protocol, typer.Option(help="Plain, or adversarial training.")] = Protocol.erm,
     eps: Eps = None,
     precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Run the network through torch.compile.")
-    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
     limit_per_class: Annotated[int | None, typer.Option(help="First so many of each class.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
@@ -278,7 +276,7 @@ def train(
 
     The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023).
 
-    Example: unlearnable train --train protected --test photos --out runs/at --protocol at-linf --eps 4/255
+    Example: unlearnable train --train protected --out run --protocol at-linf
     """
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import TrainConfig
