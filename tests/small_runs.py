@@ -66,3 +66,11 @@ def untimed_metrics(run: Path) -> list[dict[str, Any]]:
 def tensors_of(run: Path) -> dict[str, torch.Tensor]:
     with safe_open(run / CHECKPOINT, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def stop_after(epochs: int) -> Any:
+    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
+        if metrics.get("epoch") == epochs:
+            raise KeyboardInterrupt
+
+    return stop

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics
+from small_runs import config_for, data, one_thread, stop_after, tensors_of, untimed_metrics
 from torch import nn
 
 from unlearnable_kernels import networks
@@ -35,14 +35,6 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "erm"
     train(config_for(data), run)
     return run
-
-
-def stop_after(epochs: int) -> Any:
-    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
-        if metrics.get("epoch") == epochs:
-            raise KeyboardInterrupt
-
-    return stop
 
 
 @pytest.mark.parametrize("changes", [AT, {"precision": "bf16", "epochs": 2}], ids=["at", "bf16"])
