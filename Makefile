@@ -3,7 +3,7 @@ PYTHON ?= python3
 DATA ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/*)
+SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 SANITIZED := build/sanitized
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds

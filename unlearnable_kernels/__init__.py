@@ -4,8 +4,8 @@ from importlib.metadata import version
 
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.ops.crop_flip import crop_flip
-from unlearnable_kernels.ops.native import cpu_capability
+from unlearnable_kernels.ops.native import cpu_capability, cuda_backend
 from unlearnable_kernels.ops.pgd_step import pgd_step, pgd_step_
 
 __version__ = version("unlearnable_kernels")
-__all__ = ["classwise_conv", "cpu_capability", "crop_flip", "pgd_step", "pgd_step_"]
+__all__ = ["classwise_conv", "cpu_capability", "crop_flip", "cuda_backend", "pgd_step", "pgd_step_"]

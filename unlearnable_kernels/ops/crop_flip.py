@@ -119,7 +119,7 @@ def _check_values(offsets: Tensor, padding: int, index: Tensor | None, stored: i
         raise RuntimeError(f"crop_flip: index[{entry}] is {int(index[entry])}, but must lie in [0, {stored})")
 
 
-def _empty_result(images: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+def empty_result(images: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     _, height, width, channels = images.shape
     shape = (offsets.shape[0], channels, height, width)
     return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ def reference(
     check_arguments(images, offsets, flips, padding, index, dtype)
     stored, height, width, _ = images.shape
     _check_values(offsets, padding, index, stored)
-    result = _empty_result(images, offsets, dtype)
+    result = empty_result(images, offsets, dtype)
     if result.numel() == 0:
         return result
     device = images.device
@@ -162,7 +162,7 @@ def fake(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     check_arguments(images, offsets, flips, padding, index, dtype)
-    return _empty_result(images, offsets, dtype)
+    return empty_result(images, offsets, dtype)
 
 
 def sample_inputs(device: str = "cpu") -> Iterator[tuple]:

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+
+namespace unlearn {
+
+enum class LevelType { half, bfloat16, single, double_ };
+
+// One call of the operator. A row of an image is `row()` bytes, and of the result as many values.
+struct CropFlip {
+  const std::uint8_t* images;   // [N, H, W, C]
+  const std::uint8_t* images_end;
+  const std::int64_t* offsets;  // [B, 2]
+  const bool* flips;            // [B]
+  const std::int64_t* index;    // [B], or null: entry b is image b
+  void* out;                    // [B, H, W, C] in memory
+  LevelType type;
+  std::int64_t batch, height, width, channels, padding;
+
+  std::int64_t row() const { return width * channels; }
+};
+
+// Rows [begin, end) of the B·H rows of the result, on one thread.
+void crop_flip_portable(const CropFlip& call, std::int64_t begin, std::int64_t end);
+void crop_flip_avx2(const CropFlip& call, std::int64_t begin, std::int64_t end);
+void crop_flip_avx512(const CropFlip& call, std::int64_t begin, std::int64_t end);
+
+}  // namespace unlearn
