@@ -11,7 +11,11 @@ import torch
 from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
-TRITON_OPERATORS: dict[str, str] = {"crop_flip": "crop_flip"}
+TRITON_OPERATORS: dict[str, str] = {
+    "crop_flip": "crop_flip",
+    "pgd_step": "pgd_step",
+    "pgd_step_": "pgd_step",
+}
 
 
 def _warn(message: str) -> None:
@@ -47,17 +51,18 @@ def triton_function(operator: str) -> Callable[..., Any]:
 
 def _register_triton() -> tuple[str, ...]:
     """Registers the Triton kernels of the operators without CUDA C++ ones, and names these operators."""
-    without = tuple(
-        operator
-        for operator in TRITON_OPERATORS
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"unlearn::{operator}", "CUDA")
-    )
-    try:
-        for operator in without:
-            LIBRARY.impl(operator, triton_function(operator), "CUDA")
+    try:  # the import of a Triton module imports its operator's contract, which defines the operator
+        functions = {operator: triton_function(operator) for operator in TRITON_OPERATORS}
     except ImportError as error:
         _warn(f"Triton is missing, so the much slower PyTorch reference serves on the GPU: {error}")
         return ()
+    without = tuple(
+        operator
+        for operator in functions
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"unlearn::{operator}", "CUDA")
+    )
+    for operator in without:
+        LIBRARY.impl(operator, functions[operator], "CUDA")
     return without
 
 
