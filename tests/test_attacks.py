@@ -1,13 +1,13 @@
 """PGD: as strong as torchattacks', within its ball and [0, 1], and without a trace on the network."""
 
 import math
-from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
 import pytest
 import torch
 import torchattacks
+from small_runs import one_thread
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +18,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.training import Attack, Pgd, robust_accuracy
 from unlearnable_kernels.training.attacks import written
 
+__all__ = ["one_thread"]  # a fixture
 SETTINGS = [("linf", 16 / 255), ("l2", 2.0)]
 
 
@@ -35,15 +36,6 @@ class SmallNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers((images - 0.5) / 0.25)
         return logits
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A network this small only loses by a second thread, and much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,12 @@ BAD_CALLS = {
     ("verify", "no-such-folder"): "no-such-folder",
     ("train", "--train", "no-such-folder", "--out", "r"): "no-such-folder",
     ("train", "--train", ".", "--out", "r", "--network", "alexnet"): "resnet18",
+    ("train", "--train", ".", "--out", "r", "--protocol", "trades"): "'erm', 'at-linf', 'at-l2'",
+    ("train", "--train", ".", "--out", "r", "--eps", "4/255"): "protocol erm has no attack",
+    ("train", "--train", ".", "--out", "r", "--protocol", "at-l2", "--eps", "a half"): "eps is 'a half'",
+    ("train", "--train", ".", "--out", "r", "--set", "flips=1"): "'flips=1' is no setting",
     ("evaluate", "no-such-run", "--test", "."): "no-such-run",
+    ("evaluate", "no-such-run", "--test", ".", "--eps", "0.5"): "without an attack there is no radius",
     ("report", "no-such-run"): "no-such-run",
     ("preview", ".", "--out", "p.png"): "give either --key-file",
     ("preview", ".", "--protected", "no-such-folder", "--out", "p.png"): "no-such-folder",
@@ -167,10 +172,23 @@ def test_from_key_to_report(run, digits, tmp_path):
     ok("preview", digits, "--key-file", "my.key", "--out", "preview.png")
     ok("protect", digits, "protected", "--key-file", "my.key", "--workers", 1)
     assert "key matches" in ok("verify", "protected", "--key-file", "my.key")
-    few = ("--epochs", 1, "--network", "resnet8", "--batch-size", 64, "--limit-per-class", 20, "--no-flip")
+    few = (
+        "--epochs",
+        1,
+        "--network",
+        "resnet8",
+        "--batch-size",
+        64,
+        "--limit-per-class",
+        20,
+        "--set",
+        "flip=false",
+    )
     for name, train in (("clean", digits), ("protected", tmp_path / "protected")):
         ok("train", "--train", train, "--test", digits, "--out", f"runs/{name}", *few)
     assert re.search(r"accuracy \d+\.\d\d% of 3\d\d images", ok("evaluate", "runs/clean", "--test", digits))
+    attacked = ok("evaluate", "runs/clean", "--test", digits, "--attack", "l2", "--eps", "1/4", "--steps", 2)
+    assert re.search(r"accuracy \d+\.\d\d% of 3\d\d images under l2 0\.25, 2 steps", attacked)
     ok("report", "runs/clean", "runs/protected", "--out", "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "<table" in page

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics, write_tree
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.errors import UserError
@@ -31,48 +31,7 @@ from unlearnable_kernels.training.distributed import Processes
 from unlearnable_kernels.training.evaluate import measure
 from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS, METRICS, RECORD
 
-
-def write_tree(root: Path, classes: list[str], count: int, seed: int, side: int = 16) -> Path:
-    """Noise images whose class shows in which of the rows are bright."""
-    generator = np.random.default_rng(seed)
-    for label, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            image = generator.integers(0, 100, (side, side, 3), dtype=np.uint8)
-            image[label * 4 : label * 4 + 4] += 120
-            Image.fromarray(image).save(root / name / f"{index:04d}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("set")
-    write_tree(root / "train", ["cat", "dog"], 24, seed=0)
-    write_tree(root / "test", ["cat", "dog"], 10, seed=1)
-    return root
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Images this small only lose by a second thread, and much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def config_for(data: Path, **changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {
-        "train": str(data),
-        "test": str(data),
-        "network": "resnet8",
-        "epochs": 4,
-        "batch_size": 4,
-        "lr": 0.05,
-        "crop_padding": 1,
-        "schedule": "one-cycle",
-    }
-    return TrainConfig(**settings | changes)
+__all__ = ["data", "one_thread"]  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +39,6 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     train(config_for(data), run)
     return run
-
-
-def untimed_metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
-
-
-def tensors_of(run: Path) -> dict[str, torch.Tensor]:
-    with safe_open(run / CHECKPOINT, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def test_it_learns_and_writes_what_it_says(data: Path, finished: Path) -> None:

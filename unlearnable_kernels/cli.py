@@ -322,9 +322,7 @@ def train(
     ] = Protocol.erm,
     eps: Eps = None,
     precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Run the network through torch.compile.")
-    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
     limit_per_class: Annotated[int | None, typer.Option(help="First so many of each class.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
@@ -336,7 +334,7 @@ def train(
     mixtures of the protected images and their originals (--set clean=DIR), a tenth of them protected, two
     tenths and so on (or --set protected_fraction=F), and beside each on its clean part alone.
 
-    Example: unlearnable train --train protected --test photos --out runs/at --protocol at-linf --eps 4/255
+    Example: unlearnable train --train protected --out run --protocol at-linf
     """
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import TrainConfig

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.record import replacing, versions, writing
 from unlearnable_kernels.report_pictures import picture_sets
+from unlearnable_kernels.training.attacks import Pgd
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.run_folder import read_evaluations, read_metrics, read_run
 
@@ -164,6 +165,7 @@ def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
         "Protection": [_protection(run) for run in runs],
         "Key fingerprint": [run.protected_by("key").get("fingerprint", "-") for run in runs],
         "Network": [f"{run.config.network}, {run.record['image_size']} px" for run in runs],
+        "Protocol": [_protocol(run.config) for run in runs],
         "Epochs": [_epochs(run) for run in runs],
         "Training": [_recipe(run.config) for run in runs],
         "Seed": [str(run.config.seed) for run in runs],
@@ -175,7 +177,7 @@ def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
         ],
         "Evaluations": [
             "; ".join(
-                f"{Path(line['test']).name}: {percent(line['accuracy'])} of {line['images']:,}"
+                f"{Path(line['test']).name}: {percent(line['accuracy'])} of {line['images']:,}{_under(line)}"
                 for line in run.evaluations
             )
             or "-"
@@ -201,6 +203,22 @@ def _epochs(run: Run) -> str:
     return str(done) if done == run.config.epochs else f"{done} of {run.config.epochs}, unfinished"
 
 
+def _protocol(config: TrainConfig) -> str:
+    if config.attack is None:
+        return "plain (ERM)"
+    return f"adversarial, trained and in training tested against {config.attack.name}"
+
+
+def _under(line: dict[str, Any]) -> str:
+    """The attack of an evaluation, which lines of earlier versions do not name."""
+    if not line.get("attack"):
+        return ""
+    try:
+        return f" under {Pgd(**line['attack']).name}"
+    except (TypeError, UserError) as error:
+        raise UserError(f"an evaluation of {line['test']} is damaged: its attack is malformed") from error
+
+
 def _recipe(config: TrainConfig) -> str:
     schedule = (
         f"x {config.lr_factor:g} every {config.lr_step} epochs" if config.schedule == "step" else "one cycle"
@@ -209,7 +227,8 @@ def _recipe(config: TrainConfig) -> str:
     augmentation += ["flip"] if config.flip else []
     return (
         f"SGD, batch {config.batch_size}, lr {config.lr:g} ({schedule}), momentum {config.momentum:g}, "
-        f"weight decay {config.weight_decay:g}; {' and '.join(augmentation) or 'no augmentation'}"
+        f"weight decay {config.weight_decay:g}; {' and '.join(augmentation) or 'no augmentation'}; "
+        f"{config.precision}{', compiled' if config.compile else ''}"
     )
 
 

@@ -1,0 +1,219 @@
+"""Protocols, precision and compilation: what training is told beyond the plain recipe, and does."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from small_runs import config_for, data, one_thread, stop_after, tensors_of, untimed_metrics
+from torch import nn
+
+from unlearnable_kernels import networks
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.report import write_report
+from unlearnable_kernels.training import Pgd, TrainConfig, attacks, evaluate, loop, train
+from unlearnable_kernels.training.config import parse_number, parse_settings, requested_attack
+from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
+
+__all__ = ["data", "one_thread"]  # fixtures
+
+AT: dict[str, Any] = {"protocol": "at-linf", "eps": 0.1, "attack_steps": 2, "epochs": 4}
+
+
+@pytest.fixture(scope="module")
+def hardened(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "at"
+    train(config_for(data, **AT), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "erm"
+    train(config_for(data), run)
+    return run
+
+
+@pytest.mark.parametrize("changes", [AT, {"precision": "bf16", "epochs": 2}], ids=["at", "bf16"])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    data: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = config_for(data, **changes | {"epochs": 2})
+    train(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "resumed", stop_after(1))
+    train(config, tmp_path / "resumed")
+    assert untimed_metrics(tmp_path / "resumed") == untimed_metrics(tmp_path / "whole")
+    expected = tensors_of(tmp_path / "whole")
+    assert all(torch.equal(value, expected[name]) for name, value in tensors_of(tmp_path / "resumed").items())
+
+
+def test_adversarial_training_hardens(data: Path, plain: Path, hardened: Path) -> None:
+    attack = Pgd("linf", 0.25)
+    accuracies = {run: evaluate(run, data, attack)["accuracy"] for run in (plain, hardened)}
+    assert evaluate(plain, data)["accuracy"] >= 0.9
+    assert accuracies[hardened] >= accuracies[plain] + 0.2
+
+
+def test_training_is_on_the_attacked_images(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the network is trained on is what the attack returned, in the ball around the cropped image."""
+    pairs = []
+    seen = []
+    call = attacks.Attack.__call__
+
+    def noting(self: Any, images: Any, labels: Any, noise: Any = None) -> Any:
+        assert noise is not None
+        attacked = call(self, images, labels, noise)
+        pairs.append((images.clone(), attacked.clone()))
+        return attacked
+
+    step = loop.Trainer._step
+
+    def stepping(self: Any, inputs: torch.Tensor, *others: Any) -> Any:
+        assert self.model.training
+        seen.append(inputs.clone())
+        return step(self, inputs, *others)
+
+    monkeypatch.setattr(attacks.Attack, "__call__", noting)
+    monkeypatch.setattr(loop.Trainer, "_step", stepping)
+    train(config_for(data, **AT | {"epochs": 1}), tmp_path / "run")
+    assert len(seen) == len(pairs) == 12
+    for (clean, attacked), used in zip(pairs, seen, strict=True):
+        assert torch.equal(attacked, used)
+        assert 0.01 < (attacked - clean).abs().max() <= 0.1 + 1e-6
+
+
+def test_the_configuration_names_the_attack(hardened: Path) -> None:
+    config = json.loads((hardened / CONFIG).read_text())
+    assert config.items() >= AT.items()
+    assert TrainConfig("x", protocol="at-linf").as_dict()["eps"] == 4 / 255
+    assert TrainConfig("x", protocol="at-l2").attack == Pgd("l2", 0.5, 10)
+    assert TrainConfig("x", protocol="at-l2", eps=0.2).attack == Pgd("l2", 0.2, 10)
+    assert Pgd("linf", 4 / 255).step == pytest.approx(1.5 * 4 / 255 / 10)
+    assert TrainConfig("x").attack is None
+
+
+def test_an_evaluation_under_attack_is_noted_and_reported(
+    data: Path, hardened: Path, plain: Path, tmp_path: Path
+) -> None:
+    done = []
+    line = evaluate(hardened, data, Pgd("linf", 8 / 255, 3), lambda done_, total: done.append((done_, total)))
+    assert line["attack"] == {"norm": "linf", "eps": 8 / 255, "steps": 3, "step_size": 4 / 255}
+    assert json.loads((hardened / EVALUATIONS).read_text().splitlines()[-1]) == line
+    assert done == [(4 * number, 20) for number in range(1, 6)]
+    write_report([plain, hardened], tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "of 20 under linf 8/255, 3 steps" in page
+    assert "against linf 0.1, 2 steps" in page
+    assert "plain (ERM)" in page
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_float32(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = set()
+    build = loop.create_network
+
+    def watched(*arguments: Any) -> nn.Module:
+        model = build(*arguments)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+        return model
+
+    monkeypatch.setattr(loop, "create_network", watched)
+    run = tmp_path / "run"
+    train(config_for(data, precision="bf16"), run)
+    assert types == {torch.bfloat16}
+    assert {t.dtype for name, t in tensors_of(run).items() if "num_batches" not in name} == {torch.float32}
+    assert untimed_metrics(run)[-1]["test_accuracy"] >= 0.9
+    assert evaluate(run, data)["accuracy"] == untimed_metrics(run)[-1]["test_accuracy"]
+
+
+@pytest.mark.unsanitized
+def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly the same numbers, and checkpoints of the same names; on a network that compiles in seconds."""
+
+    def tiny(num_classes: int, image_size: int) -> nn.Module:
+        layers = (nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        return nn.Sequential(*layers, nn.Linear(8 * 49, num_classes))
+
+    monkeypatch.setitem(networks._BUILDERS, "resnet8", tiny)
+    changes: dict[str, Any] = AT | {"epochs": 1, "lr": 0.01, "batch_size": 24}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train(config_for(data, compile=compiled, **changes), tmp_path / name)
+    expected, got = (untimed_metrics(tmp_path / name)[0] for name in ("plain", "compiled"))
+    assert got["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+    assert got["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-2)
+    with safe_open(tmp_path / "compiled" / CHECKPOINT, framework="pt") as file:
+        assert set(file.keys()) == set(tensors_of(tmp_path / "plain"))
+    assert evaluate(tmp_path / "compiled", data)["accuracy"] == pytest.approx(got["test_accuracy"], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"protocol": "trades"}, "unknown protocol 'trades': choose one of erm, at-linf, at-l2"),
+        ({"precision": "fp16"}, "unknown precision 'fp16': choose one of fp32, bf16"),
+        ({"eps": 0.1}, r"eps is 0\.1: protocol erm has no attack"),
+        ({"attack_step_size": 0.1}, r"attack_step_size is 0\.1: protocol erm has no attack"),
+        ({"protocol": "at-l2", "eps": 0.0}, r"eps is 0\.0: a finite number above 0"),
+        ({"protocol": "at-linf", "attack_steps": 0}, "attack_steps is 0: at least 1"),
+        ({"protocol": "at-linf", "attack_step_size": math.inf}, "attack_step_size is inf: a finite number"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        TrainConfig("x", **changes)
+
+
+def test_numbers_may_be_fractions() -> None:
+    assert [parse_number("eps", text) for text in ("4/255", "0.5", "1e-3")] == [4 / 255, 0.5, 1e-3]
+    for text in ("", "4/", "1/0", "a", "1/2/3", "4:255"):
+        with pytest.raises(UserError, match=f"eps is '{text}': a number such as 0.5 or 4/255"):
+            parse_number("eps", text)
+
+
+def test_settings() -> None:
+    texts = ["flip=false", "crop_padding=2", "weight_decay=1/1000", "clip_norm=none", "schedule=one-cycle"]
+    assert parse_settings(texts, ["lr"]) == {
+        "flip": False,
+        "crop_padding": 2,
+        "weight_decay": 0.001,
+        "clip_norm": None,
+        "schedule": "one-cycle",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (
+            ["flips=true"],
+            "'flips=true' is no setting: give name=value, with a name of .*, weight_decay",
+        ),
+        (["lr=1"], "'lr=1' is no setting"),
+        (["flip"], "'flip' is no setting"),
+        (["flip=no"], "flip is 'no': true or false is allowed"),
+        (["crop_padding=1.5"], "crop_padding is '1.5': a whole number is allowed"),
+        (["crop_padding=none"], "crop_padding is 'none': a whole number is allowed"),
+        (["momentum=much"], "momentum is 'much': a number such as"),
+        (["momentum=0", "momentum=1"], "momentum is set twice, to 0.0 and to 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(texts: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse_settings(texts, ["lr", "train"])
+
+
+def test_requested_attacks() -> None:
+    assert requested_attack(None, None, 10) is None
+    assert requested_attack("linf", None, 10) == Pgd("linf", 4 / 255)
+    assert requested_attack("l2", "1/4", 5) == Pgd("l2", 0.25, 5)
+    with pytest.raises(UserError, match=r"eps is 0\.5: without an attack there is no radius"):
+        requested_attack(None, "0.5", 10)
