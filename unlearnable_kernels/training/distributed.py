@@ -5,9 +5,9 @@ all, and each takes its part; batch norm and gradients are those of the whole ba
 processes changes a run's rounding and speed, nothing else.
 """
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,16 +70,14 @@ class Processes:
         return result
 
 
-@contextmanager
-def processes() -> Iterator[Processes]:
+def join_processes() -> Processes:
     """The processes that torchrun started, joined by NCCL on GPUs and gloo on the CPU; else this one alone.
 
-    A process group that exists already is used and left. Raises UserError if there are more processes than
-    GPUs.
+    They stay joined until this process ends; a group that exists already is used. Raises UserError if there
+    are more processes than GPUs.
     """
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes(0, 1, pick_device())
-        return
+        return Processes(0, 1, pick_device())
     device = pick_device()
     if device.type == "cuda":
         local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -87,17 +85,11 @@ def processes() -> Iterator[Processes]:
             raise UserError(f"process {local} of this machine has no GPU: start at most {gpus} processes")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    mine = not dist.is_initialized()
-    if mine:
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device)
-    except UserError:  # raised on all alike, so no other process waits for this one
-        if mine:
-            dist.destroy_process_group()
-        raise
-    if mine:
-        dist.destroy_process_group()
+        # Not sooner: a second group would find the first one's addresses in torchrun's store.
+        atexit.register(dist.destroy_process_group)
+    return Processes(dist.get_rank(), dist.get_world_size(), device)
 
 
 def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -22,7 +22,7 @@ from unlearnable_kernels.training.attacks import Attack
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.device import autocast, resident
-from unlearnable_kernels.training.distributed import Processes, processes, share_batch_norm
+from unlearnable_kernels.training.distributed import Processes, join_processes, share_batch_norm
 from unlearnable_kernels.training.evaluate import measure
 from unlearnable_kernels.training.inputs import Progress, describe, load_sets
 from unlearnable_kernels.training.run_folder import (
@@ -49,9 +49,9 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
     processes than GPUs, and if the loss diverges; on all processes alike.
     """
     try:
-        with processes() as group:
-            group.first(lambda: check_places(out, config))
-            return _train(config, out, group, progress if group.rank == 0 else None)
+        group = join_processes()
+        group.first(lambda: check_places(out, config))
+        return _train(config, out, group, progress if group.rank == 0 else None)
     except WriteError as error:
         raise WriteError(f"{error}; run the same command again to resume") from error
 
