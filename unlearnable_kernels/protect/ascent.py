@@ -24,7 +24,7 @@ from unlearnable_kernels.protect.embedding import (
     train_embedding,
 )
 from unlearnable_kernels.protect.method import Workplace
-from unlearnable_kernels.protect.render import writing_to
+from unlearnable_kernels.protect.staging import writing_to
 from unlearnable_kernels.record import append_jsonl, read_jsonl, replacing, write_jsonl
 from unlearnable_kernels.training.evaluate import pick_device
 

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,40 +14,15 @@ from unlearnable_kernels.networks import check_network
 from unlearnable_kernels.protect.ascent import AUTHORS, OURS, Ascent, Ball, Loop, Target
 from unlearnable_kernels.protect.budget import check_budget
 from unlearnable_kernels.protect.method import Facts, Method, Treatment, Workplace
-from unlearnable_kernels.protect.render import load_image, writing_to
+from unlearnable_kernels.protect.render import load_image
+from unlearnable_kernels.protect.replacement import Replacement
 from unlearnable_kernels.protect.selection import check_fraction, exact_subset
+from unlearnable_kernels.protect.staging import writing_to
 from unlearnable_kernels.record import read_json, replacing, usable_cores, write_json
 
 IMAGES = "images.npy"
 OUTCOME = "outcome.json"
 DEFAULT_EPS = {"linf": 8 / 255, "l2": 1.0}
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """Images marked with a number are replaced by that row of the array in ``file``, uint8 [P, H, W, 3].
-
-    missing: rows that could not be optimised, since their image could not be read.
-    """
-
-    file: Path
-    missing: frozenset[int]
-    outcome: dict[str, Any]
-    _rows: list[np.ndarray] = field(default_factory=list, repr=False)
-
-    def apply(self, images: np.ndarray, marks: list[int], out: np.ndarray) -> None:
-        if not self._rows:
-            self._rows.append(np.load(self.file, mmap_mode="r"))
-        for image, mark, place in zip(images, marks, out, strict=True):
-            if mark in self.missing:
-                raise UserError(
-                    f"an image that could not be read is readable now; delete {self.file.parent.parent} "
-                    "to start over"
-                )
-            place[...] = image if mark < 0 else self._rows[0][mark]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": []}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ CROP_PADDING = 4
 FEATURE_BATCH = 512
 
 
-def fresh_embedding(network: str, num_classes: int, image_size: int, seed: int, device: torch.device) -> nn.Module:
+def fresh_embedding(
+    network: str, num_classes: int, image_size: int, seed: int, device: torch.device
+) -> nn.Module:
     """An untrained network, channels-last on ``device``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -66,7 +68,7 @@ def train_embedding(
             loss.backward()
             optimizer.step()
             report(len(index))
-    if not math.isfinite(float(loss)):
+    if not math.isfinite(float(loss.detach())):
         raise UserError("the loss of an embedding diverged: choose another network")
 
 

@@ -182,7 +182,13 @@ class _Job:
         resumed = staging.adopt(plan.digest, plan.header)
         self._make_folders()
         workplace = Workplace(staging.work, self.skip_bad, tell, stages)
-        treatment = plan.method.treatment(plan.facts, plan.parameters, plan.marks, workplace)
+        try:
+            treatment = plan.method.treatment(plan.facts, plan.parameters, plan.marks, workplace)
+        except UserError:
+            if not resumed and not any(staging.work.iterdir()):
+                # Nothing is lost, and a remedy that the message names is another plan.
+                staging.remove()
+            raise
         self.outcome = treatment.outcome
         results = staging.finished(self._is_whole)
         total = len(plan.outputs)
