@@ -1,11 +1,10 @@
-"""The Bayes-error method's outer loop: train embeddings, ascend the error on their features, quantise, repeat.
+"""The Bayes-error method's outer loop: train embeddings, ascend the error on their features, repeat.
 
 docs/maths.md, "Bayes-error protection", has the equations and says where this differs from the paper.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -214,10 +213,9 @@ class Ascent:
             for start in range(0, count, _CHUNK):
                 part = slice(start, min(start + _CHUNK, count))
                 seen = self.current[self.rows[part]]
-                gradient = sum(
-                    pixel_gradient(model, seen, slope[part])
-                    for model, slope in zip(models, upstream, strict=True)
-                )
+                gradient = torch.zeros(seen.shape, device=self.device)
+                for model, slope in zip(models, upstream, strict=True):
+                    gradient += pixel_gradient(model, seen, slope[part])
                 self._move(part, gradient.to(self.master.device))
                 done = (self.done * loop.inner_steps + inner) * count + part.stop
                 self.workplace.stages("ascending", done, self.steps * loop.inner_steps * count)

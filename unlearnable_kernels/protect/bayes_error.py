@@ -27,9 +27,10 @@ DEFAULT_EPS = {"linf": 8 / 255, "l2": 1.0}
 
 @dataclass(frozen=True)
 class BayesError(Method):
-    """eps: largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's (l2,
-    by default 1), pixels being in [0, 1]. bandwidth: σ of the kernel on features whose largest value is 1, or
-    "median" for their median distance. steps: outer steps. network: whose features are used."""
+    """eps: largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's
+    change (l2, by default 1), pixels being in [0, 1]. bandwidth: σ of the kernel on features whose largest
+    value is 1, or "median" for their median distance. steps: outer steps. network: whose features are used.
+    """
 
     eps: float | None = None
     norm: str = "linf"
@@ -113,8 +114,8 @@ class BayesError(Method):
         )
 
         def seed_for(purpose: str, *context: str | int) -> int:
-            parts = ("bayes-error", facts.name, purpose, *context)
-            return int.from_bytes(facts.secret.derive(*parts, length=8), "big") >> 1
+            derived = facts.secret.derive("bayes-error", facts.name, purpose, *context, length=8)
+            return int.from_bytes(derived, "big") >> 1
 
         ascent = Ascent(
             target, self.ball, self.bandwidth, self.steps, self.network, self.loop, seed_for, workplace
