@@ -53,9 +53,9 @@ def protect_dataset(
 
     method: a name in ``methods.METHODS``; ``method_options`` are that method's own, the fields of
     ``ClasswiseConv`` (kernel_size, strength, padding, quality) or ``BayesError`` (eps, norm, bandwidth,
-    steps, network). Images outside the fraction are written in the same format, so that the format does not betray
-    which are protected. The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole: after a
-    kill, a full disk or Ctrl-C, the same call goes on where it was, and ends with the bytes of an
+    steps, network). Images outside the fraction are written in the same format, so that the format does not
+    betray which are protected. The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole:
+    after a kill, a full disk or Ctrl-C, the same call goes on where it was, and ends with the bytes of an
     uninterrupted one. A complete ``dst`` of the same call is left as it is.
 
     filters_from: the key, or a seed, that everything secret or random derives from. format: None is png for
