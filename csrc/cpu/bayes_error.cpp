@@ -1,0 +1,300 @@
+// torch.ops.unlearn.bayes_error on the CPU: arguments checked, rows packed, pairs of panels shared out among threads.
+//
+// Pairs come in rounds that use every panel at most once, so threads never write to the same rows, and every row's
+// sums are added in one order, whatever the number of threads.
+
+#include "bayes_error.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <atomic>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "../check.h"
+#include "bayes_error_rows.h"
+#include "capability.h"
+
+namespace unlearn {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr const char* op = "bayes_error: ";
+constexpr double smallest_mass = 1e-8;
+
+std::atomic<std::int64_t> pairs_computed{0}, pairs_skipped{0};
+
+struct Arguments {
+  Tensor features, labels;
+  std::optional<Tensor> references;
+  std::int64_t classes, first_row;
+  double bandwidth;
+  bool rbf, bf16;
+
+  const Tensor& pool() const { return references ? *references : features; }
+  double scale() const { return 1 / (bandwidth * bandwidth); }
+};
+
+bool is_one_of(const std::string& name, std::initializer_list<const char*> names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+Arguments check_arguments(const Tensor& features, const Tensor& labels, std::int64_t classes, double bandwidth,
+                          const std::string& similarity, const std::string& precision,
+                          const std::optional<Tensor>& references, std::int64_t first_row) {
+  check(features.dim() == 2, op, "features must be [N, D], got ", features.dim(), " dimensions");
+  const ScalarType type = features.scalar_type();
+  check(type == ScalarType::Float || type == ScalarType::Double, op, "features must be float32 or float64");
+  const Tensor& pool = references ? *references : features;
+  check(pool.dim() == 2 && pool.size(1) == features.size(1), op, "references must be [M, ", features.size(1),
+        "] as features are");
+  check(pool.scalar_type() == type, op, "references must have the dtype of features");
+  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op,
+        "labels must be int64 and of 1 dimension");
+  check(labels.size(0) == pool.size(0), op, "labels must hold one label for each of the ", pool.size(0),
+        references ? " references" : " features", ", got ", labels.size(0));
+  check(classes >= 1 && classes <= 1 << 24, op, "num_classes must lie in [1, 2**24], got ", classes);
+  check(std::isfinite(bandwidth) && bandwidth > 0, op, "bandwidth must be finite and greater than 0, got ", bandwidth);
+  check(is_one_of(similarity, {"rbf", "logistic"}), op, "similarity must be one of rbf, logistic, got '", similarity,
+        "'");
+  check(is_one_of(precision, {"ieee", "tf32", "bf16"}), op, "precision must be one of ieee, tf32, bf16, got '",
+        precision, "'");
+  check(references || first_row == -1, op, "first_row is ", first_row, ", but without references");
+  const std::int64_t last = pool.size(0) - features.size(0);
+  check(first_row == -1 || (0 <= first_row && first_row <= last), op, "first_row must lie in [0, ", last, "] for ",
+        features.size(0), " features among ", pool.size(0), " references, got ", first_row);
+  check(features.is_cpu() && labels.is_cpu() && pool.is_cpu(), op,
+        "features, labels and references must be on one device");
+  const bool bf16 = precision == "bf16" && type == ScalarType::Float;
+  Arguments call{torch::stable::contiguous(features), torch::stable::contiguous(labels), std::nullopt, classes,
+                 first_row, bandwidth, similarity == "rbf", bf16};
+  if (references) call.references = torch::stable::contiguous(*references);
+  return call;
+}
+
+template <typename S>
+void check_finite(const Tensor& rows, const char* name) {
+  const S* at = rows.const_data_ptr<S>();
+  for (std::int64_t i = 0; i < rows.numel(); ++i)
+    check(std::isfinite(at[i]), op, name, "[", i / rows.size(1), ", ", i % rows.size(1), "] is ", at[i],
+          ", but must be finite");
+}
+
+void check_labels(const Tensor& labels, std::int64_t classes) {
+  const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
+  for (std::int64_t n = 0; n < labels.numel(); ++n)
+    check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
+          ")");
+}
+
+template <typename S>
+BayesKernel<S> kernel_for(bool bf16);
+
+template <>
+BayesKernel<double> kernel_for<double>(bool) {
+  return bayes_error_portable_double();
+}
+
+template <>
+BayesKernel<float> kernel_for<float>(bool bf16) {
+#if defined(__x86_64__)
+  const auto capability = cpu_capability();
+  if (capability == CpuCapability::avx512) {
+    __builtin_cpu_init();
+    return bf16 && __builtin_cpu_supports("avx512bf16") ? bayes_error_avx512bf16() : bayes_error_avx512();
+  }
+  if (capability == CpuCapability::avx2) return bayes_error_avx2();
+#endif
+  static_cast<void>(bf16);
+  return bayes_error_portable();
+}
+
+// Panels as large as the caches hold, but at least 16 of them for the threads, if there are rows enough.
+std::int64_t rows_of_panel(std::int64_t rows) { return rows >= 16 * 144 ? 144 : rows >= 16 * 96 ? 96 : 48; }
+
+// One call's rows, packed.
+template <typename S>
+struct Prepared {
+  BayesKernel<S> kernel;
+  std::int64_t panel_rows;
+  Points<S> query_points, reference_points;
+  PackedRows<S> query_rows, reference_rows;
+  BayesCall<S> call;
+
+  explicit Prepared(const Arguments& a) : kernel(kernel_for<S>(a.bf16)) {
+    check_finite<S>(a.features, "features");
+    if (a.references) check_finite<S>(*a.references, "references");
+    check_labels(a.labels, a.classes);
+    const std::int64_t depth = a.features.size(1), count = a.pool().size(0), first = a.first_row;
+    const S* pool = a.pool().template const_data_ptr<S>();
+    const std::int64_t* labels = a.labels.template const_data_ptr<std::int64_t>();
+    const auto centre = a.rbf ? mean_of(pool, count, depth) : std::vector<double>(depth, 0.0);
+    panel_rows = rows_of_panel(std::min(count, a.features.size(0)));
+    query_points = {a.features.template const_data_ptr<S>(), a.features.size(0), depth, centre, a.bf16};
+    reference_points = {pool, count, depth, centre, a.bf16};
+    const std::int64_t* query_labels = !a.references ? labels : first >= 0 ? labels + first : nullptr;
+    pack(query_rows, query_points, query_labels, panel_rows, kernel, a.scale(), a.rbf);
+    if (a.references) pack(reference_rows, reference_points, labels, panel_rows, kernel, a.scale(), a.rbf);
+    call = {&query_rows, a.references ? &reference_rows : &query_rows, panel_rows / kernel.block, a.classes,
+            static_cast<S>(a.scale()), a.rbf, a.bf16};
+    find_own(a);
+    check_range(a);
+  }
+
+  void find_own(const Arguments& a) {
+    query_rows.own.assign(query_rows.count, -1);
+    if (a.references && a.first_row < 0) return;
+    const auto& order = call.references->source;
+    std::vector<std::int64_t> packed(order.size());
+    for (std::size_t row = 0; row < order.size(); ++row) packed[order[row]] = static_cast<std::int64_t>(row);
+    for (std::int64_t row = 0; row < query_rows.count; ++row)
+      query_rows.own[row] = packed[query_rows.source[row] + std::max<std::int64_t>(a.first_row, 0)];
+  }
+
+  void check_range(const Arguments& a) const {
+    double largest = 0;
+    for (const auto* rows : {&query_rows, &reference_rows})
+      for (const double square : rows->largest_square) largest = std::max(largest, square);
+    const double longest = std::sqrt(largest) / a.bandwidth;
+    check(longest < 1e12, op, "bandwidth is ", a.bandwidth, ", but features of length ", std::sqrt(largest),
+          " need more: the quotient must be under 1e12");
+  }
+
+  // Whether even the closest two points of two panels are so far apart that their K is 0.
+  bool is_empty(std::int64_t i, std::int64_t j) const {
+    if (!call.rbf) return false;
+    const auto &q = *call.queries, &r = *call.references;
+    const double *a = &q.centre[i * q.depth], *b = &r.centre[j * r.depth];
+    double square = 0;
+    for (std::int64_t d = 0; d < q.depth; ++d) square += (a[d] - b[d]) * (a[d] - b[d]);
+    const double gap = std::sqrt(square) * (1 - 1e-9) - (q.radius[i] + r.radius[j]) * (1 + 1e-9);
+    const double rounding = 1e-4 * static_cast<double>(call.scale) * (q.largest_square[i] + r.largest_square[j]);
+    const double underflow = std::is_same_v<S, double> ? 746 : 88;
+    return gap > 0 && gap * gap * static_cast<double>(call.scale) / 2 > underflow + rounding;
+  }
+
+  // Calls the sweep for every pair of panels, unordered pairs where both are of the same rows: in round r those with
+  // i + j = r modulo the number of panels, in which no panel occurs twice.
+  void sweep(typename BayesKernel<S>::Sweep run) const {
+    const std::int64_t left = call.queries->panels, right = call.references->panels, rounds = std::max(left, right);
+    std::vector<std::pair<std::int64_t, std::int64_t>> pairs;
+    std::int64_t computed = 0, skipped = 0;
+    for (std::int64_t round = 0; round < rounds; ++round) {
+      pairs.clear();
+      for (std::int64_t i = 0; i < left; ++i) {
+        const std::int64_t j = (round - i + rounds) % rounds;
+        if (j >= right || (call.shared() && j < i)) continue;
+        if (is_empty(i, j))
+          ++skipped;
+        else
+          pairs.emplace_back(i, j);
+      }
+      computed += static_cast<std::int64_t>(pairs.size());
+      for_each(static_cast<std::int64_t>(pairs.size()), [&](auto at) { run(call, pairs[at].first, pairs[at].second); });
+    }
+    pairs_computed = computed;
+    pairs_skipped = skipped;
+  }
+};
+
+template <typename S>
+void statistics(const Arguments& a, const Tensor& error, const Tensor& mass, const Tensor& winner) {
+  Prepared<S> prepared(a);
+  auto& rows = prepared.query_rows;
+  rows.mass.assign(rows.padded * a.classes, 0.0);
+  prepared.sweep(prepared.kernel.statistics);
+  S *errors = error.mutable_data_ptr<S>(), *masses = mass.mutable_data_ptr<S>();
+  std::int64_t* winners = winner.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t row = 0; row < rows.count; ++row) {
+    const double* by_class = &rows.mass[row * a.classes];
+    const std::int64_t won = std::max_element(by_class, by_class + a.classes) - by_class, to = rows.source[row];
+    const double others = std::accumulate(by_class, by_class + won, smallest_mass) +
+                          std::accumulate(by_class + won + 1, by_class + a.classes, 0.0);
+    errors[to] = static_cast<S>(others / (others + by_class[won]));
+    masses[2 * to] = static_cast<S>(by_class[won]);
+    masses[2 * to + 1] = static_cast<S>(others);
+    winners[to] = won;
+  }
+}
+
+template <typename S>
+void gradient(const Arguments& a, const Tensor& grad, const Tensor& mass, const Tensor& winner,
+              const Tensor& grad_features, const Tensor& grad_references) {
+  Prepared<S> prepared(a);
+  auto &queries = prepared.query_rows, &references = *prepared.call.references;
+  const S *weight = grad.const_data_ptr<S>(), *masses = mass.const_data_ptr<S>();
+  const std::int64_t* winners = winner.const_data_ptr<std::int64_t>();
+  queries.winner.assign(queries.padded, S(-2));
+  queries.weight_won.assign(queries.padded, S(0));
+  queries.weight_lost.assign(queries.padded, S(0));
+  for (std::int64_t row = 0; row < queries.count; ++row) {
+    const std::int64_t from = queries.source[row];
+    const double won = masses[2 * from], others = masses[2 * from + 1], total = won + others;
+    queries.winner[row] = static_cast<S>(winners[from]);
+    queries.weight_won[row] = static_cast<S>(weight[from] * others / (total * total));
+    queries.weight_lost[row] = static_cast<S>(-(weight[from] * won) / (total * total));
+  }
+  for (auto* rows : {&queries, &references}) {
+    rows->sums.assign(rows->padded, 0.0);
+    const std::int64_t size = rows->padded * rows->padded_depth;
+    std::fill_n(rows->gradient.at_least(size), size, S(0));
+  }
+  prepared.sweep(prepared.kernel.gradient);
+  const auto block = prepared.kernel.block;
+  unpack_gradient(queries, prepared.query_points, block, a.scale(), a.rbf, grad_features.mutable_data_ptr<S>());
+  if (a.references)
+    unpack_gradient(references, prepared.reference_points, block, a.scale(), a.rbf,
+                    grad_references.mutable_data_ptr<S>());
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor& labels, std::int64_t classes,
+                                           double bandwidth, std::string similarity, std::string precision,
+                                           std::optional<Tensor> references, std::int64_t first_row) {
+  const Arguments a =
+      check_arguments(features, labels, classes, bandwidth, similarity, precision, references, first_row);
+  const std::int64_t count = features.size(0);
+  Tensor error = torch::stable::new_empty(features, {count});
+  Tensor mass = torch::stable::new_empty(features, {count, 2});
+  Tensor winner = torch::stable::new_empty(labels, {count});
+  features.scalar_type() == ScalarType::Double ? statistics<double>(a, error, mass, winner)
+                                               : statistics<float>(a, error, mass, winner);
+  return {error, mass, winner};
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& features, const Tensor& labels,
+                                    const Tensor& mass, const Tensor& winner, std::int64_t classes, double bandwidth,
+                                    std::string similarity, std::string precision, std::optional<Tensor> references,
+                                    std::int64_t first_row) {
+  const Arguments a =
+      check_arguments(features, labels, classes, bandwidth, similarity, precision, references, first_row);
+  const std::int64_t count = features.size(0), depth = features.size(1);
+  const auto type = features.scalar_type();
+  check(grad.dim() == 1 && grad.size(0) == count && grad.scalar_type() == type && mass.numel() == 2 * count &&
+            mass.scalar_type() == type && winner.numel() == count && winner.scalar_type() == ScalarType::Long,
+        op, "grad, mass and winner must be of the shapes and dtypes that bayes_error returned");
+  Tensor grad_features = torch::stable::new_empty(features, {count, depth});
+  Tensor grad_references = a.references ? torch::stable::new_empty(features, {a.pool().size(0), depth})
+                                        : torch::stable::new_empty(features, {0});
+  const auto run = type == ScalarType::Double ? gradient<double> : gradient<float>;
+  run(a, torch::stable::contiguous(grad), torch::stable::contiguous(mass), torch::stable::contiguous(winner),
+      grad_features, grad_references);
+  return {grad_features, grad_references};
+}
+
+}  // namespace
+
+std::pair<std::int64_t, std::int64_t> bayes_error_pairs() { return {pairs_computed, pairs_skipped}; }
+
+}  // namespace unlearn
+
+STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) {
+  library.impl("bayes_error", TORCH_BOX(&unlearn::forward));
+  library.impl("bayes_error_backward", TORCH_BOX(&unlearn::backward));
+}

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "scratch.h"
+
+// What the kernels of docs/maths.md (B1) to (B8) read and write. Rows of points are sorted by class, laid side by
+// side in blocks of as many rows as a kernel's vectors hold, and blocks form panels, padded with rows of no mass.
+
+namespace unlearn {
+
+template <typename S>
+struct PackedRows {
+  std::int64_t count = 0, depth = 0, padded_depth = 0, panels = 0, padded = 0;
+  std::vector<std::int64_t> source;  // [count]: the row of the caller's that a packed row is
+  std::vector<std::int64_t> own;     // of queries: the packed reference that is the same row, or -1
+  std::vector<S> bias;               // of the exponent: -‖z‖²/2σ², or 0; hugely negative for padding
+  std::vector<S> label;              // of references; -1 for padding
+  std::vector<S> winner, weight_won, weight_lost;  // of queries: c_i and both values of a_ij, (B4)
+  std::vector<double> mass;                        // of queries: m_ic, [padded rows, classes]
+  std::vector<double> centre, radius, largest_square;  // of panels: [panels, depth], [panels], [panels]
+  std::vector<double> sums;                        // S1 or Sᵀ1
+  Scratch<S> gradient;                             // S r or Sᵀ z: [block][padded depth][row in block]
+
+  // Points as factors of the two matrix products, in units of one number, or of two in bfloat16:
+  // [block][depth][row in block] with pairs along depth, and [block][padded depth][row in block] with pairs of rows.
+  const void* gram_factors = nullptr;
+  const void* product_factors = nullptr;
+  std::int64_t gram_block = 0, product_block = 0;  // units in a block
+  Scratch<S> points;
+  Scratch<std::uint32_t> gram_pairs, product_pairs;
+};
+
+template <typename S>
+struct BayesCall {
+  PackedRows<S>* queries;
+  PackedRows<S>* references;  // the queries themselves where both are the same rows
+  std::int64_t panel_blocks, classes;
+  S scale;  // 1/σ²
+  bool rbf, rounded;
+
+  bool shared() const { return queries == references; }
+};
+
+// Block and factor sizes of an instruction set, and the two sweeps over one pair of panels.
+template <typename S>
+struct BayesKernel {
+  using Sweep = void (*)(const BayesCall<S>& call, std::int64_t query_panel, std::int64_t reference_panel);
+  int block;           // rows in a block
+  int depth_multiple;  // padded_depth is a multiple of this
+  int pairs;           // numbers in a unit
+  Sweep statistics;    // adds to mass
+  Sweep gradient;      // adds to gradient and sums
+};
+
+BayesKernel<float> bayes_error_avx512bf16();
+BayesKernel<float> bayes_error_avx512();
+BayesKernel<float> bayes_error_avx2();
+BayesKernel<float> bayes_error_portable();
+BayesKernel<double> bayes_error_portable_double();
+
+}  // namespace unlearn
