@@ -1,45 +1,80 @@
 """Builds the native modules, sources by glob. Metadata stands in pyproject.toml."""
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+import torch
+from setuptools import Extension, setup
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
-SANITIZE = [
-    "-O1",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=undefined",
-    "-fno-omit-frame-pointer",
-    "-g1",
-]
+# Contraction would fuse where docs/maths.md rounds twice, and change bytes between compilers.
+CPP_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra"]
+SANITIZE = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
+# Builds against one torch serve later ones: only its stable ABI is used.
+MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]
+INCLUDES = [str(ROOT / "csrc"), pybind11.get_include()]
+sanitizing = os.environ.get("UNLEARNABLE_SANITIZE") == "1"
+architectures = os.environ.get("UNLEARNABLE_CUDA_ARCHS", "8.0 9.0 10.0").split()
+
+# What nvcc would run names its release, and where its libraries are: nvcc itself may be a wrapper elsewhere.
+dryrun = [shutil.which("nvcc") or "false", "--dryrun", "x.cu"]
+plan = subprocess.run(dryrun, capture_output=True, text=True, check=False).stderr
+if toolkit := re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE):
+    os.environ.setdefault("CUDA_HOME", str(Path(toolkit[1]).resolve()))
+has_nvcc = torch.version.cuda and f"__CUDACC_VER_MAJOR__={torch.version.cuda.split('.')[0]} " in plan
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402  reads CUDA_HOME
 
 
-def sources(folder: str, pattern: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).glob(pattern))
+def sources(folder: str, *patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for p in patterns for path in (ROOT / folder).glob(p))
 
 
-def cpu_module() -> CppExtension:
-    sanitize = SANITIZE if os.environ.get("UNLEARNABLE_SANITIZE") == "1" else []
-    module = CppExtension(
-        "unlearnable_kernels._C",
-        sources("csrc/cpu", "*.cpp"),
-        include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
-        # Contraction would fuse where docs/maths.md rounds twice, and change bytes between compilers.
-        extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", *sanitize],
-        extra_link_args=sanitize,
-        # Builds against one torch serve later ones: only its stable ABI is used.
-        define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],
-    )
-    # Without a compiler the package installs all the same, and says at import that the reference serves.
-    module.optional = os.environ.get("UNLEARNABLE_REQUIRE_NATIVE") != "1"
+def cpu_module() -> Extension:
+    module = CppExtension("unlearnable_kernels._C", sources("csrc/cpu", "*.cpp"), define_macros=MACROS)
+    sanitize = SANITIZE.split() if sanitizing else []
+    module.include_dirs = [*INCLUDES, *module.include_dirs]  # torch's pybind11 refuses the stable ABI
+    module.extra_compile_args = [*CPP_FLAGS, *sanitize]
+    module.extra_link_args = sanitize
     return module
 
 
-if sys.platform == "win32":
-    raise SystemExit("unlearnable_kernels builds on Linux and macOS only")
+def nvcc_flags() -> list[str]:
+    numbers = [version.replace(".", "") for version in architectures]
+    newest = max(numbers, key=int)
+    codes = [f"-gencode=arch=compute_{n},code=[sm_{n}{f',compute_{n}' * (n == newest)}]" for n in numbers]
+    strict = "-Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror"
+    return f"-O3 -std=c++17 -fmad=false -lineinfo {strict}".split() + codes
 
-setup(ext_modules=[cpu_module()], cmdclass={"build_ext": BuildExtension})
+
+def cuda_module() -> Extension:
+    module = CUDAExtension("unlearnable_kernels._C_cuda", sources("csrc/cuda", "*.cu", "*.cpp"))
+    headers = [flag for path in module.include_dirs for flag in ("-isystem", path)]
+    module.include_dirs = INCLUDES
+    module.extra_compile_args = {"cxx": [*CPP_FLAGS, "-Werror", *headers], "nvcc": [*nvcc_flags(), *headers]}
+    module.define_macros = [*MACROS, ("USE_CUDA", None), ("ARCHITECTURES", f'"{" ".join(architectures)}"')]
+    return module
+
+
+class Build(BuildExtension):
+    def build_extension(self, extension: Extension) -> None:
+        try:
+            super().build_extension(extension)
+        except RuntimeError as error:  # as torch raises it, setuptools would not let it pass as optional
+            raise CompileError(str(error)) from error
+
+
+if __name__ == "__main__":
+    assert sys.platform != "win32", "unlearnable_kernels builds on Linux and macOS only"
+    modules = [cpu_module()]
+    if has_nvcc and not sanitizing:
+        modules.append(cuda_module())
+    for module in modules:
+        # Without a compiler the package installs all the same, and says at import what serves instead.
+        module.optional = os.environ.get("UNLEARNABLE_REQUIRE_NATIVE") != "1"
+    setup(ext_modules=modules, cmdclass={"build_ext": Build})

@@ -2,6 +2,25 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not HAS_GPU and "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum("gpu" in report.keywords for report in skipped)
+    if count:
+        why = "torch.cuda.is_available() is False" if not HAS_GPU else "see their reasons above"
+        terminalreporter.write_line(f"GPU tests not run: {count}, since {why}")
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,15 @@ from importlib.metadata import version
 
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
-from unlearnable_kernels.ops.native import cpu_capability
+from unlearnable_kernels.ops.native import cpu_capability, cuda_backend
 from unlearnable_kernels.ops.pgd_step import pgd_step, pgd_step_
 
 __version__ = version("unlearnable_kernels")
-__all__ = ["bayes_error", "classwise_conv", "cpu_capability", "pgd_step", "pgd_step_"]
+__all__ = [
+    "bayes_error",
+    "classwise_conv",
+    "cpu_capability",
+    "cuda_backend",
+    "pgd_step",
+    "pgd_step_",
+]

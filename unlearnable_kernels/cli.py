@@ -397,6 +397,7 @@ def info() -> None:
     from unlearnable_kernels.record import machine, versions
 
     print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
+    print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")
     for name, entry in (versions() | machine()).items():
         print(f"{name}: {entry}")
 

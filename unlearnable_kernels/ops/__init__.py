@@ -39,3 +39,4 @@ ALL_OPS = (
 )
 
 cpu_capability = native.cpu_capability
+cuda_backend = native.cuda_backend

@@ -169,17 +169,21 @@ def _norms(samples: Tensor) -> Tensor:
     return strands.sqrt()
 
 
+def _quotient(a: float, b: Tensor) -> Tensor:
+    return torch.full_like(b, a) / b  # a / b would be a times b's rounded reciprocal
+
+
 def _along_gradient(g: Tensor, step_size: float) -> Tensor:
     """(P2) for samples ``[N, elements]``; the power of two keeps the smallest and largest norms in range."""
     norms = _norms(g)
     power = torch.where(norms < 2.0**-100, 2.0**100, torch.where(norms > 2.0**100, 2.0**-100, 1.0))
-    scale = step_size / (norms * power)
+    scale = _quotient(step_size, norms * power)
     return torch.where(norms.isfinite() & (norms > 0), g * power.to(g.dtype) * scale.to(g.dtype), 0)
 
 
 def _into_ball(d: Tensor, eps: float) -> Tensor:
     norms = _norms(d)
-    return d * torch.where(norms <= eps, 1.0, eps / norms).to(d.dtype)
+    return d * torch.where(norms <= eps, 1.0, _quotient(eps, norms)).to(d.dtype)
 
 
 def reference(
