@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.images import decode, resize
 from unlearnable_kernels.data.sources import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.ascent import AUTHORS, OURS
@@ -259,7 +260,12 @@ def test_images_of_one_size_are_needed_and_bad_ones_passed_over(tree: Path, tmp_
     files = protect(mixed, tmp_path / "out", steps=1, resize=8, on_error="skip")
     assert "bee/4.png" not in files
     assert [name for name, _ in manifest_of(tmp_path / "out")["skipped"]] == ["bee/4.png"]
-    assert load_arrays(tmp_path / "out").images.shape == (23, 8, 8, 3)
+    written = load_arrays(tmp_path / "out")
+    assert written.images.shape == (23, 8, 8, 3)
+    # Each file is still its own image, changed by no more than the budget.
+    for name, image in zip(written.names, written.images, strict=True):
+        clean = resize(decode((mixed / name).read_bytes(), name), 8)
+        assert np.abs(image.numpy().astype(int) - clean).max() <= 8, name
 
 
 def test_a_median_bandwidth_is_found_and_told(tree: Path, tmp_path: Path) -> None:
