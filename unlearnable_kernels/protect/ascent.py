@@ -53,7 +53,7 @@ class Loop:
     warm_lr: float = 0.02
 
 
-OURS = Loop(embeddings=2, warm_start=True, first_epochs=15, epochs=3, inner_steps=5, rule="pgd")
+OURS = Loop(embeddings=3, warm_start=True, first_epochs=15, epochs=3, inner_steps=5, rule="pgd")
 AUTHORS = Loop(embeddings=1, warm_start=False, first_epochs=30, epochs=30, inner_steps=1, rule="adamw")
 # AdamW as the authors use it: its defaults, but for the rate.
 ADAM_LR, ADAM_BETAS, ADAM_EPS, ADAM_DECAY = 1e-3, (0.9, 0.999), 1e-8, 0.01
