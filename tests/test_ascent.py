@@ -84,7 +84,7 @@ def test_the_gradient_in_parts_is_that_of_the_whole(full_precision: None, tmp_pa
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_ascending_raises_the_error_of_the_embedding_at_hand(tmp_path: Path, norm: str) -> None:
-    loop = dataclasses.replace(OURS, first_epochs=4, embeddings=2)
+    loop = dataclasses.replace(OURS, embeddings=2, first_epochs=4)
     ascent = make(loop, tmp_path, norm=norm)
     ascent._train_all(0)
 
@@ -119,7 +119,9 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
 
     monkeypatch.setattr(module, "train_embedding", training)
     monkeypatch.setattr(module, "pixel_gradient", gradient)
-    ascent = make(dataclasses.replace(OURS, first_epochs=2, epochs=1, inner_steps=1), tmp_path, steps=2)
+    ascent = make(
+        dataclasses.replace(OURS, embeddings=2, first_epochs=2, epochs=1, inner_steps=1), tmp_path, steps=2
+    )
     models: list[int] = []
     note = ascent._note
 
