@@ -111,8 +111,8 @@ BAD_CALLS = {
     ("evaluate", "no-such-run", "--test", ".", "--eps", "0.5"): "without an attack there is no radius",
     ("report", "no-such-run"): "no-such-run",
     ("preview", ".", "--out", "p.png"): "give either --key-file",
-    ("preview", ".", "--protected", "no-such-folder", "--out", "p.png"): "no-such-folder",
-    ("preview", ".", "--protected", "x", "--strength", "0.3"): "with --protected, the copy's manifest",
+    ("preview", "a", "--protected", "no-such-folder"): "no-such-folder",
+    ("preview", "a", "--protected", "x", "--strength", "0.3"): "with --protected, the copy's manifest",
 }
 
 

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import create_network, network_names, register_network
+from unlearnable_kernels.networks import (
+    create_network,
+    network_names,
+    penultimate_features,
+    register_network,
+)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet18"])
@@ -13,6 +18,17 @@ def test_logits_have_one_column_per_class(name: str, size: int) -> None:
     logits = create_network(name, 7, size)(torch.rand(2, 3, size, size))
     assert logits.shape == (2, 7)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet8", 128), ("resnet18", 512)])
+def test_logits_are_linear_in_the_penultimate_features(name: str, width: int) -> None:
+    model = create_network(name, 7, 32).eval()
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    features = penultimate_features(model, images)
+    assert features.shape == (2, width)
+    torch.testing.assert_close(model.get_submodule("fc")(features), model(images))
+    assert torch.autograd.grad(features.sum(), images)[0].any()
+    assert len(list(model.get_submodule("fc")._forward_pre_hooks)) == 0
 
 
 # ResNet-18 for CIFAR-10 is known to have 11,173,962 parameters; with the ordinary stem and 10 classes

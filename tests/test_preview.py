@@ -1,13 +1,23 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key, create_key_file
-from unlearnable_kernels.protect.preview import CELL, GAP, TITLE, amplification, contact_sheet, write_preview
+from unlearnable_kernels.protect.preview import (
+    CELL,
+    GAP,
+    TITLE,
+    amplification,
+    contact_sheet,
+    write_comparison,
+    write_preview,
+)
 from unlearnable_kernels.protect.run import protect_dataset
 
 KEY = Key(bytes(range(32)))
@@ -105,3 +115,43 @@ def test_bad_arguments_are_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bee/0\.png"):
         write_preview(tree, tmp_path / "sheet.png", KEY)
     write_preview(tree, tmp_path / "sheet.png", KEY, on_error="skip")
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path, format: str) -> None:
+    protect_dataset(tree, tmp_path / "out", filters_from=KEY, workers=0, fraction=0.5, format=format)
+    entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    entries = entries["train.npz"]["samples"] if format == "npz" else entries
+    written = load_arrays(tmp_path / "out")
+    sheet = write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    for name, (clean, difference, protected) in zip(("ant", "bee", "cow"), cells(sheet), strict=True):
+        (first,) = (path for path in entries if path.startswith(name) and entries[path]["protected"])
+        before = decode((tree / first).read_bytes(), name)
+        after = written.images[written.names.index(first)].numpy()
+        np.testing.assert_array_equal(clean, before)
+        np.testing.assert_array_equal(protected, after)
+        np.testing.assert_array_equal(difference, np.clip(128 + after.astype(int) - before, 0, 255))
+
+
+def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None:
+    protect_dataset(tree, tmp_path / "out", filters_from=KEY, workers=0)
+    manifest = tmp_path / "out" / "manifest.json"
+    text = manifest.read_text()
+    with pytest.raises(UserError, match="must lie outside the protected data set"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "out" / "sheet.png")
+    manifest.write_text(text.replace('"padding": "reflect", ', ""))
+    with pytest.raises(UserError, match="manifest is damaged: 'padding'"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    manifest.write_text(text.replace('"protected": true', '"protected": false'))
+    with pytest.raises(UserError, match="not one image of the first 10 classes is protected"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    manifest.write_text(text.replace('"classwise-conv"', '"noise"'))
+    with pytest.raises(UserError, match="method 'noise' is none of classwise-conv, bayes-error"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    manifest.write_text(text)
+    (tmp_path / "out" / "bee" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"bee/0\.png is missing"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    (tree / "bee" / "0.png").unlink()
+    with pytest.raises(UserError, match="was not made from the files that are in"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")

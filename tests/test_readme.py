@@ -1,5 +1,6 @@
 """Every command line and the example in the README, on a small folder of photos."""
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from unlearnable_kernels.cli import main
+from unlearnable_kernels.protect.bayes_error import BayesError
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -32,6 +34,8 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("photos")
 def test_every_command_line(monkeypatch, capsys):
+    shorter = dataclasses.replace(BayesError.loop, embeddings=1, first_epochs=1, epochs=1, inner_steps=1)
+    monkeypatch.setattr(BayesError, "loop", shorter)
     lines = [line.split("#")[0].split() for block in code_blocks("sh") for line in block.splitlines()]
     commands = [line for line in lines if line[0] == "unlearnable" and line[1] != "--help"]
     assert {line[1] for line in commands} == {
@@ -42,7 +46,7 @@ def test_every_command_line(monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             main()
         assert not caught.value.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
-    for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "report.html"):
+    for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "half.png", "report.html"):
         assert Path(made).is_file(), made
     others = [line for line in lines if line[0] != "unlearnable"]
     assert others == [["make", "demo"], ["source", ".venv/bin/activate"]]

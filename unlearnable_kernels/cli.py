@@ -289,7 +289,7 @@ def preview(
         given = (key_file, seed_compat, kernel_size, strength, padding, resize, dataset_name)
         if any(option is not None for option in given) or on_error is OnError.skip:
             raise UserError(
-                "with --protected, the copy's manifest says how it was made: no key, no such option"
+                "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
         print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
         return

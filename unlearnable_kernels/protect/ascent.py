@@ -1,11 +1,10 @@
-"""The Bayes-error method's outer loop: train embeddings, ascend the error on their features, quantise, repeat.
+"""The Bayes-error method's outer loop: train embeddings, ascend the error on their features, repeat.
 
 docs/maths.md, "Bayes-error protection", has the equations and says where this differs from the paper.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from unlearnable_kernels.protect.embedding import (
     train_embedding,
 )
 from unlearnable_kernels.protect.method import Workplace
-from unlearnable_kernels.protect.render import writing_to
+from unlearnable_kernels.protect.staging import writing_to
 from unlearnable_kernels.record import append_jsonl, read_jsonl, replacing, write_jsonl
 from unlearnable_kernels.training.evaluate import pick_device
 
@@ -54,7 +53,7 @@ class Loop:
     warm_lr: float = 0.02
 
 
-OURS = Loop(embeddings=2, warm_start=True, first_epochs=15, epochs=3, inner_steps=5, rule="pgd")
+OURS = Loop(embeddings=3, warm_start=True, first_epochs=15, epochs=3, inner_steps=5, rule="pgd")
 AUTHORS = Loop(embeddings=1, warm_start=False, first_epochs=30, epochs=30, inner_steps=1, rule="adamw")
 # AdamW as the authors use it: its defaults, but for the rate.
 ADAM_LR, ADAM_BETAS, ADAM_EPS, ADAM_DECAY = 1e-3, (0.9, 0.999), 1e-8, 0.01
@@ -214,10 +213,9 @@ class Ascent:
             for start in range(0, count, _CHUNK):
                 part = slice(start, min(start + _CHUNK, count))
                 seen = self.current[self.rows[part]]
-                gradient = sum(
-                    pixel_gradient(model, seen, slope[part])
-                    for model, slope in zip(models, upstream, strict=True)
-                )
+                gradient = torch.zeros(seen.shape, device=self.device)
+                for model, slope in zip(models, upstream, strict=True):
+                    gradient += pixel_gradient(model, seen, slope[part])
                 self._move(part, gradient.to(self.master.device))
                 done = (self.done * loop.inner_steps + inner) * count + part.stop
                 self.workplace.stages("ascending", done, self.steps * loop.inner_steps * count)

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +14,10 @@ from unlearnable_kernels.networks import check_network
 from unlearnable_kernels.protect.ascent import AUTHORS, OURS, Ascent, Ball, Loop, Target
 from unlearnable_kernels.protect.budget import check_budget
 from unlearnable_kernels.protect.method import Facts, Method, Treatment, Workplace
-from unlearnable_kernels.protect.render import load_image, writing_to
+from unlearnable_kernels.protect.render import load_image
+from unlearnable_kernels.protect.replacement import Replacement
 from unlearnable_kernels.protect.selection import check_fraction, exact_subset
+from unlearnable_kernels.protect.staging import writing_to
 from unlearnable_kernels.record import read_json, replacing, usable_cores, write_json
 
 IMAGES = "images.npy"
@@ -25,37 +26,14 @@ DEFAULT_EPS = {"linf": 8 / 255, "l2": 1.0}
 
 
 @dataclass(frozen=True)
-class Replacement:
-    """Images marked with a number are replaced by that row of the array in ``file``, uint8 [P, H, W, 3].
-
-    missing: rows that could not be optimised, since their image could not be read.
-    """
-
-    file: Path
-    missing: frozenset[int]
-    outcome: dict[str, Any]
-    _rows: list[np.ndarray] = field(default_factory=list, repr=False)
-
-    def apply(self, images: np.ndarray, marks: list[int], out: np.ndarray) -> None:
-        if not self._rows:
-            self._rows.append(np.load(self.file, mmap_mode="r"))
-        for image, mark, place in zip(images, marks, out, strict=True):
-            if mark in self.missing:
-                raise UserError(
-                    f"an image that could not be read is readable now; delete {self.file.parent.parent} "
-                    "to start over"
-                )
-            place[...] = image if mark < 0 else self._rows[0][mark]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": []}
-
-
-@dataclass(frozen=True)
 class BayesError(Method):
-    """eps: largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's (l2,
-    by default 1), pixels being in [0, 1]. bandwidth: σ of the kernel on features whose largest value is 1, or
-    "median" for their median distance. steps: outer steps. network: whose features are used."""
+    """eps: largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's
+    change (l2, by default 1), pixels being in [0, 1]. bandwidth: σ of the kernel on features whose largest
+    value is 1, or "median" for their median distance. steps: outer steps. network: whose features are used.
+
+    Memory: 6 bytes for every pixel of the data set and 15 for every protected one (39 with AdamW's moments),
+    on the device where that is less than half of what is free there; and that of ``ops.bayes_error``.
+    """
 
     eps: float | None = None
     norm: str = "linf"
@@ -139,8 +117,8 @@ class BayesError(Method):
         )
 
         def seed_for(purpose: str, *context: str | int) -> int:
-            parts = ("bayes-error", facts.name, purpose, *context)
-            return int.from_bytes(facts.secret.derive(*parts, length=8), "big") >> 1
+            derived = facts.secret.derive("bayes-error", facts.name, purpose, *context, length=8)
+            return int.from_bytes(derived, "big") >> 1
 
         ascent = Ascent(
             target, self.ball, self.bandwidth, self.steps, self.network, self.loop, seed_for, workplace

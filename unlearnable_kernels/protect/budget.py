@@ -15,7 +15,7 @@ _SLACK = 1e-6
 
 
 def check_budget(eps: float, norm: str) -> None:
-    """Raises UserError for an unknown norm, and for an ``eps`` that allows no change at all to 8-bit pixels."""
+    """Raises UserError for an unknown norm, and for an ``eps`` that 8-bit pixels cannot use."""
     if norm not in NORMS:
         raise UserError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
     if not (math.isfinite(eps) and 255 * eps + _SLACK >= 1):

@@ -19,9 +19,11 @@ CROP_PADDING = 4
 FEATURE_BATCH = 512
 
 
-def fresh_embedding(network: str, num_classes: int, image_size: int, seed: int, device: torch.device) -> nn.Module:
+def fresh_embedding(
+    network: str, num_classes: int, image_size: int, seed: int, device: torch.device
+) -> nn.Module:
     """An untrained network, channels-last on ``device``."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=_generators(device)):
         torch.manual_seed(seed)
         model = create_network(network, num_classes, image_size)
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -49,7 +51,7 @@ def train_embedding(
     steps = epochs * math.ceil(len(labels) / BATCH)
     loss = torch.zeros((), device=device)
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), reproducible():
+    with torch.random.fork_rng(devices=_generators(device)), reproducible():
         torch.manual_seed(seed)  # for layers that draw for themselves
         for step in range(steps):
             if step % (steps // epochs) == 0:
@@ -66,7 +68,7 @@ def train_embedding(
             loss.backward()
             optimizer.step()
             report(len(index))
-    if not math.isfinite(float(loss)):
+    if not math.isfinite(float(loss.detach())):
         raise UserError("the loss of an embedding diverged: choose another network")
 
 
@@ -110,3 +112,8 @@ def reduced_precision(device: torch.device) -> Iterator[None]:
 def reproducible() -> Iterator[None]:
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield
+
+
+def _generators(device: torch.device) -> list[torch.device]:
+    """The devices, besides the CPU, whose generators seeding would disturb."""
+    return [device] if device.type == "cuda" else []

@@ -148,7 +148,7 @@ def seed_stream(
 
 
 def check_filter_parameters(num_classes: int, kernel_size: int, strength: float) -> None:
-    """Raises UserError for no classes, a size that is even or outside 1 to 255, a strength outside (0, 1000]."""
+    """Raises UserError for no classes, a size that is even or not in 1 … 255, a strength not in (0, 1000]."""
     if num_classes < 1:
         raise UserError(f"there must be at least one class, not {num_classes}")
     if (

@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from unlearnable_kernels.data.images import decode, encode, resize
 from unlearnable_kernels.data.sources import Sample, Source
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.method import Treatment
-from unlearnable_kernels.record import WriteError
 
 # Decoded pixels that wait for the treatment: enough for a batch, little beside a worker's own size.
 BATCH_BYTES = 32 * 2**20
@@ -167,19 +165,6 @@ def write_file(path: str | Path, data: bytes) -> None:
             os.close(descriptor)
     except OSError as error:
         raise cannot_write(path, error) from None
-
-
-@contextmanager
-def writing_to(path: str | Path) -> Iterator[None]:
-    """Whatever keeps the block from writing becomes the one line that says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    except WriteError as error:
-        if isinstance(error.__cause__, OSError):
-            raise cannot_write(path, error.__cause__) from None
-        raise
 
 
 def cannot_write(path: str | Path, error: OSError) -> UserError:

@@ -52,10 +52,10 @@ def protect_dataset(
     """Write a protected copy of the training split of ``src`` to ``dst``; returns its manifest's path.
 
     method: a name in ``methods.METHODS``; ``method_options`` are that method's own, the fields of
-    ``ClasswiseConv`` (kernel_size, strength, padding, quality) or ``BayesError`` (eps, norm, bandwidth, steps,
-    network). Images outside the fraction are written in the same format, so that the format does not betray
-    which are protected. The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole: after a
-    kill, a full disk or Ctrl-C, the same call goes on where it was, and ends with the bytes of an
+    ``ClasswiseConv`` (kernel_size, strength, padding, quality) or ``BayesError`` (eps, norm, bandwidth,
+    steps, network). Images outside the fraction are written in the same format, so that the format does not
+    betray which are protected. The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole:
+    after a kill, a full disk or Ctrl-C, the same call goes on where it was, and ends with the bytes of an
     uninterrupted one. A complete ``dst`` of the same call is left as it is.
 
     filters_from: the key, or a seed, that everything secret or random derives from. format: None is png for
@@ -182,7 +182,13 @@ class _Job:
         resumed = staging.adopt(plan.digest, plan.header)
         self._make_folders()
         workplace = Workplace(staging.work, self.skip_bad, tell, stages)
-        treatment = plan.method.treatment(plan.facts, plan.parameters, plan.marks, workplace)
+        try:
+            treatment = plan.method.treatment(plan.facts, plan.parameters, plan.marks, workplace)
+        except UserError:
+            if not resumed and not any(staging.work.iterdir()):
+                # Nothing is lost, and a remedy that the message names is another plan.
+                staging.remove()
+            raise
         self.outcome = treatment.outcome
         results = staging.finished(self._is_whole)
         total = len(plan.outputs)

@@ -15,14 +15,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.render import Result, cannot_write, writing_to
-from unlearnable_kernels.record import write_json
+from unlearnable_kernels.protect.render import Result, cannot_write
+from unlearnable_kernels.record import WriteError, write_json
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
@@ -149,6 +149,19 @@ class Staging:
     def _write(self, action: Callable[[], None]) -> None:
         with writing_to(self.folder):
             action()
+
+
+@contextlib.contextmanager
+def writing_to(path: str | Path) -> Iterator[None]:
+    """Whatever keeps the block from writing becomes the one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    except WriteError as error:
+        if isinstance(error.__cause__, OSError):
+            raise cannot_write(path, error.__cause__) from None
+        raise
 
 
 def resolved(path: Path) -> Path:

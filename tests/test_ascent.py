@@ -1,0 +1,196 @@
+import contextlib
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unlearnable_kernels.networks import penultimate_features
+from unlearnable_kernels.ops.bayes_error import bayes_error
+from unlearnable_kernels.protect import embedding
+from unlearnable_kernels.protect.ascent import (
+    ADAM_LR,
+    AUTHORS,
+    OURS,
+    Ascent,
+    Ball,
+    Loop,
+    Target,
+    adamw_ascent,
+)
+from unlearnable_kernels.protect.embedding import (
+    features,
+    fresh_embedding,
+    pixel_gradient,
+    train_embedding,
+)
+from unlearnable_kernels.protect.method import Workplace
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "reduced_precision", lambda device: contextlib.nullcontext())
+
+
+def target(count: int = 40, classes: int = 3) -> Target:
+    rng = np.random.default_rng(1)
+    base = rng.integers(30, 226, (classes, 12, 12, 3))
+    labels = torch.arange(count) % classes
+    images = np.clip(base[labels.numpy()] + rng.normal(0, 50, (count, 12, 12, 3)), 0, 255)
+    return Target(torch.from_numpy(images.astype(np.uint8)), labels, torch.arange(0, count, 2), classes)
+
+
+def make(loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3) -> Ascent:
+    workplace = Workplace(folder, False, lambda message: None, lambda what, done, total: None)
+
+    def seed_for(purpose: str, *context: str | int) -> int:
+        return zlib.crc32(f"{purpose} {context}".encode())
+
+    ball = Ball({"linf": 8 / 255, "l2": 2.0}[norm], norm)
+    return Ascent(target(), ball, sigma, steps, "resnet8", loop, seed_for, workplace)
+
+
+def test_the_gradient_in_parts_is_that_of_the_whole(full_precision: None, tmp_path: Path) -> None:
+    """The mean error of all images, through features and scaling, as autograd has it in one piece."""
+    ascent = make(OURS, tmp_path)
+    model = fresh_embedding("resnet8", 3, 12, 0, CPU)
+    found = features(model, ascent.current)
+    upstream = ascent._feature_gradient(found)
+    parts = [pixel_gradient(model, ascent.current[a : a + 7], upstream[a : a + 7]) for a in range(0, 40, 7)]
+    pixels = (ascent.current / 255).permute(0, 3, 1, 2).requires_grad_()
+    z = penultimate_features(model.eval(), pixels)
+    errors = bayes_error(z / z.detach().abs().max(), ascent.labels, 3, 0.3)
+    (expected,) = torch.autograd.grad(errors.mean(), pixels)
+    got = torch.cat(parts).permute(0, 3, 1, 2)
+    assert expected.abs().max() > 0
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+    summed = dataclasses.replace(ascent.loop, rule="adamw")
+    ascent.loop = summed
+    torch.testing.assert_close(ascent._feature_gradient(found), 40 * upstream)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_ascending_raises_the_error_of_the_embedding_at_hand(tmp_path: Path, norm: str) -> None:
+    loop = dataclasses.replace(OURS, embeddings=2, first_epochs=4)
+    ascent = make(loop, tmp_path, norm=norm)
+    ascent._train_all(0)
+
+    def estimate(name: str) -> float:
+        scaled, _ = ascent._scaled(features(ascent.models[name], ascent.current))
+        return float(bayes_error(scaled, ascent.labels, 3, 0.3).mean())
+
+    before = [estimate(f"ascended {index}") for index in range(2)]
+    ascent._ascend()
+    after = [estimate(f"ascended {index}") for index in range(2)]
+    assert sum(after) > sum(before) + 0.02, (before, after)
+    clean = np.setdiff1d(np.arange(40), ascent.rows.numpy())
+    assert torch.equal(ascent.current[clean], target().images[clean])
+
+
+def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    ascended: list[int] = []
+    true_training, true_gradient = train_embedding, pixel_gradient
+
+    def training(model, images, labels, *, epochs, lr, seed, report):  # type: ignore[no-untyped-def]
+        seen.append((epochs, seed))
+        true_training(model, images, labels, epochs=epochs, lr=lr, seed=seed, report=report)
+
+    def gradient(model, images, upstream):  # type: ignore[no-untyped-def]
+        ascended.append(id(model))
+        return true_gradient(model, images, upstream)
+
+    from unlearnable_kernels.protect import ascent as module
+
+    monkeypatch.setattr(module, "train_embedding", training)
+    monkeypatch.setattr(module, "pixel_gradient", gradient)
+    ascent = make(
+        dataclasses.replace(OURS, embeddings=2, first_epochs=2, epochs=1, inner_steps=1), tmp_path, steps=2
+    )
+    models: list[int] = []
+    note = ascent._note
+
+    def noting(judge: str) -> None:
+        models.append(id(ascent.models[judge]))
+        note(judge)
+
+    monkeypatch.setattr(ascent, "_note", noting)
+    _, log = ascent.run()
+    assert len(log) == 3
+    assert not set(models[:2]) & set(ascended)
+    assert [epochs for epochs, _ in seen] == [2, 2, 2, 1, 1, 1, 2]
+    assert seen[2] == seen[-1]  # the held-out embedding on the clean data, and on the result
+    assert len({seed for _, seed in seen}) == 6
+
+
+def test_steps_smaller_than_a_level_add_up(tmp_path: Path) -> None:
+    """The authors' rate is a quarter of a level: of four steps one shows."""
+    ascent = make(AUTHORS, tmp_path)
+    part = slice(0, 20)
+    gradient = torch.ones_like(ascent.master)
+    before = ascent.current.clone()
+    moved = []
+    for _ in range(4):
+        ascent._move(part, gradient[part])
+        ascent.done += 1
+        inside = before[ascent.rows] < 255
+        moved.append((ascent.current[ascent.rows].int() - before[ascent.rows])[inside].max().item())
+    assert moved == [0, 1, 1, 1]
+    torch.testing.assert_close(
+        (ascent.master - ascent.origin / 255)[inside].mean(), torch.tensor(4 * ADAM_LR), rtol=0.02, atol=0
+    )
+
+
+def test_adamw_is_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 5, generator=generator)
+    moments = [torch.zeros_like(x), torch.zeros_like(x)]
+    parameter = torch.nn.Parameter(x.clone())
+    optimizer = torch.optim.AdamW([parameter], lr=ADAM_LR, maximize=True)
+    for step in range(1, 6):
+        gradient = torch.randn(4, 5, generator=generator) * 1e-7
+        x = adamw_ascent(x, gradient, moments, step)
+        parameter.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(x, parameter.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_training_learns_and_repeats() -> None:
+    data = target(60)
+    runs = []
+    for _ in range(2):
+        model = fresh_embedding("resnet8", 3, 12, 5, CPU)
+        told: list[int] = []
+        train_embedding(model, data.images, data.labels, epochs=6, lr=0.1, seed=1, report=told.append)
+        assert sum(told) == 6 * 60
+        runs.append(features(model, data.images))
+    assert torch.equal(*runs)
+    model.train()  # six steps are too few for the running statistics
+    with torch.no_grad():
+        guesses = model(embedding.to_float(data.images)).argmax(1)
+    assert (guesses == data.labels).float().mean() > 0.6
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    data = target(10)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    model = fresh_embedding("resnet8", 3, 12, 5, CPU)
+    train_embedding(model, data.images, data.labels, epochs=1, lr=0.1, seed=1, report=lambda images: None)
+    assert torch.equal(torch.rand(3), expected)

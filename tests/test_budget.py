@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.budget import check_budget, parse_number, quantised
+
+
+def pair(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A master that strays from its 8-bit origin, which touches both ends of the range."""
+    generator = torch.Generator().manual_seed(seed)
+    origin = torch.randint(-40, 296, (3, 5, 4, 3), generator=generator).clamp_(0, 255).to(torch.uint8)
+    noise = torch.randn(origin.shape, generator=generator) * spread
+    return (origin / 255 + noise).clamp_(0, 1), origin
+
+
+def change(result: torch.Tensor, origin: torch.Tensor) -> np.ndarray:
+    return result.numpy().astype(np.int64) - origin.numpy().astype(np.int64)
+
+
+@given(st.integers(0, 10**6), st.floats(1 / 255, 1), st.floats(0, 0.3))
+def test_linf_is_kept_in_integers(seed: int, eps: float, spread: float) -> None:
+    master, origin = pair(seed, spread)
+    levels = change(quantised(master, origin, eps, "linf"), origin)
+    assert np.abs(levels).max() <= 255 * eps + 1e-6
+
+
+@given(st.integers(0, 10**6), st.floats(1 / 255, 3), st.floats(0, 0.3))
+def test_l2_is_kept_in_integers(seed: int, eps: float, spread: float) -> None:
+    master, origin = pair(seed, spread)
+    levels = change(quantised(master, origin, eps, "l2"), origin)
+    assert ((levels**2).sum(axis=(1, 2, 3)) <= (255 * eps) ** 2).all()
+
+
+@pytest.mark.parametrize("count", range(1, 256))
+def test_a_budget_in_levels_is_used_to_the_last(count: int) -> None:
+    origin = torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
+    assert quantised(torch.ones(1, 1, 1, 3), origin, count / 255, "linf").unique().tolist() == [count]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_lies_well_within_is_rounded_to_the_nearest(norm: str) -> None:
+    master, origin = pair(3, 0.02)
+    expected = (master * 255).round().to(torch.uint8)
+    assert torch.equal(quantised(master, origin, 3.0, norm), expected)
+    assert not torch.equal(expected, origin)
+
+
+def test_l2_is_used_as_far_as_whole_levels_go() -> None:
+    master, origin = pair(4, 0.2)
+    for eps in (0.1, 0.4, 0.8):
+        lengths = (change(quantised(master, origin, eps, "l2"), origin) ** 2).sum(axis=(1, 2, 3)) ** 0.5
+        assert (lengths > 0.9 * 255 * eps).all()
+
+
+def test_bad_budgets_are_named() -> None:
+    check_budget(8 / 255, "linf")
+    for eps in (0.0, -1.0, 0.5 / 255, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="eps must be a finite number of at least 1/255"):
+            check_budget(eps, "l2")
+    with pytest.raises(UserError, match="norm must be one of linf, l2, not 'l1'"):
+        check_budget(0.1, "l1")
+
+
+def test_numbers_and_fractions() -> None:
+    assert parse_number("eps", "8/255") == 8 / 255
+    assert parse_number("eps", "0.5") == 0.5
+    for text in ("", "8/0", "eight", "nan", "1/2/3", "1e999"):
+        with pytest.raises(UserError, match=f"eps must be a number or a fraction such as .*, not '{text}'"):
+            parse_number("eps", text)
