@@ -48,8 +48,8 @@ def mix(
 def _rows_of_originals(protected: LabelledImages, clean: LabelledImages) -> Tensor:
     """For each protected image the row of its original: of the same name, or of the same but for suffixes."""
     rows: dict[str, int] = {}
-    for row, name in enumerate(clean.names):
-        rows.setdefault(_stem(name), row)
+    for number, name in enumerate(clean.names):
+        rows.setdefault(_stem(name), number)
     rows |= {name: row for row, name in enumerate(clean.names)}
     found = []
     for name, label in zip(protected.names, protected.labels.tolist(), strict=True):
