@@ -121,8 +121,8 @@ BayesKernel<float> kernel_for<float>(bool bf16) {
   return bayes_error_portable();
 }
 
-// Panels as large as the caches hold, but at least 16 of them for the threads, if there are rows enough.
-std::int64_t rows_of_panel(std::int64_t rows) { return rows >= 16 * 144 ? 144 : rows >= 16 * 96 ? 96 : 48; }
+// A tile and its transpose of 288 rows fill most of a second-level cache; fewer, so that threads find 16 panels.
+std::int64_t rows_of_panel(std::int64_t rows) { return std::clamp<std::int64_t>(rows / 16 / 48 * 48, 48, 288); }
 
 // One call's rows, packed.
 template <typename S>

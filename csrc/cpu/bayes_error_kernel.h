@@ -261,8 +261,8 @@ UNLEARN_TARGET void add_product(const PackedRows<typename A::Scalar>& points, st
   constexpr int in_block = block<A> / A::pairs;
   const auto* a = static_cast<const typename A::Factor*>(points.product_factors) +
                   panel * tile.blocks * points.product_block;
-  for (std::int64_t n = 0; n < tile.blocks; ++n)
-    for (std::int64_t d = 0; d < points.padded_depth; d += A::rows)
+  for (std::int64_t d = 0; d < points.padded_depth; d += A::rows)
+    for (std::int64_t n = 0; n < tile.blocks; ++n)
       multiply<A, in_block, 1>(tile.blocks, in_block, a + d * in_block, points.product_block,
                                factors + n * tile.blocks * in_block * block<A>,
                                gradient + (n * points.padded_depth + d) * block<A>, true);
