@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 SANITIZED := build/sanitized
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv crop_flip pgd_step bayes_error bayes_ascent_step)
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
 
@@ -37,7 +38,7 @@ style: $(VENV)/.built
 test-sanitized: $(SANITIZED)/.built
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
-	$(BIN)/pytest -p no:cacheprovider tests/test_classwise_conv.py tests/test_pgd_step.py tests/test_operators.py -m "not unsanitized"
+	$(BIN)/pytest -p no:cacheprovider $(KERNEL_TESTS) -m "not unsanitized"
 
 $(SANITIZED)/.built: $(VENV)/.built
 	rm -rf $(SANITIZED)
