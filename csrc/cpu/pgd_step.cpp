@@ -13,6 +13,7 @@
 
 #include "../check.h"
 #include "capability.h"
+#include "share_out.h"
 
 namespace unlearn {
 namespace {
@@ -122,10 +123,9 @@ void compute(PgdStep call, const Tensor& x, const Tensor& grad, const Tensor& or
   if (cpu_capability() == CpuCapability::avx512) range = pgd_step_avx512;
   if (cpu_capability() == CpuCapability::avx2) range = pgd_step_avx2;
 #endif
-  constexpr std::int64_t elements_a_thread = 1 << 15;
-  const std::int64_t grain = std::max<std::int64_t>(1, elements_a_thread / call.part_size());
-  torch::stable::parallel_for(0, call.parts(), grain,
-                              [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
+  constexpr std::int64_t elements_a_piece = 1 << 15;
+  const std::int64_t piece = std::max<std::int64_t>(1, elements_a_piece / call.part_size());
+  share_out(call.parts(), piece, [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
 }
 
 bool serves(const PgdStep& call, const Tensor& t) { return is_dense(t) && (!call.l2 || samples_outermost(t)); }
