@@ -68,3 +68,16 @@ def test_crop_flip_peers_run(monkeypatch):
     bench = gpu_benchmark("crop_flip", monkeypatch)
     variants = bench.variants_of(4, 6, 12, torch.bfloat16, "cpu", copied=1024)
     assert {"ours", "copy", "torchvision v2 a batch", "torchvision v2 each"} <= variants.keys()
+
+
+def test_bayes_error_peers_agree(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # KeOps would compile for a minute
+    bench = gpu_benchmark("bayes_error", monkeypatch)
+    variants = bench.variants_of(bench.Size(2000, 32, {}), "cpu", compiled=False)
+    assert {"ieee", "tf32", "bf16", "chunked"} == variants.keys()
+
+
+def test_bayes_ascent_step_peers_agree(monkeypatch):
+    bench = gpu_benchmark("bayes_ascent_step", monkeypatch)
+    case = bench.Case("small", 64, 8, "linf", 2.0, 1, {})
+    assert {"ours", "eager", "parts"} == bench.variants_of(case, "cpu", compiled=False).keys()
