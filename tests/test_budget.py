@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.budget import check_budget, parse_number, quantised
+from unlearnable_kernels.protect.budget import check_budget, quantised
 
 
 def pair(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,11 +62,3 @@ def test_bad_budgets_are_named() -> None:
             check_budget(eps, "l2")
     with pytest.raises(UserError, match="norm must be one of linf, l2, not 'l1'"):
         check_budget(0.1, "l1")
-
-
-def test_numbers_and_fractions() -> None:
-    assert parse_number("eps", "8/255") == 8 / 255
-    assert parse_number("eps", "0.5") == 0.5
-    for text in ("", "8/0", "eight", "nan", "1/2/3", "1e999"):
-        with pytest.raises(UserError, match=f"eps must be a number or a fraction such as .*, not '{text}'"):
-            parse_number("eps", text)

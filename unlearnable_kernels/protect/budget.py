@@ -1,7 +1,6 @@
 """The budget of a perturbation, kept by the 8-bit images themselves (docs/maths.md)."""
 
 import math
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -22,14 +21,6 @@ def check_budget(eps: float, norm: str) -> None:
         raise UserError(
             f"eps must be a finite number of at least 1/255, one step of an 8-bit pixel, not {eps:g}"
         )
-
-
-def parse_number(name: str, text: str) -> float:
-    """The value of "0.5", "8/255" and the like. Raises UserError."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise UserError(f"{name} must be a number or a fraction such as 8/255, not {text!r}") from None
 
 
 def quantised(master: Tensor, origin: Tensor, eps: float, norm: str) -> Tensor:

@@ -1,6 +1,7 @@
 """How hard a labelled set is in a network's features: Bayes-error estimate, interval, 1-NN bounds."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def evaluate_bayes_error(
 
     The features are the last linear layer's inputs, in the run's network, for images as they are stored.
     Appends to bayes_error.jsonl in ``run`` and returns {"before": …, "after": …}. Raises UserError as
-    ``evaluate`` does, and for a set of fewer than two images.
+    ``evaluate`` does, for a set of fewer than two images, and for a bandwidth out of range.
     """
+    if not 0 < bandwidth < math.inf:
+        raise UserError(f"bandwidth is {bandwidth}: a finite number above 0 is allowed")
     device = pick_device()
     model, epoch, config, record = load_trained(run, device)
     found, sets = {}, {}

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import check_network
+from unlearnable_kernels.parsing import parse_number
 from unlearnable_kernels.training.attacks import PUBLISHED_EPS, Pgd
 
 SCHEDULES = ("step", "one-cycle")
@@ -155,15 +156,6 @@ class TrainConfig:
             return self.lr * self.lr_factor ** (int(epoch) // self.lr_step)
         done = epoch / self.epochs
         return self.lr * min(done / _WARM_UP, (1 - done) / (1 - _WARM_UP))
-
-
-def parse_number(name: str, text: str) -> float:
-    """ "0.5" or a fraction such as "4/255". Raises UserError, which names ``name``, for anything else."""
-    above, slash, below = text.partition("/")
-    try:
-        return float(above) / float(below) if slash else float(above)
-    except (ValueError, ZeroDivisionError):
-        raise UserError(f"{name} is {text!r}: a number such as 0.5 or 4/255 is allowed") from None
 
 
 def parse_settings(texts: Sequence[str], taken: Collection[str]) -> dict[str, Any]:

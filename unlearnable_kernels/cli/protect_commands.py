@@ -1,11 +1,9 @@
-"""The command line, ``unlearnable``: each command turns its options into one call of a public function."""
+"""The commands around a protected data set: keygen, protect, verify and preview."""
 
-import os
 import sys
-import warnings
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,15 +11,6 @@ from unlearnable_kernels.errors import UserError
 
 if TYPE_CHECKING:
     from unlearnable_kernels.protect.filters import FiltersFrom
-
-app = typer.Typer(
-    name="unlearnable",
-    help="Publish image data sets that models cannot learn from without your consent.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-UsageError: Any = typer.BadParameter.__base__
 
 
 class Method(str, Enum):
@@ -47,28 +36,6 @@ class Format(str, Enum):
 class OnError(str, Enum):
     stop = "stop"
     skip = "skip"
-
-
-class Protocol(str, Enum):
-    erm = "erm"
-    at_linf = "at-linf"
-    at_l2 = "at-l2"
-    mixed = "mixed"
-
-
-class Precision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Norm(str, Enum):
-    linf = "linf"
-    l2 = "l2"
-
-
-class DemoData(str, Enum):
-    digits = "digits"
-    cifar10 = "cifar10"
 
 
 KeyFile = Annotated[
@@ -108,11 +75,6 @@ DatasetName = Annotated[
 OnErrorOption = Annotated[
     OnError, typer.Option(help="A bad image: stop, or skip and list it in the manifest.")
 ]
-Eps = Annotated[str | None, typer.Option(help="Of the attack.  [default: linf 4/255, l2 0.5]")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="name=value, repeatable; a wrong name lists all.")
-]
-RunFolders = Annotated[list[Path], typer.Argument(help="Run folders of `unlearnable train`.")]
 
 
 def filters_source(key_file: Path | None, seed: int | None, insecure: bool) -> "FiltersFrom":
@@ -131,7 +93,6 @@ def value(choice: Enum | None) -> str | None:
     return None if choice is None else str(choice.value)
 
 
-@app.command()
 def keygen(
     path: Annotated[Path, typer.Argument(help="File to create, mode 0600; never overwritten.")],
 ) -> None:
@@ -145,7 +106,6 @@ def keygen(
     print(f"wrote {path}, fingerprint {key.fingerprint}; keep it secret, and keep a copy")
 
 
-@app.command()
 def protect(
     src: Annotated[
         Path, typer.Argument(help="Class folders, CIFAR archives, Tiny-ImageNet or ImageNet layout.")
@@ -195,8 +155,8 @@ def protect(
 
     Example: unlearnable protect photos protected --key-file my.key
     """
+    from unlearnable_kernels.parsing import parse_number
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.protect.budget import parse_number
     from unlearnable_kernels.protect.run import protect_dataset
 
     sigma: float | str | None = bandwidth
@@ -230,7 +190,6 @@ def protect(
     print(f"wrote {dst} with {manifest}")
 
 
-@app.command()
 def verify(
     dst: Annotated[Path, typer.Argument(help="Folder that `unlearnable protect` wrote.")],
     key_file: KeyFile = None,
@@ -259,7 +218,6 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
 def preview(
     src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
     key_file: KeyFile = None,
@@ -306,190 +264,3 @@ def preview(
         on_error="skip" if on_error is OnError.skip else "raise",
     )
     print(f"wrote {written}")
-
-
-@app.command()
-def train(
-    train: Annotated[Path, typer.Option(help="Training images, protected or not.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is resumed.")],
-    test: Annotated[Path | None, typer.Option(help="Clean images to test on after every epoch.")] = None,
-    network: Annotated[str, typer.Option(help="resnet18 or resnet8.")] = "resnet18",
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 512,
-    lr: Annotated[float, typer.Option(help="Highest learning rate of SGD.")] = 0.1,
-    protocol: Annotated[
-        Protocol, typer.Option(help="Plain, adversarial, or mixed with clean images.")
-    ] = Protocol.erm,
-    eps: Eps = None,
-    precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
-    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
-    image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
-    limit_per_class: Annotated[int | None, typer.Option(help="First so many of each class.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    set: Settings = None,
-) -> None:
-    """Train a network, plainly (ERM) or adversarially (PGD), with torchrun on several processes.
-
-    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023). Protocol mixed trains plainly on
-    mixtures of the protected images and their originals (--set clean=DIR), a tenth of them protected, two
-    tenths and so on (or --set protected_fraction=F), and beside each on its clean part alone.
-
-    Example: unlearnable train --train protected --out run --protocol at-linf
-    """
-    from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.training import TrainConfig
-    from unlearnable_kernels.training import train as run_training
-    from unlearnable_kernels.training.config import parse_number, parse_settings
-    from unlearnable_kernels.training.distributed import is_first_process
-    from unlearnable_kernels.training.mixed import train_mixed
-
-    given: dict[str, Any] = {
-        "train": str(train),
-        "test": None if test is None else str(test),
-        "network": network,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "protocol": protocol.value,
-        "eps": None if eps is None else parse_number("eps", eps),
-        "precision": precision.value,
-        "compile": compile,
-        "image_size": image_size,
-        "limit_per_class": limit_per_class,
-        "seed": seed,
-    }
-    given |= parse_settings(set or [], given)
-    with progress() as report:
-
-        def tell(what: str, done: int, total: int, _: dict[str, Any]) -> None:
-            report(what, done, total)
-
-        if protocol is Protocol.mixed:
-            records = {out / name: record for name, record in train_mixed(given, out, tell).items()}
-        else:
-            records = {out: run_training(TrainConfig(**given), out, tell)}
-    for folder, record in records.items() if is_first_process() else ():
-        final = record["final"]
-        tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
-        print(f"wrote {folder}: train accuracy {final['train_accuracy']:.2%}{tested}")
-
-
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder of `unlearnable train`.")],
-    test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
-    attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
-    eps: Eps = None,
-    steps: Annotated[int, typer.Option(help="Of the attack.")] = 10,
-    bayes_error: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(help="Two sets, before and after: estimate their Bayes errors in the run's features."),
-    ] = None,
-    bandwidth: Annotated[float, typer.Option(help="σ of the estimate's kernel.")] = 0.3,
-) -> None:
-    """Test a trained network on a data set, and note the result in its run folder.
-
-    Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 4/255
-
-    Example: unlearnable evaluate runs/clean --bayes-error photos protected
-    """
-    if test is None and bayes_error is None:
-        raise UserError("nothing to evaluate: give --test, --bayes-error, or both")
-    if test is not None:
-        evaluate_accuracy(run, test, value(attack), eps, steps)
-    if bayes_error is not None:
-        evaluate_estimates(run, bayes_error, bandwidth)
-
-
-def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, steps: int) -> None:
-    from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.training import evaluate as run_evaluation
-    from unlearnable_kernels.training.config import requested_attack
-
-    pgd = requested_attack(norm, eps, steps)
-    with progress() as report:
-        result = run_evaluation(run, test, pgd, lambda done, total: report("testing", done, total))
-    under = "" if pgd is None else f" under {pgd.name}"
-    print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}")
-
-
-def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float) -> None:
-    from unlearnable_kernels.training import evaluate_bayes_error
-
-    for (name, found), path in zip(evaluate_bayes_error(run, *sets, bandwidth).items(), sets, strict=True):
-        (low, high), (least, most) = found.interval, found.bounds
-        print(
-            f"{name} ({path}, {found.images:,} images): Bayes error {found.error:.4f}, 95% {low:.4f} to "
-            f"{high:.4f}; 1-NN error {found.nearest_neighbour:.4f}, so as images become many, between "
-            f"{least:.4f} and {most:.4f} (Cover–Hart)"
-        )
-    print(f"in the features of {run}, σ {bandwidth}: another network's, or another σ, give other figures")
-
-
-@app.command()
-def report(
-    runs: RunFolders,
-    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Training on protected images",
-) -> None:
-    """Write one HTML page on several runs: table, learning curves, pictures.
-
-    Example: unlearnable report runs/clean runs/protected --out report.html
-    """
-    from unlearnable_kernels.report import write_report
-
-    write_report(runs, out, title)
-    print(f"wrote {out}")
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
-    data: Annotated[DemoData, typer.Option(help="Embedded digits, or real photos.")] = DemoData.digits,
-) -> None:
-    """Protect a real data set under a fresh key, train on it and on the clean one, and report both.
-
-    Example: unlearnable demo --data cifar10
-    """
-    from unlearnable_kernels.demo import run_demo
-
-    run_demo(out, data.value)
-
-
-@app.command()
-def info() -> None:
-    """Print versions, the machine, and which kernels are in use.
-
-    Example: unlearnable info
-    """
-    import unlearnable_kernels
-    from unlearnable_kernels.record import machine, versions
-
-    print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
-    print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")
-    for name, entry in (versions() | machine()).items():
-        print(f"{name}: {entry}")
-
-
-def _say(message: object) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun started
-        print(f"unlearnable: {message}", file=sys.stderr)
-
-
-def main() -> None:
-    """Entry point: exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted."""
-    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-    try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
-    except UserError as error:
-        _say(error)
-    except UsageError as error:
-        _say(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-    except OSError as error:
-        _say(f"{error.filename}: {error.strerror}" if error.filename else error)
-    sys.exit(2)

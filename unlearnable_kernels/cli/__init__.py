@@ -1,0 +1,76 @@
+"""The command line, ``unlearnable``: each command turns its options into one call of a public function."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
+from unlearnable_kernels.cli.train_commands import demo, evaluate, report, train
+from unlearnable_kernels.errors import UserError
+
+app = typer.Typer(
+    name="unlearnable",
+    help="Publish image data sets that models cannot learn from without your consent.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+UsageError: Any = typer.BadParameter.__base__
+
+
+def info() -> None:
+    """Print versions, the machine, and which kernels are in use.
+
+    Example: unlearnable info
+    """
+    import unlearnable_kernels
+    from unlearnable_kernels.record import machine, versions
+
+    print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
+    print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")
+    for name, entry in (versions() | machine()).items():
+        print(f"{name}: {entry}")
+
+
+# In the order of --help.
+COMMANDS: tuple[Callable[..., None], ...] = (
+    keygen,
+    protect,
+    verify,
+    preview,
+    train,
+    evaluate,
+    report,
+    demo,
+    info,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _say(message: object) -> None:
+    if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun started
+        print(f"unlearnable: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except UserError as error:
+        _say(error)
+    except UsageError as error:
+        _say(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename else error)
+    sys.exit(2)
