@@ -44,6 +44,14 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
     assert result.stderr.strip() == "gpu_check: torch finds no GPU here"
 
 
+def test_the_sanitizers_cases_run(capsys):
+    spec = importlib.util.spec_from_file_location("gpu_small_cases", ROOT / "scripts" / "gpu_small_cases.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main("cpu")
+    assert "pgd_step: " in capsys.readouterr().out
+
+
 # Each builder itself checks that the peers compute what ours does.
 
 
