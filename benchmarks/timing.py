@@ -59,6 +59,7 @@ class InterleavedOnGpu(Interleaved):
         if not graphed:
             return repeat
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())  # which may still be writing the inputs
         with torch.cuda.stream(side):
             repeat()  # compiles, and fills the allocator's pools
         torch.cuda.synchronize()

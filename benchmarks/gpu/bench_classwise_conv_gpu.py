@@ -38,6 +38,7 @@ CASES = [
 
 def variants_of(case: Case, device: str, compiled: bool) -> dict[str, Callable[[int], object]]:
     """Each takes a number that picks one of two sets of images; checked to agree with ours."""
+    torch._dynamo.reset()  # or the second case's peers would be compiled for any shape
     generator = torch.Generator().manual_seed(0)
     labels = (torch.arange(case.count) % case.classes).to(device)
     filters = torch.rand(case.classes, case.k, case.k, generator=generator) * (0.3 if case.k == 3 else 0.06)

@@ -47,6 +47,7 @@ def torchattacks_l2(x: Tensor, grad: Tensor, origin: Tensor) -> Tensor:
 
 def variants_of(case: Case, device: str, compiled: bool) -> dict[str, Callable[[int], object]]:
     """Each takes a number that picks one of two sets of tensors; checked to agree with ours."""
+    torch._dynamo.reset()  # or the second shape's peer would be compiled for any shape
     generator = torch.Generator().manual_seed(0)
 
     def drawn() -> Tensor:
