@@ -279,9 +279,22 @@ def classwise_conv_into(
     x, y, s, last = _prepared(images, labels, filters)
     count, channels, height, width = x.shape
     compute = tl.float64 if s.dtype == torch.float64 else tl.float32
-    forward_kernel[(count,)](
-        x, y, s, out, channels, height, width, s.shape[-1], padding, rescale == "max", last, compute, BLOCK
-    )
+    with torch.cuda.device_of(images):
+        forward_kernel[(count,)](
+            x,
+            y,
+            s,
+            out,
+            channels,
+            height,
+            width,
+            s.shape[-1],
+            padding,
+            rescale == "max",
+            last,
+            compute,
+            BLOCK,
+        )
 
 
 def classwise_conv(
@@ -311,11 +324,14 @@ def classwise_conv_backward(
     grad_padded = s.new_empty(count, channels, height + k - 1, width + k - 1)
     sums = torch.empty_like(s)
     compute, scaled = (tl.float64 if s.dtype == torch.float64 else tl.float32), rescale == "max"
-    division_kernel[(count,)](g, x, y, s, work, *shape, k, padding, scaled, last, compute, BLOCK)
-    taps_kernel[(count, k * k)](x, work, each, *shape, k, padding, last, compute, BLOCK)
     padded_blocks = triton.cdiv(grad_padded[0].numel(), BLOCK)
-    padded_gradient_kernel[(count, padded_blocks)](work, y, s, grad_padded, *shape, k, last, compute, BLOCK)
     blocks = triton.cdiv(x[0].numel(), BLOCK)
-    fold_kernel[(count, blocks)](g, y, grad_padded, grad_images, *shape, k, padding, last, compute, BLOCK)
-    classes_kernel[(s.shape[0], k * k)](y, each, sums, count, k, compute, BLOCK)
+    with torch.cuda.device_of(images):
+        division_kernel[(count,)](g, x, y, s, work, *shape, k, padding, scaled, last, compute, BLOCK)
+        taps_kernel[(count, k * k)](x, work, each, *shape, k, padding, last, compute, BLOCK)
+        padded_gradient_kernel[(count, padded_blocks)](
+            work, y, s, grad_padded, *shape, k, last, compute, BLOCK
+        )
+        fold_kernel[(count, blocks)](g, y, grad_padded, grad_images, *shape, k, padding, last, compute, BLOCK)
+        classes_kernel[(s.shape[0], k * k)](y, each, sums, count, k, compute, BLOCK)
     return grad_images, sums.to(filters.dtype)

@@ -86,22 +86,23 @@ def crop_flip(
         return out
     rows, values = tile_of(height, width * channels)
     tiles = triton.cdiv(height, rows) * triton.cdiv(width * channels, values)
-    crop_flip_kernel[(len(offsets) * tiles,)](
-        images.contiguous(),
-        offsets.contiguous(),
-        flips.contiguous().view(torch.uint8),
-        offsets if index is None else index.contiguous(),
-        out,
-        stored,
-        padding,
-        HAS_INDEX=index is not None,
-        HEIGHT=height,
-        WIDTH=width,
-        CHANNELS=channels,
-        ROWS=rows,
-        VALUES=values,
-        num_warps=max(1, rows * values // VALUES_A_WARP),
-        debug=True,  # keeps the assertion
-        sanitize_overflow=False,
-    )
+    with torch.cuda.device_of(images):
+        crop_flip_kernel[(len(offsets) * tiles,)](
+            images.contiguous(),
+            offsets.contiguous(),
+            flips.contiguous().view(torch.uint8),
+            offsets if index is None else index.contiguous(),
+            out,
+            stored,
+            padding,
+            HAS_INDEX=index is not None,
+            HEIGHT=height,
+            WIDTH=width,
+            CHANNELS=channels,
+            ROWS=rows,
+            VALUES=values,
+            num_warps=max(1, rows * values // VALUES_A_WARP),
+            debug=True,  # keeps the assertion
+            sanitize_overflow=False,
+        )
     return out
