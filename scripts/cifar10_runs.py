@@ -8,12 +8,14 @@ the paper's full length; the data come from the folder that UNLEARNABLE_DATA nam
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from record_runs import collect_runs
 
 from unlearnable_kernels.demo import find_cifar10
+from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.filters import SeedCompat
 from unlearnable_kernels.protect.run import protect_dataset
@@ -67,4 +69,7 @@ def run(folder: Path, images: Path, clean: Path, protocol: str, options: dict[st
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"cifar10_runs: {error}")
