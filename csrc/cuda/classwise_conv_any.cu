@@ -4,6 +4,7 @@
 // one. For an element: its size read once from memory (k² times from cache) and written once.
 // Also the check of labels and filters, which the GPU makes itself so that the host need not wait for it.
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 

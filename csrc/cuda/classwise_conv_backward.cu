@@ -5,6 +5,7 @@
 // For an element: image and gradient read, gradient written, and 4 floats of work space written and read; 3·k²
 // multiply-adds from cached loads, which bound it.
 
+#include <algorithm>
 #include <climits>
 
 #include "classwise_conv.h"
