@@ -1,5 +1,9 @@
 """The Triton kernel on CPU tensors, in Triton's interpreter."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import triton
@@ -90,3 +94,40 @@ def test_the_tile_wastes_least():
         rows, values = tile_of(height, row)
         assert rows * values <= TILE
         assert triton.next_power_of_2(rows) == rows
+
+
+COMPILE = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from unlearnable_kernels.triton_kernels import crop_flip as kernels
+
+kernel = kernels.crop_flip_kernel
+for element, height, width, channels, indexed in (
+    ("fp32", 32, 32, 3, True), ("bf16", 224, 224, 3, True),
+    ("fp16", 28, 28, 1, False), ("fp64", 5, 7, 40, False)
+):
+    rows, values = kernels.tile_of(height, width * channels)
+    constants = {"HAS_INDEX": indexed, "HEIGHT": height, "WIDTH": width, "CHANNELS": channels}
+    constants |= {"ROWS": rows, "VALUES": values}
+    types = {"images": "*u8", "offsets": "*i64", "flips": "*u8", "index": "*i64", "out": "*" + element}
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    aligned = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in types}
+    options = {"debug": True, "sanitize_overflow": False, "num_warps": max(1, rows * values // 512)}
+    source = ASTSource(kernel, signature, constants, aligned)
+    text = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    print(element, "__assertfail" in text, *sorted(set(re.findall("st.global[.vb0-9]*", text))))
+"""
+
+
+def test_compiled_for_a_gpu_it_asserts_and_stores_16_bytes():
+    """The interpreter takes more than the compiler, which needs no GPU."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["fp32 True st.global.v4.b32", "bf16 True st.global.v4.b32"]
+    assert [line.split()[:2] for line in lines[2:]] == [["fp16", "True"], ["fp64", "True"]]
