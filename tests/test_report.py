@@ -203,6 +203,22 @@ def test_only_protected_samples_are_compared(work: Path, tmp_path: Path) -> None
     assert "the two runs also differ in epochs" in page.text
 
 
+def test_a_mixture_is_told_by_what_was_trained_on(work: Path, tmp_path: Path) -> None:
+    protect_dataset(work / "animals", tmp_path / "half", filters_from=KEY, workers=0, fraction=2 / 3)
+    mixture: dict[str, Any] = {"epochs": 1, "clean": str(work / "animals"), "protected_fraction": 1 / 3}
+    for name, only_clean in (("mixed", False), ("rest", True)):
+        config = config_for(work, str(tmp_path / "half"), **mixture, only_clean=only_clean)
+        train(config, tmp_path / name)
+    write_report([tmp_path / "mixed", tmp_path / "rest"], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    mixed, rest = page.row("Training set")
+    assert mixed.endswith("images, 33.3333 % of them protected")
+    assert rest.endswith("images, without its protected 33.3333 %")
+    assert "Trained on the clean part of half, " in page.text
+    assert "trained on a copy of which 33.3333 % is protected, " in page.text
+    assert "also differ" not in page.text
+
+
 def test_without_a_pair_the_set_is_shown_alone(work: Path, tmp_path: Path) -> None:
     write_report([work / "runs" / "protected"], tmp_path / "r.html")
     page = Page(tmp_path / "r.html")

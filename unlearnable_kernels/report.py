@@ -125,12 +125,13 @@ def _summary(runs: list[Run]) -> list[str]:
         clean = next((other for other in runs if _comparable(other, run)), None)
         if clean is None or clean.test_accuracy is None or run.test_accuracy is None:
             continue
-        fraction = run.protected_by("parameters").get("fraction", 1.0)
+        fraction = run.config.protected_fraction or run.protected_by("parameters").get("fraction", 1.0)
+        part = "part" if clean.config.only_clean else "images"
         copy = "the protected ones"
         if isinstance(fraction, float) and fraction != 1:
             copy = f"a copy of which {100 * fraction:g} % is protected"
         sentence = (
-            f"Trained on the clean images of {clean.train_set}, the network recognises "
+            f"Trained on the clean {part} of {clean.train_set}, the network recognises "
             f"{percent(clean.test_accuracy)} of {run.record['test']['images']:,} clean test images; trained "
             f"on {copy}, {percent(run.test_accuracy)}. Guessing would give "
             f"{percent(1 / len(run.record['classes']))}."
@@ -150,18 +151,26 @@ def _comparable(clean: Run, protected: Run) -> bool:
         and None not in tests
         and tests[0]["sha256"] == tests[1]["sha256"]
         and clean.record["classes"] == protected.record["classes"]
+        and (not clean.config.only_clean or _mixed_alike(clean.config, protected.config))
     )
+
+
+def _mixed_alike(first: TrainConfig, second: TrainConfig) -> bool:
+    return (first.train, first.protected_fraction) == (second.train, second.protected_fraction)
 
 
 def _differing_fields(first: TrainConfig, second: TrainConfig) -> list[str]:
     a, b = first.as_dict(), second.as_dict()
-    return [name.replace("_", " ") for name in a if a[name] != b[name] and name not in ("train", "test")]
+    sets = ("train", "test", "clean", "protected_fraction", "only_clean")
+    return [name.replace("_", " ") for name in a if a[name] != b[name] and name not in sets]
 
 
 def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """(heading, one cell for each run), from what was trained on to what came out."""
     rows = {
-        "Training set": [f"{run.train_set}, {run.record['train']['images']:,} images" for run in runs],
+        "Training set": [
+            f"{run.train_set}, {run.record['train']['images']:,} images{_mixture(run.config)}" for run in runs
+        ],
         "Protection": [_protection(run) for run in runs],
         "Key fingerprint": [run.protected_by("key").get("fingerprint", "-") for run in runs],
         "Network": [f"{run.config.network}, {run.record['image_size']} px" for run in runs],
@@ -189,10 +198,22 @@ def _table(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return list(rows.items())
 
 
+def _mixture(config: TrainConfig) -> str:
+    if config.protected_fraction is None:
+        return ""
+    percentage = f"{100 * config.protected_fraction:g} %"
+    return (
+        f", without its protected {percentage}" if config.only_clean else f", {percentage} of them protected"
+    )
+
+
 def _protection(run: Run) -> str:
     if run.protection is None:
         return "none"
     parameters = run.protected_by("parameters")
+    loop = parameters.get("loop")
+    if isinstance(loop, dict):
+        parameters = {name: value for name, value in parameters.items() if name != "loop"} | loop
     shown = {name: f"{v:g}" if isinstance(v, float) else v for name, v in parameters.items() if v is not None}
     told = [f"{name.replace('_', ' ')} {value}" for name, value in shown.items()]
     return f"{run.protection.get('method', 'unknown')}: {', '.join(told)}"
