@@ -124,6 +124,12 @@ def test_the_protocol_trains_on_each_mixture_and_beside_it_on_its_clean_part(pho
     assert counts["protected-0.7-clean-part"] == 12
 
 
+def test_where_too_few_are_protected_nothing_is_trained(photos, tmp_path):
+    with pytest.raises(UserError, match=r"1\.0, but only 10 of the 20 images of 'cat' are protected"):
+        command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--train", photos / "half")
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_fraction_alone(photos, tmp_path):
     command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--set", "protected_fraction=0.5")
     assert {folder.name for folder in tmp_path.iterdir()} == {"protected-0.5", "protected-0.5-clean-part"}

@@ -28,8 +28,9 @@ def train_mixed(
         )
     fraction = settings.get("protected_fraction")
     records = {}
-    for part in FRACTIONS if fraction is None else (fraction,):
-        for only_clean in (False, True)[: 1 if part == 1 else 2]:
+    # The largest first: that too few images are protected for it shows at once, not after hours of training.
+    for part in reversed(FRACTIONS) if fraction is None else (fraction,):
+        for only_clean in (False,) if part == 1 else (False, True):
             own = {"protocol": "erm", "protected_fraction": part, "only_clean": only_clean}
             name = f"protected-{part:g}{'-clean-part' if only_clean else ''}"
             records[name] = train(TrainConfig(**settings | own), out / name, progress)
