@@ -60,5 +60,8 @@ def test_bad_budgets_are_named() -> None:
     for eps in (0.0, -1.0, 0.5 / 255, float("nan"), float("inf")):
         with pytest.raises(UserError, match="eps must be a finite number of at least 1/255"):
             check_budget(eps, "l2")
+    with pytest.raises(UserError, match=r"eps must be at most 1 with linf, .*, not 8$"):
+        check_budget(8.0, "linf")
+    check_budget(8.0, "l2")
     with pytest.raises(UserError, match="norm must be one of linf, l2, not 'l1'"):
         check_budget(0.1, "l1")

@@ -106,6 +106,7 @@ BAD_CALLS = {
     ("train", "--train", ".", "--out", "r", "--protocol", "trades"): "'erm', 'at-linf', 'at-l2'",
     ("train", "--train", ".", "--out", "r", "--eps", "4/255"): "protocol erm has no attack",
     ("train", "--train", ".", "--out", "r", "--protocol", "at-l2", "--eps", "a half"): "not 'a half'",
+    ("train", "--train", ".", "--out", "r", "--protocol", "at-linf", "--eps", "4"): "with linf at most 1",
     ("train", "--train", ".", "--out", "r", "--set", "flips=1"): "'flips=1' is no setting",
     ("evaluate", "no-such-run", "--test", "."): "no-such-run",
     ("evaluate", "no-such-run", "--test", ".", "--eps", "0.5"): "without an attack there is no radius",

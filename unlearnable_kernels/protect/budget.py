@@ -21,6 +21,8 @@ def check_budget(eps: float, norm: str) -> None:
         raise UserError(
             f"eps must be a finite number of at least 1/255, one step of an 8-bit pixel, not {eps:g}"
         )
+    if norm == "linf" and eps > 1:
+        raise UserError(f"eps must be at most 1 with linf, since pixels are in [0, 1], not {eps:g}")
 
 
 def quantised(master: Tensor, origin: Tensor, eps: float, norm: str) -> Tensor:

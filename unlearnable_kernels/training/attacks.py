@@ -37,6 +37,8 @@ class Pgd:
             raise UserError(f"unknown norm {self.norm!r}: choose one of {', '.join(PUBLISHED_EPS)}")
         if not 0 < self.eps < math.inf:
             raise UserError(f"eps is {self.eps}: a finite number above 0 is allowed")
+        if self.norm == "linf" and self.eps > 1:
+            raise UserError(f"eps is {self.eps}: with linf at most 1 is allowed, images are in [0, 1]")
         if self.steps < 1:
             raise UserError(f"attack_steps is {self.steps}: at least 1 is allowed")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
