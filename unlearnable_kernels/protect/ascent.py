@@ -194,7 +194,7 @@ class Ascent:
         generator = torch.Generator().manual_seed(self.seed_for("median"))
         rows = torch.randperm(len(scaled), generator=generator)[:_MEDIAN_ROWS]
         median = float(torch.pdist(scaled[rows.to(scaled.device)]).median())
-        if median <= 0:
+        if not median > 0:  # a single image has none, which is NaN
             raise UserError("bandwidth median: most features are the same, so that it is 0; give a number")
         return median
 
