@@ -26,6 +26,7 @@ def setup_py():
     spec = importlib.util.spec_from_file_location("setup_py", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.strict = True
     return module
 
 
