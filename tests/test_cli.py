@@ -109,7 +109,9 @@ BAD_CALLS = {
     ("train", "--train", ".", "--out", "r", "--protocol", "at-linf", "--eps", "4"): "with linf at most 1",
     ("train", "--train", ".", "--out", "r", "--set", "flips=1"): "'flips=1' is no setting",
     ("evaluate", "no-such-run", "--test", "."): "no-such-run",
-    ("evaluate", "no-such-run", "--test", ".", "--eps", "0.5"): "without an attack there is no radius",
+    ("evaluate", "no-such-run", "--test", ".", "--eps", "0.5"): "eps is 0.5, but there is no attack",
+    ("evaluate", "no-such-run", "--test", ".", "--steps", "5"): "steps is 5, but there is no attack",
+    ("evaluate", "no-such-run", "--test", ".", "--bandwidth", "1"): "give --bayes-error",
     ("evaluate", "r", "--bayes-error", "a", "b", "--attack", "l2"): "an attack needs images",
     (
         "evaluate",

@@ -138,3 +138,5 @@ def test_one_fraction_alone(photos, tmp_path):
 def test_without_the_originals_one_line_says_so(photos, tmp_path):
     with pytest.raises(UserError, match=r"^protocol mixed needs the originals .* set clean to their folder$"):
         command(photos, tmp_path)
+    with pytest.raises(UserError, match=r"^protocol mixed trains without an attack: leave eps out$"):
+        command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--eps", "0.1")

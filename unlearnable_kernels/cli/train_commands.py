@@ -109,12 +109,14 @@ def evaluate(
     test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
     attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
     eps: Eps = None,
-    steps: Annotated[int, typer.Option(help="Of the attack.")] = 10,
+    steps: Annotated[int | None, typer.Option(help="Of the attack.  [default: 10]")] = None,
     bayes_error: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="Two sets, before and after: estimate their Bayes errors in the run's features."),
     ] = None,
-    bandwidth: Annotated[float, typer.Option(help="σ of the estimate's kernel.")] = 0.3,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="σ of the estimate's kernel.  [default: 0.3]")
+    ] = None,
 ) -> None:
     """Test a trained network on a data set, and note the result in its run folder.
 
@@ -124,15 +126,17 @@ def evaluate(
     """
     if test is None and bayes_error is None:
         raise UserError("nothing to evaluate: give --test, --bayes-error, or both")
-    if test is None and (attack is not None or eps is not None):
+    if test is None and (attack is not None or eps is not None or steps is not None):
         raise UserError("an attack needs images to attack: give --test")
+    if bayes_error is None and bandwidth is not None:
+        raise UserError("a bandwidth is that of an estimate: give --bayes-error")
     if test is not None:
         evaluate_accuracy(run, test, None if attack is None else attack.value, eps, steps)
     if bayes_error is not None:
-        evaluate_estimates(run, bayes_error, bandwidth)
+        evaluate_estimates(run, bayes_error, 0.3 if bandwidth is None else bandwidth)
 
 
-def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, steps: int) -> None:
+def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, steps: int | None) -> None:
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import evaluate as run_evaluation
     from unlearnable_kernels.training.config import requested_attack

@@ -127,4 +127,5 @@ def cover_hart(nearest_neighbour: float, num_classes: int) -> tuple[float, float
     Cover and Hart, "Nearest neighbor pattern classification", 1967. K: number of classes.
     """
     most = (num_classes - 1) / num_classes
-    return most * (1 - max(0.0, 1 - nearest_neighbour / most) ** 0.5), nearest_neighbour
+    capped = min(nearest_neighbour, most)  # no Bayes error is above chance, which finite samples may be
+    return most * (1 - (1 - capped / most) ** 0.5), capped

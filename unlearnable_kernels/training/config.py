@@ -48,7 +48,8 @@ class TrainConfig:
     train, test: data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is tested
     while training.
     clean, protected_fraction, only_clean: with the originals of ``train`` in ``clean``, that part of every
-    class is taken from ``train`` and the rest from ``clean``, or the rest alone; see ``data.mixture.mix``.
+    class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest alone; see
+    ``data.mixture.mix``.
     image_size: shorter side to this many pixels, then centre crop; None takes equal-sized images as they are.
     limit_per_class, test_limit_per_class: only the first so many images of each class, in name order, of the
     training and of the test set.
@@ -189,13 +190,15 @@ def _parse(name: str, text: str, kinds: tuple[type, ...]) -> Any:
         raise UserError(f"{name} is {text!r}: a whole number is allowed") from None
 
 
-def requested_attack(norm: str | None, eps: str | None, steps: int) -> Pgd | None:
-    """The attack to test with, from an option's text; without ``eps`` the published radius of the norm.
+def requested_attack(norm: str | None, eps: str | None, steps: int | None) -> Pgd | None:
+    """The attack to test with, from an option's text; by default the published radius, and 10 steps.
 
-    Raises UserError for a value out of range, and for ``eps`` without ``norm``.
+    Raises UserError for a value out of range, and for ``eps`` or ``steps`` without ``norm``.
     """
     if norm is None:
-        if eps is not None:
-            raise UserError(f"eps is {eps}: without an attack there is no radius, give --attack linf or l2")
+        for name, given in (("eps", eps), ("steps", steps)):
+            if given is not None:
+                raise UserError(f"{name} is {given}, but there is no attack: give --attack linf or l2")
         return None
-    return Pgd(norm, PUBLISHED_EPS[norm] if eps is None else parse_number("eps", eps), steps)
+    radius = PUBLISHED_EPS[norm] if eps is None else parse_number("eps", eps)
+    return Pgd(norm, radius, 10 if steps is None else steps)

@@ -26,6 +26,8 @@ def train_mixed(
         raise UserError(
             "protocol mixed needs the originals of the protected images: set clean to their folder"
         )
+    if settings.get("eps") is not None:
+        raise UserError("protocol mixed trains without an attack: leave eps out")
     fraction = settings.get("protected_fraction")
     records = {}
     # The largest first: that too few images are protected for it shows at once, not after hours of training.
