@@ -205,8 +205,8 @@ def test_settings_that_do_not_fit_are_refused(texts: list[str], told: str) -> No
 
 
 def test_requested_attacks() -> None:
-    assert requested_attack(None, None, 10) is None
-    assert requested_attack("linf", None, 10) == Pgd("linf", 4 / 255)
+    assert requested_attack(None, None, None) is None
+    assert requested_attack("linf", None, None) == Pgd("linf", 4 / 255)
     assert requested_attack("l2", "1/4", 5) == Pgd("l2", 0.25, 5)
     with pytest.raises(UserError, match=r"eps is 0\.5, but there is no attack"):
-        requested_attack(None, "0.5", 10)
+        requested_attack(None, "0.5", None)
