@@ -176,7 +176,7 @@ struct Prepared {
   bool is_empty(std::int64_t i, std::int64_t j) const {
     if (!call.rbf) return false;
     const auto &q = *call.queries, &r = *call.references;
-    const double *a = &q.centre[i * q.depth], *b = &r.centre[j * r.depth];
+    const double *a = q.centre.data() + i * q.depth, *b = r.centre.data() + j * r.depth;
     double square = 0;
     for (std::int64_t d = 0; d < q.depth; ++d) square += (a[d] - b[d]) * (a[d] - b[d]);
     const double gap = std::sqrt(square) * (1 - 1e-9) - (q.radius[i] + r.radius[j]) * (1 + 1e-9);
@@ -218,7 +218,7 @@ void statistics(const Arguments& a, const Tensor& error, const Tensor& mass, con
   S *errors = error.mutable_data_ptr<S>(), *masses = mass.mutable_data_ptr<S>();
   std::int64_t* winners = winner.mutable_data_ptr<std::int64_t>();
   for (std::int64_t row = 0; row < rows.count; ++row) {
-    const double* by_class = &rows.mass[row * a.classes];
+    const double* by_class = rows.mass.data() + row * a.classes;
     const std::int64_t won = std::max_element(by_class, by_class + a.classes) - by_class, to = rows.source[row];
     const double others = std::accumulate(by_class, by_class + won, smallest_mass) +
                           std::accumulate(by_class + won + 1, by_class + a.classes, 0.0);

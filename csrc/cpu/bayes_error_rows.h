@@ -76,7 +76,7 @@ void pack_factors(PackedRows<S>& packed, const Points<S>& points, const BayesKer
   for_each(blocks, [&](std::int64_t b) {
     std::vector<S> rows(block * row_size, S(0));
     for (std::int64_t lane = 0; lane < block && b * block + lane < packed.count; ++lane)
-      points.read(packed.source[b * block + lane], &rows[lane * row_size]);
+      points.read(packed.source[b * block + lane], rows.data() + lane * row_size);
     const auto at = [&](std::int64_t lane, std::int64_t d) { return rows[lane * row_size + d]; };
     for (std::int64_t d = 0; singles && d < padded_depth; ++d)
       for (std::int64_t lane = 0; lane < block; ++lane)
