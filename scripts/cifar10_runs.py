@@ -56,7 +56,9 @@ def main() -> None:
     for protocol in protocols:
         for name, images in (("clean", clean), ("protected", protected)):
             finished.append(run(out / f"{name}-{protocol}", images, clean, protocol, options))
-            what = f"CIFAR-10, {options['network']}, {options['epochs']} epochs, classwise_conv with seed 0"
+            limit = options["limit_per_class"]
+            what = f"CIFAR-10{f', {limit} images a class' if limit else ''}, {options['network']}, "
+            what += f"{options['epochs']} epochs, classwise_conv with seed 0"
             collect_runs(finished, what, out / "runs.json")
 
 
