@@ -203,6 +203,21 @@ def test_only_protected_samples_are_compared(work: Path, tmp_path: Path) -> None
     assert "the two runs also differ in epochs" in page.text
 
 
+def test_a_protected_run_is_compared_with_the_clean_one_most_like_it(work: Path, tmp_path: Path) -> None:
+    for name, data in (("clean", "animals"), ("protected", "guarded")):
+        config = config_for(work, str(work / data), epochs=1, protocol="at-linf", attack_steps=1)
+        train(config, tmp_path / name)
+    clean = [work / "runs" / "clean", tmp_path / "clean"]
+    write_report([*clean, tmp_path / "protected"], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    accuracy = page.row("Clean-test accuracy")[1]
+    assert (
+        f"Trained adversarially on the clean images of animals, the network recognises {accuracy}"
+        in page.text
+    )
+    assert "also differ" not in page.text
+
+
 def test_a_mixture_is_told_by_what_was_trained_on(work: Path, tmp_path: Path) -> None:
     protect_dataset(work / "animals", tmp_path / "half", filters_from=KEY, workers=0, fraction=2 / 3)
     mixture: dict[str, Any] = {"epochs": 1, "clean": str(work / "animals"), "protected_fraction": 1 / 3}

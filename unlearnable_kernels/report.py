@@ -119,10 +119,12 @@ def _distinct_names(paths: list[Path]) -> list[str]:
 
 
 def _summary(runs: list[Run]) -> list[str]:
-    """A sentence for every protected run that was tested on the same images as a clean one."""
+    """A sentence for every protected run with a clean one, the most alike, tested on the same images."""
     sentences = []
     for run in runs:
-        clean = next((other for other in runs if _comparable(other, run)), None)
+        others = [other for other in runs if _comparable(other, run)]
+        alike = [len(_differing_fields(other.config, run.config)) for other in others]
+        clean = others[alike.index(min(alike))] if others else None
         if clean is None or clean.test_accuracy is None or run.test_accuracy is None:
             continue
         fraction = run.config.protected_fraction or run.protected_by("parameters").get("fraction", 1.0)
@@ -131,7 +133,7 @@ def _summary(runs: list[Run]) -> list[str]:
         if isinstance(fraction, float) and fraction != 1:
             copy = f"a copy of which {100 * fraction:g} % is protected"
         sentence = (
-            f"Trained on the clean {part} of {clean.train_set}, the network recognises "
+            f"Trained {_how(clean.config)}on the clean {part} of {clean.train_set}, the network recognises "
             f"{percent(clean.test_accuracy)} of {run.record['test']['images']:,} clean test images; trained "
             f"on {copy}, {percent(run.test_accuracy)}. Guessing would give "
             f"{percent(1 / len(run.record['classes']))}."
@@ -141,6 +143,10 @@ def _summary(runs: list[Run]) -> list[str]:
             sentence += f" Mind that the two runs also differ in {', '.join(differing)}."
         sentences.append(sentence)
     return sentences
+
+
+def _how(config: TrainConfig) -> str:
+    return "" if config.protocol == "erm" else "adversarially "
 
 
 def _comparable(clean: Run, protected: Run) -> bool:
