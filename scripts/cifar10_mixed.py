@@ -85,7 +85,7 @@ def main() -> None:
     jobs: dict[str, dict[str, Any]] = {
         "all clean": {"train": str(clean)},
         "clean half alone": {"train": str(cuda), **half, "only_clean": True},
-        "clean half + bayes-error half": {"train": str(beo)},
+        f"clean half + {method} half": {"train": str(beo)},
         "clean half + classwise-conv half": {"train": str(cuda)},
         "all classwise-conv": {"train": str(whole)},
     }
