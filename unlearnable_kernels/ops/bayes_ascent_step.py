@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error, pgd_step
-from unlearnable_kernels.ops.library import LIBRARY
+from unlearnable_kernels.ops.labels import check_labels
+from unlearnable_kernels.ops.library import define, never_requires_grad
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -93,17 +94,11 @@ def check_arguments(
         raise RuntimeError(f"{op}: {message.replace('features', 'samples')}") from None
 
 
-def _check_values(rows: Tensor, labels: Tensor, num_classes: int) -> None:
-    bad = (labels < 0) | (labels >= num_classes)
+def check_values(rows: Tensor, labels: Tensor, num_classes: int) -> None:
+    check_labels("bayes_ascent_step", labels, 0, num_classes)
     finite = rows.double().square().sum(1).isfinite()
     if labels.is_cuda:
-        torch._assert_async(~bad.any(), f"bayes_ascent_step: labels must lie in [0, {num_classes})")
         torch._assert_async(finite.all(), "bayes_ascent_step: x must be finite")
-    elif bad.any():
-        at = int(bad.nonzero()[0])
-        raise RuntimeError(
-            f"bayes_ascent_step: labels[{at}] is {int(labels[at])}, but must lie in [0, {num_classes})"
-        )
     elif not finite.all():
         at = int((~finite).nonzero()[0])
         raise RuntimeError(f"bayes_ascent_step: x[{at}] must be finite, and so must its squared length")
@@ -124,7 +119,7 @@ def reference(
     """The composition of the parts' references in plain PyTorch; serves where there is no kernel."""
     check_arguments(x, labels, origin, num_classes, bandwidth, step_size, eps, norm, lower, upper)
     rows = x.reshape(x.shape[0], x[:1].numel())
-    _check_values(rows, labels, num_classes)
+    check_values(rows, labels, num_classes)
     options = (num_classes, bandwidth, "rbf", "ieee", None, -1)
     error, mass, winner = bayes_error.reference(rows, labels, *options)
     ones = torch.ones_like(error)
@@ -163,26 +158,5 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
             yield tensors[0], labels.to(device), tensors[1], 3, 0.8, step_size, eps, norm
 
 
-def _without_grad(
-    x: Tensor,
-    labels: Tensor,
-    origin: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    with torch._C._AutoDispatchBelowAutograd():
-        result: tuple[Tensor, Tensor] = torch.ops.unlearn.bayes_ascent_step(
-            x, labels, origin, num_classes, bandwidth, step_size, eps, norm, lower, upper
-        )
-    return result
-
-
-LIBRARY.define(SCHEMA)
-LIBRARY.impl("bayes_ascent_step", reference, "CompositeExplicitAutograd")
-LIBRARY.impl("bayes_ascent_step", _without_grad, "Autograd")
-torch.library.register_fake("unlearn::bayes_ascent_step", fake, lib=LIBRARY)
+define(SCHEMA, reference, fake)
+never_requires_grad("bayes_ascent_step")

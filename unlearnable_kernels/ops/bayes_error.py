@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.ops.library import LIBRARY
+from unlearnable_kernels.ops.labels import check_labels
+from unlearnable_kernels.ops.library import define, differentiable_once
 
 SIMILARITIES = ("rbf", "logistic")
 PRECISIONS = ("ieee", "tf32", "bf16")
@@ -141,19 +142,13 @@ def check_arguments(
     )
 
 
-def _check_values(features: Tensor, labels: Tensor, num_classes: int, references: Tensor | None) -> None:
-    bad = (labels < 0) | (labels >= num_classes)
+def check_values(features: Tensor, labels: Tensor, num_classes: int, references: Tensor | None) -> None:
+    check_labels("bayes_error", labels, 0, num_classes)
     rows = {"features": features} | ({} if references is None else {"references": references})
     if labels.is_cuda:
-        torch._assert_async(~bad.any(), f"bayes_error: labels must lie in [0, {num_classes})")
         for name, x in rows.items():
             torch._assert_async(x.isfinite().all(), f"bayes_error: {name} must be finite")
         return
-    if bad.any():
-        at = int(bad.nonzero()[0])
-        raise RuntimeError(
-            f"bayes_error: labels[{at}] is {int(labels[at])}, but must lie in [0, {num_classes})"
-        )
     for name, x in rows.items():
         if not x.isfinite().all():
             row, column = (~x.isfinite()).nonzero()[0].tolist()
@@ -209,7 +204,7 @@ def reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator in plain PyTorch, in float64 whatever ``precision``; serves where there is no kernel."""
     check_arguments(features, labels, num_classes, bandwidth, similarity, precision, references, first_row)
-    _check_values(features, labels, num_classes, references)
+    check_values(features, labels, num_classes, references)
     count = features.shape[0]
     error = features.new_empty(count)
     mass = features.new_empty(count, 2)
@@ -326,19 +321,6 @@ def _backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple:
     return grad_features, *without_grad, None if references is None else grad_references, None
 
 
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("bayes_error: second derivatives are not implemented")
-
-
-for schema, plain, meta in (
-    (SCHEMA, reference, fake),
-    (SCHEMA_BACKWARD, reference_backward, fake_backward),
-):
-    name = schema.partition("(")[0]
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unlearn::{name}", meta, lib=LIBRARY)
-torch.library.register_autograd(
-    "unlearn::bayes_error", _backward, setup_context=_save_for_backward, lib=LIBRARY
-)
-torch.library.register_autograd("unlearn::bayes_error_backward", _refuse_second_derivative, lib=LIBRARY)
+define(SCHEMA, reference, fake)
+define(SCHEMA_BACKWARD, reference_backward, fake_backward)
+differentiable_once("bayes_error", _backward, _save_for_backward)

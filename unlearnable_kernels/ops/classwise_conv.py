@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.ops.library import LIBRARY
+from unlearnable_kernels.ops.labels import check_labels
+from unlearnable_kernels.ops.library import LIBRARY, call_below_autograd, define, differentiable_once
 
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 RESCALES = ("max", "none")
@@ -120,20 +121,15 @@ def check_arguments(images: Tensor, labels: Tensor, filters: Tensor, padding: st
 
 
 def check_values(images: Tensor, labels: Tensor, filters: Tensor) -> None:
-    classes = filters.shape[0]
-    bad = (labels < -1) | (labels >= classes)
-    bounded = filters.abs() <= 1e30 if images.dtype == torch.uint8 else torch.ones((), device=labels.device)
-    if labels.is_cuda:
-        torch._assert_async(~bad.any(), f"classwise_conv: labels must lie in [-1, {classes})")
-        torch._assert_async(bounded.all(), "classwise_conv: filters must lie within ±1e30 for uint8 images")
+    check_labels("classwise_conv", labels, -1, filters.shape[0])
+    if images.dtype != torch.uint8:
         return
-    if bad.any():
-        index = int(bad.nonzero()[0])
-        raise RuntimeError(
-            f"classwise_conv: labels[{index}] is {int(labels[index])}, but must lie in [-1, {classes})"
-        )
-    if not bounded.all():
-        raise RuntimeError("classwise_conv: filters must lie within ±1e30 for uint8 images")
+    bounded = (filters.abs() <= 1e30).all()
+    message = "classwise_conv: filters must lie within ±1e30 for uint8 images"
+    if labels.is_cuda:
+        torch._assert_async(bounded, message)
+    elif not bounded:
+        raise RuntimeError(message)
 
 
 def source_index(size: int, pad: int, padding: str, device: torch.device) -> Tensor:
@@ -348,37 +344,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None]
     return grad_images, None, grad_filters, None, None
 
 
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("classwise_conv: second derivatives are not implemented")
-
-
-def _into_without_grad(
-    images: Tensor,
-    labels: Tensor,
-    filters: Tensor,
-    out: Tensor,
-    padding: str = "zeros",
-    rescale: str = "max",
-) -> None:
+def _into_without_grad(images: Tensor, labels: Tensor, filters: Tensor, out: Tensor, *how: str) -> None:
     if torch.is_grad_enabled() and any(t.requires_grad for t in (images, filters, out)):
         raise RuntimeError(
             "classwise_conv: out= is not differentiable, but images, filters or out require grad"
         )
-    with torch._C._AutoDispatchBelowAutograd():
-        torch.ops.unlearn.classwise_conv_into(images, labels, filters, out, padding, rescale)
+    call_below_autograd("classwise_conv_into", images, labels, filters, out, *how)
 
 
-for schema, plain, meta in (
-    (SCHEMA, reference, fake),
-    (SCHEMA_INTO, reference_into, fake_into),
-    (SCHEMA_BACKWARD, reference_backward, fake_backward),
-):
-    name = schema.partition("(")[0]
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unlearn::{name}", meta, lib=LIBRARY)
+define(SCHEMA, reference, fake)
+define(SCHEMA_INTO, reference_into, fake_into)
+define(SCHEMA_BACKWARD, reference_backward, fake_backward)
+differentiable_once("classwise_conv", _backward, _save_for_backward)
 LIBRARY.impl("classwise_conv_into", _into_without_grad, "Autograd")
-torch.library.register_autograd(
-    "unlearn::classwise_conv", _backward, setup_context=_save_for_backward, lib=LIBRARY
-)
-torch.library.register_autograd("unlearn::classwise_conv_backward", _refuse_second_derivative, lib=LIBRARY)

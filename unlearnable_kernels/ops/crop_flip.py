@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.ops.library import LIBRARY
+from unlearnable_kernels.ops.library import define
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_PADDING = 2**30
@@ -101,7 +101,7 @@ def check_arguments(
     )
 
 
-def _check_values(offsets: Tensor, padding: int, index: Tensor | None, stored: int) -> None:
+def check_values(offsets: Tensor, padding: int, index: Tensor | None, stored: int) -> None:
     bad_offsets = (offsets < 0) | (offsets > 2 * padding)
     bad_index = torch.zeros_like(offsets[:, 0]).bool() if index is None else (index < 0) | (index >= stored)
     if offsets.is_cuda:
@@ -136,7 +136,7 @@ def reference(
     """The operator in plain PyTorch, bit for bit what the kernels give; serves where there is none."""
     check_arguments(images, offsets, flips, padding, index, dtype)
     stored, height, width, _ = images.shape
-    _check_values(offsets, padding, index, stored)
+    check_values(offsets, padding, index, stored)
     result = empty_result(images, offsets, dtype)
     if result.numel() == 0:
         return result
@@ -179,6 +179,4 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
                 yield images.to(device), offsets.to(device), flips.to(device), padding, index, dtype
 
 
-LIBRARY.define(SCHEMA)
-LIBRARY.impl("crop_flip", reference, "CompositeExplicitAutograd")
-torch.library.register_fake("unlearn::crop_flip", fake, lib=LIBRARY)
+define(SCHEMA, reference, fake)

@@ -11,12 +11,13 @@ docs/maths.md numbers the equations and fixes their rounding.
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlearnable_kernels.ops.library import LIBRARY
+from unlearnable_kernels.ops.library import LIBRARY, call_below_autograd, define, never_requires_grad
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -270,44 +271,14 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
             yield *tensors, step_size, eps, norm
 
 
-def _without_grad(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> Tensor:
-    with torch._C._AutoDispatchBelowAutograd():
-        result: Tensor = torch.ops.unlearn.pgd_step(x, grad, origin, step_size, eps, norm, lower, upper)
-    return result
-
-
-def _in_place_without_grad(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> None:
+def _in_place_without_grad(x: Tensor, *others: Any) -> None:
     recorded = torch.is_grad_enabled() and x.requires_grad
     check(not recorded, "x is written in place, but requires grad; give x.detach(), or call under no_grad()")
-    with torch._C._AutoDispatchBelowAutograd():
-        torch.ops.unlearn.pgd_step_(x, grad, origin, step_size, eps, norm, lower, upper)
+    call_below_autograd("pgd_step_", x, *others)
     torch.autograd.graph.increment_version(x)
 
 
-for schema, plain, meta, without_grad in (
-    (SCHEMA, reference, fake, _without_grad),
-    (SCHEMA_IN_PLACE, reference_in_place, fake_in_place, _in_place_without_grad),
-):
-    name = schema.partition("(")[0]
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
-    LIBRARY.impl(name, without_grad, "Autograd")
-    torch.library.register_fake(f"unlearn::{name}", meta, lib=LIBRARY)
+define(SCHEMA, reference, fake)
+define(SCHEMA_IN_PLACE, reference_in_place, fake_in_place)
+never_requires_grad("pgd_step")
+LIBRARY.impl("pgd_step_", _in_place_without_grad, "Autograd")

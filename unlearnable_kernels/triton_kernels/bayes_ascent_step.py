@@ -27,7 +27,7 @@ def bayes_ascent_step(
         return contract.reference(*call)
     contract.check_arguments(*call)
     rows = x.reshape(x.shape[0], x[:1].numel())
-    contract._check_values(rows, labels, num_classes)
+    contract.check_values(rows, labels, num_classes)
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         error, grad = bayes_error.error_and_gradient(rows, labels, num_classes, bandwidth)
         step = pgd_step.pgd_step(x, grad.view(x.shape), origin, step_size, eps, norm, lower, upper)

@@ -252,7 +252,7 @@ def bayes_error(
     if features.dtype == torch.float64 or 0 in features.shape or len(pool) == 0:
         return contract.reference(*call)
     contract.check_arguments(*call)
-    contract._check_values(features, labels, num_classes, references)
+    contract.check_values(features, labels, num_classes, references)
     with _device_of(features):
         problem = _problem(features, labels, bandwidth, similarity, precision, references, first_row)
         return _statistics(problem, features, num_classes)
