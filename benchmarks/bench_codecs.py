@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unlearnable_kernels.data import images
-from unlearnable_kernels.data.image_headers import PNG_SIGNATURE
-from unlearnable_kernels.data.png import average_filtered
+from unlearnable_kernels.data.images import decoding as images
+from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
+from unlearnable_kernels.data.images.png import average_filtered
 
 Codec = Callable[[Any], Any]
 OURS = "unlearnable_kernels"

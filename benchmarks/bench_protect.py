@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.record import usable_cores
 
 ROUNDS = 3
 TARGETS = {"of the speed without the filter": 0.9, "of the cores busy": 0.9}
@@ -35,7 +35,7 @@ def images_per_second(source: Path, key: Key, fraction: float) -> tuple[float, f
         protect_dataset(
             source,
             scratch / "out",
-            filters_from=key,
+            secret=key,
             fraction=fraction,
             progress=lambda done, total: reports.append((done, time.perf_counter(), busy_seconds())),
         )

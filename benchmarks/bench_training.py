@@ -23,12 +23,13 @@ from torchvision.transforms import v2
 
 from unlearnable_kernels import cpu_capability
 from unlearnable_kernels.data.arrays import LabelledImages
+from unlearnable_kernels.defences import pgd as attacks
+from unlearnable_kernels.device import pick_device
+from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.ops.crop_flip import reference as plain_crop_flip
-from unlearnable_kernels.record import usable_cores
-from unlearnable_kernels.training import TrainConfig, attacks, loop
-from unlearnable_kernels.training.device import pick_device
-from unlearnable_kernels.training.distributed import Processes
+from unlearnable_kernels.training import TrainConfig, loop
+from unlearnable_kernels.training.processes import Processes
 
 GPU = torch.cuda.is_available()
 EPS = 4 / 255

@@ -51,7 +51,7 @@ def _write(path: str | None) -> None:
     """After every benchmark, so that an interrupted run leaves what was measured."""
     if path is None:
         return
-    from unlearnable_kernels.record import machine, versions
+    from unlearnable_kernels.environment import machine, versions
 
     record = {"machine": machine(), "versions": versions(), "benchmarks": RESULTS}
     Path(path).write_text(json.dumps(record, indent=1) + "\n")

@@ -14,11 +14,11 @@ from typing import Any
 from record_runs import collect_runs
 
 from unlearnable_kernels.data.arrays import first_of_each_class
-from unlearnable_kernels.data.sources import open_source
+from unlearnable_kernels.data.manifest import read_manifest
+from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.demo import find_cifar10
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import create_key_file, read_key_file
-from unlearnable_kernels.protect.manifest import read_manifest
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.training import TrainConfig, train
 
@@ -59,7 +59,7 @@ def protect(clean: Path, out: Path, key: Path, **options: Any) -> Path:
         protect_dataset(
             clean,
             out,
-            filters_from=read_key_file(key),
+            secret=read_key_file(key),
             progress=lambda done, total: report("protecting", done, total),
             stages=lambda what, done, total: report(what, done, total),
             **options,

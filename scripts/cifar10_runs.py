@@ -17,7 +17,7 @@ from record_runs import collect_runs
 from unlearnable_kernels.demo import find_cifar10
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import progress
-from unlearnable_kernels.protect.filters import SeedCompat
+from unlearnable_kernels.protect.keys import Seed
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.training import TrainConfig, train
 
@@ -49,7 +49,7 @@ def main() -> None:
         protect_dataset(
             clean,
             protected,
-            filters_from=SeedCompat(0),
+            secret=Seed(0),
             progress=lambda done, total: report("protecting", done, total),
         )
     finished: list[Path] = []

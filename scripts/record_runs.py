@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from unlearnable_kernels.record import read_jsonl, write_json
+from unlearnable_kernels.files import read_jsonl, write_json
 
 
 def collect(run: Path) -> dict:

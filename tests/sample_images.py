@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from unlearnable_kernels.data.image_headers import PNG_SIGNATURE
+from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 
 SHAPES = [(1, 1), (1, 7), (8, 8), (17, 16), (33, 47), (64, 64)]
 

@@ -128,7 +128,7 @@ def test_relabelled_follows_the_names(tree: Path) -> None:
 def test_the_manifest_comes_along(tree: Path, tmp_path: Path, format: str) -> None:
     key = Key(bytes(range(32)))
     out = tmp_path / "protected"
-    protect_dataset(tree, out, filters_from=key, workers=0, format=format)
+    protect_dataset(tree, out, secret=key, workers=0, format=format)
     data = load_arrays(out, "train")
     assert data.names == load_arrays(tree, "train").names
     protection = data.protection()

@@ -10,8 +10,8 @@ import torch
 
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
-from unlearnable_kernels.protect import embedding
-from unlearnable_kernels.protect.ascent import (
+from unlearnable_kernels.protect.methods import embedding
+from unlearnable_kernels.protect.methods.ascent import (
     ADAM_LR,
     AUTHORS,
     OURS,
@@ -21,13 +21,13 @@ from unlearnable_kernels.protect.ascent import (
     Target,
     adamw_ascent,
 )
-from unlearnable_kernels.protect.embedding import (
+from unlearnable_kernels.protect.methods.embedding import (
     features,
     fresh_embedding,
     pixel_gradient,
     train_embedding,
 )
-from unlearnable_kernels.protect.method import Workplace
+from unlearnable_kernels.protect.methods.method import Workplace
 
 CPU = torch.device("cpu")
 
@@ -115,7 +115,7 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
         ascended.append(id(model))
         return true_gradient(model, images, upstream)
 
-    from unlearnable_kernels.protect import ascent as module
+    from unlearnable_kernels.protect.methods import ascent as module
 
     monkeypatch.setattr(module, "train_embedding", training)
     monkeypatch.setattr(module, "pixel_gradient", gradient)

@@ -14,9 +14,9 @@ from torch.nn import functional
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.data.digits import write_digits
+from unlearnable_kernels.defences.pgd import written
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.training import Attack, Pgd, robust_accuracy
-from unlearnable_kernels.training.attacks import written
 
 __all__ = ["one_thread"]  # a fixture
 SETTINGS = [("linf", 16 / 255), ("l2", 2.0)]

@@ -16,14 +16,13 @@ from PIL import Image
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode, resize
-from unlearnable_kernels.data.sources import open_source
+from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.ascent import AUTHORS, OURS
-from unlearnable_kernels.protect.bayes_error import BayesError, BeoAaai2026
-from unlearnable_kernels.protect.filters import SeedCompat
-from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.keys import Key, Seed
+from unlearnable_kernels.protect.methods.ascent import AUTHORS, OURS
+from unlearnable_kernels.protect.methods.bayes_error import BayesError, BeoAaai2026
+from unlearnable_kernels.protect.methods.selection import exact_subset
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.protect.selection import exact_subset
 from unlearnable_kernels.protect.verify import verify_dataset
 
 KEY = Key(bytes(range(32)))
@@ -58,7 +57,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
-    common = {"filters_from": KEY, "workers": 0, "method": "bayes-error", "network": "resnet8", "steps": 2}
+    common = {"secret": KEY, "workers": 0, "method": "bayes-error", "network": "resnet8", "steps": 2}
     protect_dataset(src, dst, **{**common, **options})
     assert not dst.with_name(dst.name + ".partial").exists()
     return contents(dst)
@@ -125,9 +124,9 @@ def test_the_manifest_says_what_was_done(tree: Path, tmp_path: Path) -> None:
 def test_the_fraction_is_exact_and_the_rest_untouched(tree: Path, tmp_path: Path) -> None:
     source = open_source(tree)
     names, labels = [s.name for s in source.samples], [s.label for s in source.samples]
-    for number, secret in enumerate((KEY, Key(bytes(32)), SeedCompat(3))):
+    for number, secret in enumerate((KEY, Key(bytes(32)), Seed(3))):
         dst = tmp_path / f"out{number}"
-        protect(tree, dst, fraction=0.4, steps=1, filters_from=secret)
+        protect(tree, dst, fraction=0.4, steps=1, secret=secret)
         chosen = exact_subset(secret, "zoo", names, labels, 0.4)
         assert chosen.sum() == 9
         flags = [entry["protected"] for entry in manifest_of(dst)["files"].values()]
@@ -139,7 +138,7 @@ def test_the_fraction_is_exact_and_the_rest_untouched(tree: Path, tmp_path: Path
 def test_the_same_command_gives_the_same_bytes_and_another_key_others(tree: Path, tmp_path: Path) -> None:
     first = protect(tree, tmp_path / "first", steps=1)
     assert protect(tree, tmp_path / "again", steps=1, workers=2) == first
-    other = protect(tree, tmp_path / "other", steps=1, filters_from=Key(bytes(32)))
+    other = protect(tree, tmp_path / "other", steps=1, secret=Key(bytes(32)))
     assert other["train/ant/0.png"] != first["train/ant/0.png"]
 
 
@@ -222,7 +221,7 @@ def test_a_full_disk_is_one_line_and_no_loss(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(UserError, match=r"^disk full while writing .*; run the same command again"):
+        with pytest.raises(UserError, match=r"^cannot write .*: disk full; run the same command again"):
             protect(tree, tmp_path / "out", steps=1)
     assert protect(tree, tmp_path / "out", steps=1) == protect(tree, tmp_path / "whole", steps=1)
 
@@ -230,8 +229,8 @@ def test_a_full_disk_is_one_line_and_no_loss(
 def test_what_the_method_cannot_take_is_named(tree: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"format": "jpeg"}, "format must be one of png, webp, npz with bayes-error, not 'jpeg'"),
-        ({"strength": 0.3}, "strength is no option of bayes-error: it is one of classwise-conv"),
-        ({"colour": 1}, "colour is no option of bayes-error: no method has it"),
+        ({"strength": 0.3}, "strength is not an option of bayes-error: it belongs to classwise-conv"),
+        ({"colour": 1}, "colour is not an option of bayes-error: no method has it"),
         ({"fraction": 0.0}, "fraction must be above 0"),
         ({"bandwidth": float("nan")}, "bandwidth must be a finite number above 0, or median, not nan"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),

@@ -6,7 +6,7 @@ import torch
 
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import read_jsonl
+from unlearnable_kernels.files import read_jsonl
 from unlearnable_kernels.training import TrainConfig, evaluate_bayes_error, train
 from unlearnable_kernels.training.bayes_estimate import (
     bootstrap_interval,
@@ -91,7 +91,7 @@ def test_before_and_after_are_noted_in_the_run_folder(digits_run, capsys):
 
 
 def test_features_are_those_the_classifier_sees(digits_run):
-    from unlearnable_kernels.training.evaluate import load_trained
+    from unlearnable_kernels.training.evaluation import load_trained
 
     model, *_ = load_trained(digits_run[0], torch.device("cpu"))
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)

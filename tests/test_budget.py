@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.budget import check_budget, quantised
+from unlearnable_kernels.protect.methods.budget import check_budget, quantised
 
 
 def pair(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unlearnable_kernels.data.cifar import CIFAR10, CIFAR100, CifarFormat
-from unlearnable_kernels.data.sources import open_source
+from unlearnable_kernels.data.formats.cifar import CIFAR10, CIFAR100, CifarFormat
+from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 
 CLASSES = {

@@ -14,9 +14,9 @@ from typer.main import get_command
 
 from unlearnable_kernels import progress
 from unlearnable_kernels.cli import app, main
-from unlearnable_kernels.protect.bayes_error import BayesError
-from unlearnable_kernels.protect.classwise_conv import ClasswiseConv
 from unlearnable_kernels.protect.methods import option_names
+from unlearnable_kernels.protect.methods.bayes_error import BayesError
+from unlearnable_kernels.protect.methods.classwise_conv import ClasswiseConv
 
 COMMANDS = ("keygen", "protect", "verify", "preview", "train", "evaluate", "report", "demo", "info")
 
@@ -89,8 +89,8 @@ BAD_CALLS = {
         "same",
     ): "'zeros', 'reflect', 'replicate', 'circular'",
     ("protect", "a", "b", "--kernel-size", "big"): "--kernel-size",
-    ("protect", "a", "b", "--seed-compat", "1", "--eps", "8/255"): "eps is no option of classwise-conv",
-    (*BAYES, "--padding", "zeros"): "padding is no option of bayes-error",
+    ("protect", "a", "b", "--seed-compat", "1", "--eps", "8/255"): "eps is not an option of classwise-conv",
+    (*BAYES, "--padding", "zeros"): "padding is not an option of bayes-error",
     (*BAYES, "--eps", "8/0"): "eps must be a number or a fraction such as 8/255, not '8/0'",
     (*BAYES, "--eps", "1/500"): "eps must be a finite number of at least 1/255",
     (*BAYES, "--bandwidth", "mean"): "bandwidth must be a number",

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.filters import (
-    SeedCompat,
+from unlearnable_kernels.protect.keys import Key, Seed
+from unlearnable_kernels.protect.methods.filters import (
     class_filters,
     default_parameters,
     filters_from_key,
     filters_from_seed,
     seed_stream,
 )
-from unlearnable_kernels.protect.keys import Key
 
 FIXED = Key(bytes(range(32)))
 
@@ -120,7 +119,7 @@ def test_key_filters_are_distributed_as_said() -> None:
 def test_the_same_filters_in_another_process() -> None:
     program = (
         "from unlearnable_kernels.protect.keys import Key\n"
-        "from unlearnable_kernels.protect.filters import filters_from_key\n"
+        "from unlearnable_kernels.protect.methods.filters import filters_from_key\n"
         "print(filters_from_key(Key(bytes(range(32))), 'x', 3, 3, 0.3).numpy().tobytes().hex())"
     )
     printed = subprocess.run(
@@ -131,7 +130,7 @@ def test_the_same_filters_in_another_process() -> None:
 
 def test_a_seed_warns_that_it_is_no_secret() -> None:
     with pytest.warns(UserWarning, match="no secret"):
-        compat = SeedCompat(123456789)
+        compat = Seed(123456789)
     with pytest.warns(UserWarning, match="no secret"):
         filters = filters_from_seed(123456789, 2, 3, 0.3)
     assert torch.equal(class_filters(compat, "any", 2, 3, 0.3), filters)
@@ -140,14 +139,14 @@ def test_a_seed_warns_that_it_is_no_secret() -> None:
 
 @pytest.mark.filterwarnings("ignore:an integer seed")
 def test_seeds_are_told_apart() -> None:
-    assert SeedCompat(1).fingerprint == SeedCompat(1).fingerprint != SeedCompat(2).fingerprint
-    assert SeedCompat(1).mac(b"a") != SeedCompat(1).mac(b"b")
+    assert Seed(1).fingerprint == Seed(1).fingerprint != Seed(2).fingerprint
+    assert Seed(1).mac(b"a") != Seed(1).mac(b"b")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(UserError, match="seed must be in"):
-        SeedCompat(seed)
+        Seed(seed)
 
 
 @pytest.mark.filterwarnings("ignore:an integer seed")

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sample_images import SHAPES, by_pillow, photo, png, png_chunk, saved
 
-from unlearnable_kernels.data import images
 from unlearnable_kernels.data.images import MAX_PIXELS, decode, encode
+from unlearnable_kernels.data.images import decoding as images
 from unlearnable_kernels.errors import ImageError
 
 # Pillow warns of damage that these tests cause.

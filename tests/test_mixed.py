@@ -10,8 +10,7 @@ from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.mixture import mix
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.filters import SeedCompat
-from unlearnable_kernels.protect.keys import create_key_file
+from unlearnable_kernels.protect.keys import Seed, create_key_file
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.training import TrainConfig
 
@@ -27,10 +26,10 @@ def photos(tmp_path_factory):
         for number in range(PER_CLASS):
             pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / "photos" / label / f"{number}.webp", lossless=True)
-    protect_dataset(root / "photos", root / "whole", filters_from=SeedCompat(0), workers=0)
+    protect_dataset(root / "photos", root / "whole", secret=Seed(0), workers=0)
     key = create_key_file(root / "key")
-    protect_dataset(root / "photos", root / "half", filters_from=key, fraction=0.5, workers=0)
-    protect_dataset(root / "photos", root / "array", filters_from=SeedCompat(0), format="npz", workers=0)
+    protect_dataset(root / "photos", root / "half", secret=key, fraction=0.5, workers=0)
+    protect_dataset(root / "photos", root / "array", secret=Seed(0), format="npz", workers=0)
     return root
 
 

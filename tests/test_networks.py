@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import (
-    create_network,
-    network_names,
-    penultimate_features,
-    register_network,
-)
+from unlearnable_kernels.networks import NETWORKS, create_network, penultimate_features
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet18"])
@@ -80,12 +75,9 @@ def test_the_seed_decides_the_weights() -> None:
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"'vgg'.*resnet18, resnet8"):
         create_network("vgg", 10, 32)
-    assert {"resnet18", "resnet8"} <= set(network_names())
+    assert {"resnet18", "resnet8"} <= set(NETWORKS)
 
 
 def test_a_name_is_registered_once() -> None:
-    def resnet8(num_classes: int, image_size: int) -> torch.nn.Module:
-        return torch.nn.Identity()
-
-    with pytest.raises(ValueError, match="registered already"):
-        register_network(resnet8)
+    with pytest.raises(ValueError, match="'resnet8' already"):
+        NETWORKS.register("resnet8", "another")(torch.nn.Identity)

@@ -9,7 +9,8 @@ from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key, create_key_file
-from unlearnable_kernels.protect.preview import (
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.report.contact_sheet import (
     CELL,
     GAP,
     TITLE,
@@ -18,7 +19,6 @@ from unlearnable_kernels.protect.preview import (
     write_comparison,
     write_preview,
 )
-from unlearnable_kernels.protect.run import protect_dataset
 
 KEY = Key(bytes(range(32)))
 
@@ -48,7 +48,7 @@ def cells(path: Path) -> list[list[np.ndarray]]:
 def test_it_shows_what_protect_will_write(tree: Path, tmp_path: Path) -> None:
     options = {"kernel_size": 5, "strength": 0.2, "padding": "circular", "dataset_name": "x"}
     sheet = write_preview(tree, tmp_path / "sheet.png", KEY, **options)  # type: ignore[arg-type]
-    protect_dataset(tree, tmp_path / "out", filters_from=KEY, workers=0, **options)  # type: ignore[arg-type]
+    protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, **options)  # type: ignore[arg-type]
     shown = cells(sheet)
     assert len(shown) == 3
     for name, (clean, difference, protected) in zip(("ant", "bee", "cow"), shown, strict=True):
@@ -119,7 +119,7 @@ def test_bad_arguments_are_named(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["png", "npz"])
 def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path, format: str) -> None:
-    protect_dataset(tree, tmp_path / "out", filters_from=KEY, workers=0, fraction=0.5, format=format)
+    protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, fraction=0.5, format=format)
     entries = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
     entries = entries["train.npz"]["samples"] if format == "npz" else entries
     written = load_arrays(tmp_path / "out")
@@ -134,7 +134,7 @@ def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path,
 
 
 def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None:
-    protect_dataset(tree, tmp_path / "out", filters_from=KEY, workers=0)
+    protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0)
     manifest = tmp_path / "out" / "manifest.json"
     text = manifest.read_text()
     with pytest.raises(UserError, match="must lie outside the protected data set"):
@@ -146,7 +146,7 @@ def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="not one image of the first 10 classes is protected"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     manifest.write_text(text.replace('"classwise-conv"', '"noise"'))
-    with pytest.raises(UserError, match="method 'noise' is none of classwise-conv, bayes-error"):
+    with pytest.raises(UserError, match="method 'noise' is none of bayes-error, beo-aaai2026"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     manifest.write_text(text)
     (tmp_path / "out" / "bee" / "0.png").unlink()

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from unlearnable_kernels.data.images import decode
-from unlearnable_kernels.data.sources import open_source
+from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
-from unlearnable_kernels.protect import plan as plan_module
-from unlearnable_kernels.protect.filters import SeedCompat, filters_from_key
-from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.keys import Key, Seed
+from unlearnable_kernels.protect.methods.filters import filters_from_key
+from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -72,7 +72,7 @@ def expected(pixels: np.ndarray, label: int, filters: torch.Tensor, padding: str
 
 
 def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
-    protect_dataset(src, dst, **{"filters_from": KEY, "workers": 0, **options})
+    protect_dataset(src, dst, **{"secret": KEY, "workers": 0, **options})
     assert not dst.with_name(dst.name + ".partial").exists()
     return contents(dst)
 
@@ -163,7 +163,7 @@ def test_seed_compatibility_gives_the_released_bytes(tmp_path: Path) -> None:
         for number in range(6):
             clean.append((f"{name}/{number}.png", label, picture(10 * label + number, 32, 32)))
             save(src / clean[-1][0], clean[-1][2])
-    files = protect(src, tmp_path / "out", filters_from=SeedCompat(11), fraction=0.5)
+    files = protect(src, tmp_path / "out", secret=Seed(11), fraction=0.5)
     stream = np.random.RandomState(11)
     filters = []
     for _ in CLASSES:
@@ -452,7 +452,7 @@ def test_what_is_there_is_left_alone(tree: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "noise"}, "method must be one of"),
+        ({"method": "noise"}, "unknown method 'noise': choose one of"),
         ({"kernel_size": 4}, "odd"),
         ({"strength": 0.0}, "strength"),
         ({"fraction": 0.0}, "fraction"),
@@ -487,8 +487,9 @@ def test_real_images(tmp_path: Path) -> None:
         (src / "train" / sample.name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source.root / "train" / sample.name, src / "train" / sample.name)
     files = protect(src, tmp_path / "out", dataset_name="tiny-imagenet-200", workers=2)
-    filters = filters_from_key(KEY, "tiny-imagenet-200", 100, 9, 0.06)
-    for sample in (copy := open_source(src)).samples:
+    copy = open_source(src)
+    filters = filters_from_key(KEY, "tiny-imagenet-200", len(copy.classes), 9, 0.06)
+    for sample in copy.samples:
         output = f"train/{sample.name.rpartition('.')[0]}.png"
         original = copy.read(sample)
         assert isinstance(original, bytes)

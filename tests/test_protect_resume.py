@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -20,18 +21,19 @@ import pytest
 from PIL import Image
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect import plan as plan_module
-from unlearnable_kernels.protect import render, staging
 from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.pipeline import chunk as render
+from unlearnable_kernels.protect.pipeline import plan as plan_module
+from unlearnable_kernels.protect.pipeline import staging
+from unlearnable_kernels.protect.pipeline.executors.local import render_all
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.protect.workers import render_all
 
 KEY = Key(bytes(range(32)))
 # As a user would write it: nothing shields it from being run again in the workers.
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from unlearnable_kernels.protect import plan
+from unlearnable_kernels.protect.pipeline import plan
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 
@@ -42,7 +44,7 @@ def progress(done, total):
     print(done, flush=True)
     time.sleep(float(pause))
 
-protect_dataset(src, dst, filters_from=Key(bytes(range(32))), format=format, workers=2, progress=progress)
+protect_dataset(src, dst, secret=Key(bytes(range(32))), format=format, workers=2, progress=progress)
 """
 
 
@@ -79,7 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
-    protect_dataset(src, dst, **{"filters_from": KEY, "workers": 0, **options})
+    protect_dataset(src, dst, **{"secret": KEY, "workers": 0, **options})
     assert not dst.with_name(dst.name + ".partial").exists()
     return contents(dst)
 
@@ -124,7 +126,7 @@ def test_a_kill_at_any_step_leaves_no_trace(
         with monkeypatch.context() as patch:
             was_killed = kill_before(step, patch)
             with contextlib.suppress(Killed):
-                protect_dataset(tree, dst, filters_from=KEY, workers=0, format=format)
+                protect_dataset(tree, dst, secret=KEY, workers=0, format=format)
             killed = was_killed()
         if dst.exists():
             assert contents(dst) == whole, step
@@ -177,7 +179,7 @@ def interrupted(tree: Path, dst: Path, after: int, **options: Any) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        protect_dataset(tree, dst, **{"filters_from": KEY, "workers": 0, "progress": progress, **options})
+        protect_dataset(tree, dst, **{"secret": KEY, "workers": 0, "progress": progress, **options})
 
 
 def test_finished_chunks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,7 @@ def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"differs in strength \(0.3, now 0.2\).*delete the folder"):
         protect(tree, dst, strength=0.2)
     with pytest.raises(UserError, match="differs in the key"):
-        protect(tree, dst, filters_from=Key(bytes(32)))
+        protect(tree, dst, secret=Key(bytes(32)))
     image = next((tree / "train" / "c0").iterdir())
     stamp = image.stat().st_mtime_ns
     os.utime(image, ns=(stamp, stamp + 1))
@@ -243,7 +245,7 @@ def test_a_complete_result_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"differs in fraction \(1.0, now 0.5\)"):
         protect(tree, dst, fraction=0.5)
     with pytest.raises(UserError, match="differs in the key"):
-        protect(tree, dst, filters_from=Key(bytes(32)))
+        protect(tree, dst, secret=Key(bytes(32)))
     assert contents(dst) == before
 
 
@@ -268,12 +270,12 @@ def test_what_was_damaged_since_is_not_called_complete(tree: Path, tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore:an integer seed")
 def test_a_complete_result_of_another_seed_is_not_taken_for_this_one(tree: Path, tmp_path: Path) -> None:
-    from unlearnable_kernels.protect.filters import SeedCompat
+    from unlearnable_kernels.protect.keys import Seed
 
-    protect(tree, tmp_path / "dst", filters_from=SeedCompat(1))
-    protect(tree, tmp_path / "dst", filters_from=SeedCompat(1))
+    protect(tree, tmp_path / "dst", secret=Seed(1))
+    protect(tree, tmp_path / "dst", secret=Seed(1))
     with pytest.raises(UserError, match="differs in the key"):
-        protect(tree, tmp_path / "dst", filters_from=SeedCompat(2))
+        protect(tree, tmp_path / "dst", secret=Seed(2))
 
 
 def test_one_run_at_a_time(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +292,7 @@ def test_one_run_at_a_time(tree: Path, tmp_path: Path, monkeypatch: pytest.Monke
         waiting = threading.Thread(
             target=protect_dataset,
             args=(tree, tmp_path / "dst"),
-            kwargs={"filters_from": KEY, "workers": 0, "notify": notes.append},
+            kwargs={"secret": KEY, "workers": 0, "notify": notes.append},
         )
         waiting.start()
         protect(tree, tmp_path / "other")
@@ -317,7 +319,7 @@ def test_a_full_disk_is_one_line_and_no_loss(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", failing)
         with pytest.raises(
-            UserError, match=r"^disk full while writing .*; run the same command again"
+            UserError, match=r"^cannot write .*: disk full; run the same command again"
         ) as caught:
             protect(tree, tmp_path / "dst")
     assert "\n" not in str(caught.value)
@@ -333,12 +335,12 @@ def test_workers_report_a_full_disk(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     result = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == limit
-    assert "UserError: disk full while writing" in result.stderr
+    assert re.search(r"WriteError: cannot write .*: disk full; run the same", result.stderr)
     assert not (tmp_path / "dst").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^\w.* while writing /proc/"):
+    with pytest.raises(UserError, match=r"^cannot write /proc/nowhere.partial: \w"):
         protect(tree, Path("/proc/nowhere"))
 
 
@@ -353,7 +355,7 @@ def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path) -> None:
             protect_dataset(
                 tree,
                 tmp_path / "dst",
-                filters_from=KEY,
+                secret=KEY,
                 workers=workers,
                 progress=progress,
                 notify=notes.append,

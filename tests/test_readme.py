@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unlearnable_kernels.cli import main
-from unlearnable_kernels.protect.bayes_error import BayesError
+from unlearnable_kernels.protect.methods.bayes_error import BayesError
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -7,17 +7,9 @@ import PIL
 import pytest
 import torch
 
+from unlearnable_kernels.environment import machine, versions
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import (
-    append_jsonl,
-    machine,
-    read_json,
-    read_jsonl,
-    replacing,
-    versions,
-    write_json,
-    write_jsonl,
-)
+from unlearnable_kernels.files import append_jsonl, read_json, read_jsonl, replacing, write_json, write_jsonl
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -88,7 +80,7 @@ def test_junk_is_named(tmp_path: Path, junk: bytes) -> None:
     path.write_bytes(b'{"epoch": 1}\n' + junk + b'{"epoch": 3')
     with pytest.raises(UserError, match=r"a\.jsonl, line 2 is damaged"):
         read_jsonl(path)
-    with pytest.raises(UserError, match=r"a\.jsonl is damaged: it is no JSON"):
+    with pytest.raises(UserError, match=r"a\.jsonl is damaged: not valid JSON"):
         read_json(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path)

@@ -17,10 +17,9 @@ import torch
 from PIL import Image
 
 import unlearnable_kernels
-from unlearnable_kernels import record as environment
+from unlearnable_kernels import environment
 from unlearnable_kernels.ops import ALL_OPS
-from unlearnable_kernels.protect.filters import SeedCompat
-from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.keys import Key, Seed
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.training import TrainConfig, train
 
@@ -111,8 +110,8 @@ def protected_digest(root: Path, target: Path, options: dict[str, Any]) -> str:
     options = dict(options)
     source = root / options.pop("source", "zoo")
     seed = options.pop("seed", None)
-    secret = KEY if seed is None else SeedCompat(seed)
-    protect_dataset(source, target, filters_from=secret, workers=0, **options)
+    secret = KEY if seed is None else Seed(seed)
+    protect_dataset(source, target, secret=secret, workers=0, **options)
     digest = hashlib.sha256()
     for path in sorted(target.rglob("*")):
         if path.is_file() and path.name != "manifest.json":

@@ -18,7 +18,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.report import write_report
-from unlearnable_kernels.report_pictures import amplification, amplified_difference
+from unlearnable_kernels.report.pictures import amplification, amplified_difference
 from unlearnable_kernels.training import TrainConfig, evaluate, train
 
 CLASSES = ["<b>cat", "dog & fox", "emu"]
@@ -82,7 +82,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("work")
     write_tree(root / "animals", "train", 6, ".bmp")
     write_tree(root / "animals", "test", 2, ".bmp")
-    protect_dataset(root / "animals", root / "guarded", filters_from=KEY, workers=0, strength=0.25)
+    protect_dataset(root / "animals", root / "guarded", secret=KEY, workers=0, strength=0.25)
     for name, data in (("clean", "animals"), ("protected", "guarded")):
         train(config_for(root, data), root / "runs" / name)
     evaluate(root / "runs" / "clean", root / "animals" / "test")
@@ -193,7 +193,7 @@ def test_the_curves_show_every_run(page: Page) -> None:
 
 
 def test_only_protected_samples_are_compared(work: Path, tmp_path: Path) -> None:
-    protect_dataset(work / "animals", tmp_path / "half", filters_from=KEY, workers=0, fraction=0.5)
+    protect_dataset(work / "animals", tmp_path / "half", secret=KEY, workers=0, fraction=0.5)
     train(config_for(work, str(tmp_path / "half"), epochs=1), tmp_path / "run")
     write_report([tmp_path / "run", work / "runs" / "clean"], tmp_path / "r.html")
     page = Page(tmp_path / "r.html")
@@ -219,7 +219,7 @@ def test_a_protected_run_is_compared_with_the_clean_one_most_like_it(work: Path,
 
 
 def test_a_mixture_is_told_by_what_was_trained_on(work: Path, tmp_path: Path) -> None:
-    protect_dataset(work / "animals", tmp_path / "half", filters_from=KEY, workers=0, fraction=2 / 3)
+    protect_dataset(work / "animals", tmp_path / "half", secret=KEY, workers=0, fraction=2 / 3)
     mixture: dict[str, Any] = {"epochs": 1, "clean": str(work / "animals"), "protected_fraction": 1 / 3}
     for name, only_clean in (("mixed", False), ("rest", True)):
         config = config_for(work, str(tmp_path / "half"), **mixture, only_clean=only_clean)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.filters import SeedCompat
-from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.selection import choose_protected
+from unlearnable_kernels.protect.keys import Key, Seed
+from unlearnable_kernels.protect.methods.selection import choose_protected
 
 FIXED = Key(bytes(range(32)))
 SIZES = [10, 1, 0, 37, 100]
@@ -15,7 +14,7 @@ NAMES = [f"class{label}/{position:04d}.jpg" for position, label in enumerate(LAB
 
 
 def choose(
-    source: Key | SeedCompat,
+    source: Key | Seed,
     fraction: float,
     names: list[str] = NAMES,
     labels: list[int] = LABELS,
@@ -63,8 +62,8 @@ def test_a_seed_draws_the_published_subset() -> None:
         state.uniform(0, 0.3, size=(3, 1, 3, 3))
         state.randint(3), state.randint(3)
     expected = [state.random_sample() < 0.4 for _ in NAMES]
-    assert choose(SeedCompat(3), 0.4).tolist() == expected
-    assert choose(SeedCompat(3), 1.0).all()
+    assert choose(Seed(3), 0.4).tolist() == expected
+    assert choose(Seed(3), 1.0).all()
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01, float("nan")])

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from unlearnable_kernels.data.images import decode, encode
-from unlearnable_kernels.data.sources import Sample, open_source
+from unlearnable_kernels.data.source import Sample, open_source
 from unlearnable_kernels.errors import ImageError, UserError
 
 PIXEL = encode(np.full((2, 2, 3), 7, np.uint8), "png")

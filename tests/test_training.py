@@ -27,8 +27,8 @@ from unlearnable_kernels.training import (
     loop,
     train,
 )
-from unlearnable_kernels.training.distributed import Processes
-from unlearnable_kernels.training.evaluate import measure
+from unlearnable_kernels.training.evaluation import measure
+from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS, METRICS, RECORD
 
 __all__ = ["data", "one_thread"]  # fixtures
@@ -398,7 +398,7 @@ def test_an_evaluation_that_cannot_be_written(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UserError, match=rf"^cannot write {run / EVALUATIONS}: No space left on device$"):
+    with pytest.raises(UserError, match=rf"^cannot write {run / EVALUATIONS}: disk full$"):
         evaluate(run, data)
 
 

@@ -13,8 +13,9 @@ from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics
 from torch import nn
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.training import TrainConfig, distributed, loop, train
-from unlearnable_kernels.training.distributed import Processes
+from unlearnable_kernels.training import TrainConfig, loop, train
+from unlearnable_kernels.training import processes as distributed
+from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.run_folder import RECORD
 
 __all__ = ["data", "one_thread"]  # fixtures

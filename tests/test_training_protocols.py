@@ -12,9 +12,11 @@ from small_runs import config_for, data, one_thread, stop_after, tensors_of, unt
 from torch import nn
 
 from unlearnable_kernels import networks
+from unlearnable_kernels.defences import pgd as attacks
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.registry import Entry
 from unlearnable_kernels.report import write_report
-from unlearnable_kernels.training import Pgd, TrainConfig, attacks, evaluate, loop, train
+from unlearnable_kernels.training import Pgd, TrainConfig, evaluate, loop, train
 from unlearnable_kernels.training.config import parse_settings, requested_attack
 from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
 
@@ -143,7 +145,7 @@ def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: 
         layers = (nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
         return nn.Sequential(*layers, nn.Linear(8 * 49, num_classes))
 
-    monkeypatch.setitem(networks._BUILDERS, "resnet8", tiny)
+    monkeypatch.setitem(networks.NETWORKS._entries, "resnet8", Entry("resnet8", tiny, "", ""))
     changes: dict[str, Any] = AT | {"epochs": 1, "lr": 0.01, "batch_size": 24}
     for name, compiled in (("plain", False), ("compiled", True)):
         train(config_for(data, compile=compiled, **changes), tmp_path / name)

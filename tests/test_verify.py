@@ -5,24 +5,16 @@ from typing import Any
 
 import pytest
 
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, canonical, manifest_text, read_manifest
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.filters import SeedCompat
-from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.manifest import (
-    MANIFEST_NAME,
-    canonical,
-    is_signed_by,
-    manifest_text,
-    read_manifest,
-    sign,
-)
+from unlearnable_kernels.protect.keys import Key, Seed, is_signed_by, sign
 from unlearnable_kernels.protect.verify import VerifyReport, verify_dataset
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
 CONTENT = {"cat/a.png": b"one", "cat/é.png": b"two", "dog/b.png": b"three", "words.txt": b"cat\ndog\n"}
 
 
-def manifest_of(source: Key | SeedCompat, **changes: Any) -> dict[str, Any]:
+def manifest_of(source: Key | Seed, **changes: Any) -> dict[str, Any]:
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
     manifest = {
         "schema": 1,
@@ -41,7 +33,7 @@ def manifest_of(source: Key | SeedCompat, **changes: Any) -> dict[str, Any]:
     return sign({**manifest, **changes}, source)
 
 
-def write_dataset(folder: Path, source: Key | SeedCompat = KEY) -> Path:
+def write_dataset(folder: Path, source: Key | Seed = KEY) -> Path:
     for name, data in CONTENT.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -86,9 +78,9 @@ def test_another_key_is_told(tmp_path: Path) -> None:
     report = verify_dataset(tmp_path, OTHER)
     assert report.key == "another key"
     assert not report.ok
-    assert verify_dataset(tmp_path, SeedCompat(5)).key == "another key"
-    write_dataset(tmp_path, SeedCompat(5))
-    assert verify_dataset(tmp_path, SeedCompat(5)).ok
+    assert verify_dataset(tmp_path, Seed(5)).key == "another key"
+    write_dataset(tmp_path, Seed(5))
+    assert verify_dataset(tmp_path, Seed(5)).ok
 
 
 def test_a_changed_manifest_is_told(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from unlearnable_kernels.data.digits import write_digits
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import writing
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import create_key_file
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.record import writing
 from unlearnable_kernels.report import write_report
 from unlearnable_kernels.training import DIGITS_DEMO, PHOTO_DEMO, TrainConfig, train
 
@@ -44,7 +44,7 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
         protect_dataset(
             clean,
             protected,
-            filters_from=key,
+            secret=key,
             padding=PADDING[data],
             progress=lambda done, all_: report("protecting", done, all_),
         )

@@ -1,4 +1,4 @@
-"""The errors that are the caller's to mend: one line that names the culprit and what is allowed."""
+"""Errors that the caller can mend: one line that names the culprit and what is allowed."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class ImageError(UserError):
     """One image that cannot be processed as it is; ``--on-error skip`` lists it and goes on."""
+
+
+class WriteError(UserError):
+    """A file that cannot be written: a full disk, a read-only folder, no permission."""

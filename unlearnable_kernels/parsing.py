@@ -1,14 +1,22 @@
-"""Numbers as one writes them in options and settings."""
+"""Numbers and settings as people write them in options: 8/255, name=value, NAME:key=value."""
 
 import math
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from unlearnable_kernels.errors import UserError
 
 
 def parse_number(name: str, text: str) -> float:
-    """The value of "0.5", "4/255" and the like, which is finite.
+    """The finite value of "0.5", "4/255" and the like.
 
-    Raises UserError, which names ``name``, for anything else.
+    Args:
+        name: What messages call the value.
+        text: What was written.
+
+    Raises:
+        UserError: The text is anything else.
     """
     above, slash, below = text.partition("/")
     try:
@@ -18,3 +26,68 @@ def parse_number(name: str, text: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{name} must be a number or a fraction such as 8/255, not {text!r}")
     return value
+
+
+def parse_value(name: str, text: str, kind: Any) -> Any:
+    """``text`` as a value of type ``kind``.
+
+    Args:
+        name: What messages call the value.
+        text: What was written; "none" stands for None where ``kind`` allows that.
+        kind: ``bool``, ``int``, ``float``, ``str``, or a union of these and None. Where a union has both
+            float and str, a text that is not a number is taken as it is.
+
+    Raises:
+        UserError: The text does not fit.
+    """
+    kinds = get_args(kind) if get_origin(kind) is not None else (kind,)
+    if NoneType in kinds and text == "none":
+        return None
+    if bool in kinds:
+        if text not in ("true", "false"):
+            raise UserError(f"{name} must be true or false, not {text!r}")
+        return text == "true"
+    if int in kinds:
+        try:
+            return int(text)
+        except ValueError:
+            raise UserError(f"{name} must be a whole number, not {text!r}") from None
+    if float in kinds:
+        try:
+            return parse_number(name, text)
+        except UserError:
+            if str not in kinds:
+                raise
+    return text
+
+
+def parse_settings(texts: Sequence[str], kinds: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Values from texts of the form "name=value".
+
+    Args:
+        texts: What was written.
+        kinds: The type of each setting, as ``parse_value`` takes it.
+        owner: What has these settings, such as "network resnet18", for messages.
+
+    Raises:
+        UserError: A text has another form, or names an unknown setting or one twice, or a value does not
+            fit.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if name not in kinds:
+            allowed = f"choose from {', '.join(kinds)}" if kinds else "it has none"
+            raise UserError(f"{name!r} is not a setting of {owner}: {allowed}")
+        if not equals:
+            raise UserError(f"{owner}: give {name} a value, as in {name}=VALUE")
+        if name in settings:
+            raise UserError(f"{owner}: {name} is given twice, as {settings[name]} and as {value}")
+        settings[name] = parse_value(name, value, kinds[name])
+    return settings
+
+
+def split_settings(text: str) -> tuple[str, list[str]]:
+    """("NAME", ["key=value", …]) of "NAME:key=value,…"; the part after the name may be missing."""
+    name, _, settings = text.partition(":")
+    return name, settings.split(",") if settings else []

@@ -1,42 +1,40 @@
-"""Progress of long work: a bar with speed and time left on a terminal, else a plain line now and then."""
+"""Progress of long work: a bar with speed and time left on a terminal, otherwise an occasional line."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 FIRST_LINE_AFTER = 1.0  # seconds, and so are these
 SECONDS_BETWEEN_LINES = 5.0
 
-Report = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and how much there is."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done, and how much there is in all."""
+
+Notify = Callable[[str], None]
+"""Called with a message of one line."""
 
 
-class _SpeedColumn(ProgressColumn):
+def no_progress(what: str, done: int, total: int) -> None:
+    """A ``Progress`` for callers that want none."""
+
+
+class _SpeedColumn(bars.ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s")
 
 
 @contextmanager
-def progress(unit: str = "images") -> Iterator[Report]:
+def progress(unit: str = "images") -> Iterator[Progress]:
     """A function to report progress to; it writes to stderr, and nothing at all in the first second."""
     if sys.stderr.isatty():
         with _bars(unit) as report:
@@ -46,27 +44,27 @@ def progress(unit: str = "images") -> Iterator[Report]:
 
 
 @contextmanager
-def _bars(unit: str) -> Iterator[Report]:
+def _bars(unit: str) -> Iterator[Progress]:
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
         _SpeedColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
+    with bars.Progress(*columns, console=Console(stderr=True)) as display:
+        tasks: dict[str, bars.TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = display.add_task(what, total=total)
+            display.update(tasks[what], completed=done, total=total)
 
         yield report
 
 
-def _lines(unit: str) -> Report:
+def _lines(unit: str) -> Progress:
     begun: dict[str, tuple[float, int]] = {}
     last = time.monotonic() - SECONDS_BETWEEN_LINES + FIRST_LINE_AFTER
 

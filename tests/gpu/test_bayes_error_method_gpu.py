@@ -9,7 +9,7 @@ from PIL import Image
 from test_bayes_error_method import Killed, differences, protect, short_loops
 
 from unlearnable_kernels.data.digits import write_digits
-from unlearnable_kernels.training.evaluate import pick_device
+from unlearnable_kernels.device import pick_device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures(short_loops.__name__)]
 

@@ -28,7 +28,7 @@ def info() -> None:
     Example: unlearnable info
     """
     import unlearnable_kernels
-    from unlearnable_kernels.record import machine, versions
+    from unlearnable_kernels.environment import machine, versions
 
     print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
     print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")

@@ -10,7 +10,7 @@ import typer
 from unlearnable_kernels.errors import UserError
 
 if TYPE_CHECKING:
-    from unlearnable_kernels.protect.filters import FiltersFrom
+    from unlearnable_kernels.protect.keys import Secret
 
 
 class Method(str, Enum):
@@ -77,16 +77,15 @@ OnErrorOption = Annotated[
 ]
 
 
-def filters_source(key_file: Path | None, seed: int | None, insecure: bool) -> "FiltersFrom":
-    from unlearnable_kernels.protect.filters import SeedCompat
-    from unlearnable_kernels.protect.keys import read_key_file
+def filters_source(key_file: Path | None, seed: int | None, insecure: bool) -> "Secret":
+    from unlearnable_kernels.protect.keys import Seed, read_key_file
 
     if (key_file is None) == (seed is None):
         raise UserError("give either --key-file (make one with `unlearnable keygen my.key`) or --seed-compat")
     if key_file is not None:
         return read_key_file(key_file, insecure_permissions=insecure)
     assert seed is not None
-    return SeedCompat(seed)
+    return Seed(seed)
 
 
 def value(choice: Enum | None) -> str | None:
@@ -166,7 +165,7 @@ def protect(
         manifest = protect_dataset(
             src,
             dst,
-            filters_from=filters_source(key_file, seed_compat, insecure_key_permissions),
+            secret=filters_source(key_file, seed_compat, insecure_key_permissions),
             method=method.value,
             fraction=fraction,
             format=value(format),
@@ -241,7 +240,7 @@ def preview(
 
     Example: unlearnable preview photos --key-file my.key
     """
-    from unlearnable_kernels.protect.preview import write_comparison, write_preview
+    from unlearnable_kernels.report.contact_sheet import write_comparison, write_preview
 
     if protected is not None:
         given = (key_file, seed_compat, kernel_size, strength, padding, resize, dataset_name)

@@ -67,11 +67,11 @@ def train(
     """
     from unlearnable_kernels.parsing import parse_number
     from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.recipes.mixture_sweep import train_mixed
     from unlearnable_kernels.training import TrainConfig
     from unlearnable_kernels.training import train as run_training
     from unlearnable_kernels.training.config import parse_settings
-    from unlearnable_kernels.training.distributed import is_first_process
-    from unlearnable_kernels.training.mixed import train_mixed
+    from unlearnable_kernels.training.processes import is_first_process
 
     given: dict[str, Any] = {
         "train": str(train),

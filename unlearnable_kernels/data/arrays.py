@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.data.images import decode, resize
-from unlearnable_kernels.data.sources import Sample, Source, open_source
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
+from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.manifest import MANIFEST_NAME, read_manifest
-from unlearnable_kernels.record import usable_cores
 
 _CHUNK = 64  # images a worker takes at a time
 
@@ -57,10 +56,7 @@ class LabelledImages:
         """For each image whether the manifest calls it protected; none is without a manifest."""
         if self.manifest is None:
             return [False] * len(self)
-        prefix = f"{self.manifest['prefix']}/" if self.manifest["prefix"] else ""
-        entries: dict[str, Any] = {}
-        for path, file in self.manifest["files"].items():
-            entries |= file.get("samples", {path.removeprefix(prefix): file})
+        entries = sample_entries(self.manifest)
         return [bool(entries[name]["protected"]) if name in entries else False for name in self.names]
 
     def relabelled(self, classes: list[str], name: str) -> "LabelledImages":
@@ -99,13 +95,13 @@ def load_arrays(
     samples = source.samples if limit_per_class is None else first_of_each_class(source, limit_per_class)
     if not samples:
         raise UserError(f"{path} holds no images to {split} on")
-    height, width, _ = _load(source, samples[0], image_size).shape
+    height, width, _ = load_image(source, samples[0], image_size).shape
     images = _allocate((len(samples), height, width, 3))
 
     def fill(start: int) -> int:
         chunk = samples[start : start + _CHUNK]
         for row, sample in enumerate(chunk, start):
-            image = _load(source, sample, image_size)
+            image = load_image(source, sample, image_size)
             if image.shape != images.shape[1:]:
                 raise UserError(
                     f"{path}: {sample.name} has {image.shape[1]}x{image.shape[0]} px and {samples[0].name} "
@@ -151,12 +147,6 @@ def find_manifest(path: Path) -> dict[str, Any] | None:
         if (folder / MANIFEST_NAME).is_file():
             return read_manifest(folder)
     return None
-
-
-def _load(source: Source, sample: Sample, image_size: int | None) -> np.ndarray:
-    data = source.read(sample)
-    image = data if isinstance(data, np.ndarray) else decode(data, sample.name)
-    return image if image_size is None else resize(image, image_size)
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:

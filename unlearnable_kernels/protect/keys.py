@@ -11,16 +11,23 @@ import os
 import secrets
 import stat
 import struct
+import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from unlearnable_kernels.data.manifest import canonical
 from unlearnable_kernels.errors import UserError
 
 VERSION_LINE = "unlearnable-key-v1"
 KEY_BYTES = 32
 _DOMAIN = b"unlearnable_kernels.key.v1"
 _FILE_LIMIT = 4096
+SEED_WARNING = (
+    "an integer seed is no secret: anyone can try out all 2^32 of them; "
+    "use seed compatibility to reproduce published data, and a key to protect your own"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,46 @@ class Key:
     def mac(self, message: bytes) -> str:
         """HMAC-SHA256 of ``message`` under a derived key, 64 hexadecimal digits."""
         return hmac.new(self.derive("mac", length=32), message, hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The released program's filters and subset for ``seed`` (0 ≤ seed < 2³²), bit for bit. No secret.
+
+    It stands wherever a Key may; what it derives for the manifest is slow to compute (scrypt), yet can be
+    tried out like the seed itself.
+    """
+
+    seed: int = field(repr=False)
+    kind: ClassVar[str] = "seed-compat"
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        warnings.warn(SEED_WARNING, stacklevel=3)
+
+    @cached_property
+    def _stretched(self) -> bytes:
+        salt = b"unlearnable_kernels.seed-compat.v1"
+        return hashlib.scrypt(
+            str(int(self.seed)).encode(), salt=salt, n=2**15, r=8, p=1, maxmem=2**26, dklen=32
+        )
+
+    def derive(self, purpose: str, *context: str | bytes | int | float, length: int) -> bytes:
+        """As ``Key.derive``, for what the released program does not define; as easily tried as the seed."""
+        domain = b"unlearnable_kernels.seed-compat.derived.v1"
+        return derived(domain, self._stretched, purpose, *context, length=length)
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits by which the seed is recognised."""
+        return self.mac(b"fingerprint")[:32]
+
+    def mac(self, message: bytes) -> str:
+        """HMAC-SHA256 of ``message``, 64 hexadecimal digits."""
+        return hmac.new(self._stretched, message, hashlib.sha256).hexdigest()
+
+
+Secret = Key | Seed
 
 
 def derived(
@@ -139,3 +186,19 @@ def _parse(data: bytes, path: Path) -> bytes:
     if len(digits) != 2 * KEY_BYTES or set(digits) - set("0123456789abcdefABCDEF"):
         raise UserError(f"{path}: malformed key file: line 2 must be {2 * KEY_BYTES} hexadecimal digits")
     return bytes.fromhex(digits)
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be in [0, 2^32), not {seed}")
+
+
+def sign(manifest: dict[str, Any], secret: Secret) -> dict[str, Any]:
+    """``manifest`` with its ``mac``."""
+    return {**manifest, "mac": secret.mac(canonical(manifest))}
+
+
+def is_signed_by(manifest: dict[str, Any], secret: Secret) -> bool:
+    """Whether this key wrote exactly this manifest."""
+    unsigned = {name: value for name, value in manifest.items() if name != "mac"}
+    return hmac.compare_digest(manifest["mac"].encode(), secret.mac(canonical(unsigned)).encode())

@@ -7,26 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.data.sources import ArraySource, Source, open_source
+from unlearnable_kernels.data.formats.npz import write_npz
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text, read_manifest
+from unlearnable_kernels.data.source import ArraySource, Source, open_source
+from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.filters import FiltersFrom
-from unlearnable_kernels.protect.manifest import MANIFEST_NAME, manifest_text, read_manifest, sha256_of, sign
-from unlearnable_kernels.protect.method import Notify, Stages, Treatment, Workplace
+from unlearnable_kernels.files import resolved, resumable, sha256_of, write_file, writing
+from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods import make_method
-from unlearnable_kernels.protect.npz import write_npz
-from unlearnable_kernels.protect.plan import Options, Plan, check_options, make_plan
-from unlearnable_kernels.protect.render import (
-    Chunk,
-    Rendering,
-    Result,
-    array_file,
-    cannot_write,
-    write_file,
-)
-from unlearnable_kernels.protect.staging import Staging, differences, resolved, staging_folder
+from unlearnable_kernels.protect.methods.method import Notify, Stages, Treatment, Workplace
+from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result, array_file
+from unlearnable_kernels.protect.pipeline.executors.local import render_all
+from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
+from unlearnable_kernels.protect.pipeline.staging import Staging, differences, staging_folder
 from unlearnable_kernels.protect.verify import verify_dataset
-from unlearnable_kernels.protect.workers import render_all
-from unlearnable_kernels.record import usable_cores
 
 Progress = Callable[[int, int], None]
 ON_ERROR = ("raise", "skip")
@@ -36,7 +30,7 @@ def protect_dataset(
     src: Path,
     dst: Path,
     *,
-    filters_from: FiltersFrom,
+    secret: Secret,
     method: str = "classwise-conv",
     fraction: float = 1.0,
     format: str | None = None,
@@ -58,7 +52,7 @@ def protect_dataset(
     after a kill, a full disk or Ctrl-C, the same call goes on where it was, and ends with the bytes of an
     uninterrupted one. A complete ``dst`` of the same call is left as it is.
 
-    filters_from: the key, or a seed, that everything secret or random derives from. format: None is png for
+    secret: the key, or a seed, that everything secret or random derives from. format: None is png for
     trees, npz for array archives. fraction: in (0, 1]; exact in every class with a key. resize: pixels of the
     shorter side, then the central square; the method acts after it. dataset_name: part of what is derived,
     the source's own name by default. workers: processes that write files, 0 for none, by default one for each
@@ -81,22 +75,22 @@ def protect_dataset(
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
     _tell_about(source, tell)
-    plan = make_plan(source, filters_from, options, on_error)
+    plan = make_plan(source, secret, options, on_error)
     if plan.protects_nothing:
         tell(f"warning: no image is protected: {plan.protects_nothing}")
-    if _is_complete(dst, plan, filters_from) and not staging_folder(dst).exists():
+    if _is_complete(dst, plan, secret) and not staging_folder(dst).exists():
         tell(f"{dst} is complete already")
         return dst / MANIFEST_NAME
-    with Staging(dst) as staging:
+    with resumable(), Staging(dst) as staging:
         # Asked again: another process may have finished it while this one waited.
-        if _is_complete(dst, plan, filters_from):
+        if _is_complete(dst, plan, secret):
             staging.remove()
             tell(f"{dst} is complete already")
             return dst / MANIFEST_NAME
         job = _Job(src, source, plan, staging, on_error == "skip", progress or (lambda done, total: None))
         try:
             results = job.render(workers, tell, stages or (lambda what, done, total: None))
-            manifest = job.finish(results, filters_from)
+            manifest = job.finish(results, secret)
         except KeyboardInterrupt:
             tell("interrupted; run the same command again to resume")
             raise
@@ -133,7 +127,7 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     return src, dst
 
 
-def _is_complete(dst: Path, plan: Plan, filters_from: FiltersFrom) -> bool:
+def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
     """Whether ``dst`` is the whole result of this plan; UserError if it holds anything else."""
     if not dst.exists():
         return False
@@ -151,7 +145,7 @@ def _is_complete(dst: Path, plan: Plan, filters_from: FiltersFrom) -> bool:
     now = {name: value for name, value in plan.header.items() if name != "versions"}
     if changed := differences(before, now):
         raise UserError(f"{dst} holds a data set that differs in {', '.join(changed)}; choose another name")
-    report = verify_dataset(dst, filters_from)
+    report = verify_dataset(dst, secret)
     damage = [f"{name} is missing" for name in report.missing] + [
         f"{name} has changed" for name in report.changed
     ]
@@ -238,11 +232,9 @@ class _Job:
             folders |= {
                 self.staging.tree / parent for parent in {_parent(name) for name in self.plan.outputs}
             }
-        try:
+        with writing(self.staging.folder):
             for folder in sorted(folders):
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.staging.folder, error) from None
 
     def _files(self, result: Result) -> list[str]:
         if self.plan.shape is not None:
@@ -261,15 +253,13 @@ class _Job:
         except OSError:
             return False
 
-    def finish(self, results: dict[int, Result], filters_from: FiltersFrom) -> dict[str, Any]:
+    def finish(self, results: dict[int, Result], secret: Secret) -> dict[str, Any]:
         """Write what is left to write, the manifest last, and publish. Returns the manifest."""
-        try:
+        with writing(self.staging.tree):
             files, skipped = (
                 self._tree_files(results) if self.plan.shape is None else self._array_file(results)
             )
             side_files = self._copy_side_files()
-        except OSError as error:
-            raise cannot_write(self.staging.tree, error) from None
         manifest = {
             **self.plan.header,
             **self.outcome,
@@ -277,7 +267,7 @@ class _Job:
             "files": files,
             "side_files": side_files,
         }
-        text = manifest_text(sign(manifest, filters_from))
+        text = manifest_text(sign(manifest, secret))
         write_file(self.staging.tree / MANIFEST_NAME, text.encode())
         self.staging.publish()
         return manifest

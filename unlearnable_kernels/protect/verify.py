@@ -6,16 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, file_digests, read_manifest
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.filters import FiltersFrom
-from unlearnable_kernels.protect.manifest import (
-    MANIFEST_NAME,
-    file_digests,
-    is_signed_by,
-    read_manifest,
-    sha256_of,
-)
-from unlearnable_kernels.protect.staging import resolved
+from unlearnable_kernels.files import resolved, sha256_of
+from unlearnable_kernels.protect.keys import Secret, is_signed_by
 
 _BATCH = 256
 
@@ -43,7 +37,7 @@ class VerifyReport:
 
 
 def verify_dataset(
-    dst: Path, key: FiltersFrom | None = None, progress: Callable[[int, int], None] | None = None
+    dst: Path, key: Secret | None = None, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
     """Compare the files in ``dst`` with its manifest, and with ``key`` that it was this key (or seed).
 

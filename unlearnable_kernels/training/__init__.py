@@ -1,11 +1,11 @@
 """Training, testing, and the run folders that both write to."""
 
-from unlearnable_kernels.training.attacks import Attack, Pgd, robust_accuracy
+from unlearnable_kernels.defences.pgd import Attack, Pgd, robust_accuracy
+from unlearnable_kernels.recipes.mixture_sweep import train_mixed
 from unlearnable_kernels.training.bayes_estimate import BayesEstimate, evaluate_bayes_error
 from unlearnable_kernels.training.config import DIGITS_DEMO, PHOTO_DEMO, TrainConfig
-from unlearnable_kernels.training.evaluate import evaluate
+from unlearnable_kernels.training.evaluation import evaluate
 from unlearnable_kernels.training.loop import train
-from unlearnable_kernels.training.mixed import train_mixed
 
 __all__ = [
     "DIGITS_DEMO",

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.augment import to_float
+from unlearnable_kernels.device import pick_device
+from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import append_jsonl
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
-from unlearnable_kernels.record import append_jsonl, versions
-from unlearnable_kernels.training.device import pick_device
-from unlearnable_kernels.training.evaluate import load_trained, require_size
+from unlearnable_kernels.training.evaluation import load_trained, require_size
 from unlearnable_kernels.training.run_folder import BAYES_ERROR
 
 BANDWIDTH = 0.3  # of the published artefact

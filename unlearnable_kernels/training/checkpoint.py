@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import replacing
+from unlearnable_kernels.files import replacing
 
 _MODEL = "model."
 _MOMENTUM = "momentum."

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import check_network
+from unlearnable_kernels.networks import NETWORKS
 from unlearnable_kernels.parsing import parse_number
-from unlearnable_kernels.training.attacks import PUBLISHED_EPS, Pgd
 
 SCHEDULES = ("step", "one-cycle")
 PRECISIONS = ("fp32", "bf16")
@@ -92,7 +92,7 @@ class TrainConfig:
         for name in ("train", "test", "clean"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
-        check_network(self.network)
+        _ = NETWORKS[self.network]
         for name, choices in (("schedule", SCHEDULES), ("protocol", PROTOCOLS), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise UserError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.mixture import mix
+from unlearnable_kernels.environment import machine, versions
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import machine, versions
 from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.evaluate import require_size
+from unlearnable_kernels.training.evaluation import require_size
 
 Progress = Callable[[str, int, int, dict[str, Any]], None]
 """Called with what is going on, the images done and in all, and the last finished epoch's metrics."""
@@ -65,3 +68,10 @@ def describe(
         "versions": versions(),
         "final": None,
     }
+
+
+def resident(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and labels on the device, or where they are if they would fill half of its memory."""
+    if device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+        return data.images.to(device), data.labels.to(device)
+    return data.images, data.labels

@@ -14,17 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unlearnable_kernels.data.arrays import LabelledImages
 from unlearnable_kernels.data.augment import draw_crop_flip
+from unlearnable_kernels.defences.pgd import Attack
+from unlearnable_kernels.device import autocast
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import append_jsonl, resumable, write_json, write_jsonl
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.ops.crop_flip import crop_flip
-from unlearnable_kernels.record import WriteError, append_jsonl, write_json, write_jsonl
-from unlearnable_kernels.training.attacks import Attack
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.device import autocast, resident
-from unlearnable_kernels.training.distributed import Processes, join_processes, share_batch_norm
-from unlearnable_kernels.training.evaluate import measure
-from unlearnable_kernels.training.inputs import Progress, describe, load_sets
+from unlearnable_kernels.training.evaluation import measure
+from unlearnable_kernels.training.inputs import Progress, describe, load_sets, resident
+from unlearnable_kernels.training.processes import Processes, join_processes, share_batch_norm
 from unlearnable_kernels.training.run_folder import (
     CHECKPOINT,
     METRICS,
@@ -48,12 +48,10 @@ def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> d
     cannot be written, if the data cannot be used or has changed since the run began, if there are more
     processes than GPUs, and if the loss diverges; on all processes alike.
     """
-    try:
+    with resumable():
         group = join_processes()
         group.first(lambda: check_places(out, config))
         return _train(config, out, group, progress if group.rank == 0 else None)
-    except WriteError as error:
-        raise WriteError(f"{error}; run the same command again to resume") from error
 
 
 def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.record import read_json, read_jsonl, write_json, writing
+from unlearnable_kernels.files import read_json, read_jsonl, write_json, writing
 from unlearnable_kernels.training.config import TrainConfig
 
 CONFIG = "config.json"

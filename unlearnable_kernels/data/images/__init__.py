@@ -1,0 +1,7 @@
+"""Image files to arrays and back."""
+
+from unlearnable_kernels.data.images.decoding import IMAGE_SUFFIXES, MAX_PIXELS, decode
+from unlearnable_kernels.data.images.encoding import JPEG_QUALITY, SUFFIX, encode
+from unlearnable_kernels.data.images.resizing import resize
+
+__all__ = ["IMAGE_SUFFIXES", "JPEG_QUALITY", "MAX_PIXELS", "SUFFIX", "decode", "encode", "resize"]

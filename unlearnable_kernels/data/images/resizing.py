@@ -1,0 +1,27 @@
+"""Bringing an image to a square of a given size."""
+
+import numpy as np
+from PIL import Image
+
+from unlearnable_kernels.data.images.decoding import MAX_PIXELS
+from unlearnable_kernels.errors import ImageError
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """``image`` with its shorter side scaled to ``size``, then its central ``size`` x ``size``.
+
+    :param image: uint8 ``[H, W, 3]``, as is the result. Bilinear with antialiasing, rounded as torchvision's
+        ``Resize`` and ``CenterCrop`` do.
+    """
+    height, width, _ = image.shape
+    if height == width == size:
+        return image
+    if height <= width:
+        new_height, new_width = size, int(size * width / height)
+    else:
+        new_height, new_width = int(size * height / width), size
+    if new_height * new_width > MAX_PIXELS:
+        raise ImageError(f"an image of {width}x{height} is too long and narrow to be resized to {size}")
+    scaled = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    return np.array(scaled.crop((left, top, left + size, top + size)))

@@ -1,0 +1,109 @@
+"""manifest.json: what was done to a data set, to which samples, under which key; enough to check it later.
+
+It never holds the key or a seed, and nothing that differs between two runs (no time, no machine): a resumed
+run writes the same bytes as an uninterrupted one. ``mac`` is an HMAC by the key over everything else.
+"""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unlearnable_kernels.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+# One line for each entry of these; they are as long as the data set.
+_TABLES = ("files", "side_files")
+_REQUIRED = {
+    "schema": int,
+    "method": str,
+    "parameters": dict,
+    "dataset_name": str,
+    "key": dict,
+    "classes": list,
+    "files": dict,
+    "side_files": dict,
+    "mac": str,
+}
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON text of ``value``: keys sorted, no spaces, UTF-8. NaN raises ValueError."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """JSON with a line for each file, which the eye and line-based tools can follow."""
+    fields = []
+    for name, value in manifest.items():
+        if name in _TABLES and value:
+            rows = (f"    {_json(key)}: {_json(entry)}" for key, entry in value.items())
+            body = "{\n" + ",\n".join(rows) + "\n  }"
+        else:
+            body = _json(value)
+        fields.append(f"  {_json(name)}: {body}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the protected data set in ``folder``.
+
+    Raises UserError where there is none, or what is there is no manifest of a known schema, or names files
+    outside ``folder``.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_bytes())
+        # What JSON cannot express, such as NaN or half a character, was never written, and has no mac.
+        canonical(manifest)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no protected data set, it has no {MANIFEST_NAME}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: damaged: not JSON text") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: not a manifest: a JSON object is expected")
+    for name, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(name), kind):
+            raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
+    if manifest["schema"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: manifest schema {manifest['schema']}, but this version reads {SCHEMA_VERSION}"
+        )
+    for name, digest in file_digests(manifest).items():
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or name.startswith("/") or not isinstance(digest, str):
+            raise UserError(f"{path}: damaged: it lists the file {name!r}")
+    return manifest
+
+
+def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of each image: {"label": int, "protected": bool, …} by the name of its sample.
+
+    Args:
+        manifest: The whole manifest, of a tree of files or of an array.
+
+    Returns:
+        Entries by sample name, as ``open_source`` gives it for the protected set: relative to the split's
+        folder, suffix included.
+    """
+    prefix = f"{manifest['prefix']}/" if manifest["prefix"] else ""
+    entries: dict[str, dict[str, Any]] = {}
+    for path, entry in manifest["files"].items():
+        entries |= entry["samples"] if "samples" in entry else {path.removeprefix(prefix): entry}
+    return entries
+
+
+def file_digests(manifest: dict[str, Any]) -> dict[str, Any]:
+    """SHA-256 by relative path, of every file that a manifest answers for."""
+    digests = {
+        name: entry.get("sha256") if isinstance(entry, dict) else None
+        for name, entry in manifest["files"].items()
+    }
+    return {**digests, **manifest["side_files"]}

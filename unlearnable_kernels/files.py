@@ -1,0 +1,151 @@
+"""Files that are whole or not there: atomic replacement, JSON, hashes, and one line where writing fails."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from unlearnable_kernels.errors import UserError, WriteError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn an OSError within the block into a WriteError that names ``path`` and the reason."""
+    try:
+        yield
+    except OSError as error:
+        reason = "disk full" if error.errno in _FULL else error.strerror or error
+        raise WriteError(f"cannot write {path}: {reason}") from error
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Add to a WriteError within the block how to go on once its cause is gone."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(f"{error}; run the same command again to resume") from error
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """Write a file, over an older one but not through a link.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    with writing(path):
+        descriptor = os.open(path, _CREATE, 0o666)
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, however many calls it takes. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; what was written there becomes ``path`` if nothing is raised.
+
+    The file is flushed to disk before it gets its name, so that a power cut cannot leave an empty one.
+    Raises WriteError where that fails.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON; the file is replaced in one step. NaN and infinity raise ValueError."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def append_jsonl(path: Path, value: Any) -> None:
+    """Append one line of JSON and flush it to disk. Raises WriteError."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_jsonl(path: Path, values: list[Any]) -> None:
+    """Replace the file by these lines, in one step."""
+    with replacing(path) as temporary:
+        lines = (json.dumps(value, allow_nan=False) + "\n" for value in values)
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The lines of a JSONL file; none if it does not exist. A last line cut short by a crash is left out.
+
+    Raises UserError if the file cannot be read or another line is not valid JSON.
+    """
+    if not path.exists():
+        return []
+    lines = _read(path).split(b"\n")[:-1]
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises UserError if it cannot be read or is not valid JSON."""
+    return _parse(_read(path), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _parse(text: bytes, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{name} is damaged: not valid JSON") from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def resolved(path: Path) -> Path:
+    """An absolute path without links.
+
+    Raises:
+        UserError: The name is too long, or a link leads to itself.
+    """
+    try:
+        path = path.resolve()
+        # Resolving keeps silent about what the file system refuses.
+        path.exists()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except RuntimeError:
+        raise UserError(f"{path}: a symbolic link that leads back to itself") from None
+    return path

@@ -1,0 +1,60 @@
+"""Residual networks."""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from unlearnable_kernels.networks import NETWORKS
+
+
+@NETWORKS.register(
+    "resnet18", "ResNet-18, with a 3x3 stem and no max-pool up to 64 px", "He et al., CVPR 2016"
+)
+def resnet18(num_classes: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet-18; up to 64 px with a 3x3 stride-1 stem and no max-pool (methods §1.2)."""
+    model: nn.Module = torchvision.models.resnet18(num_classes=num_classes)
+    if image_size <= 64:
+        model.conv1 = _conv3x3(3, 64)
+        model.maxpool = nn.Identity()
+    return model
+
+
+@NETWORKS.register("resnet8", "eight layers of widths 32, 64, 128: trains on two CPU cores in minutes")
+def resnet8(num_classes: int, image_size: int) -> nn.Module:
+    """Eight layers, widths 32-64-128: small enough to train on two CPU cores within a demo."""
+    return ResNet8(num_classes)
+
+
+class ResNet8(nn.Module):
+    """Stem, three basic blocks with strides 1, 2, 2, global average pool, linear layer."""
+
+    def __init__(self, num_classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.stem = nn.Sequential(_conv3x3(3, first), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
+        self.blocks = nn.Sequential(
+            BasicBlock(first, first),
+            BasicBlock(first, second, stride=2, downsample=_shortcut(first, second, stride=2)),
+            BasicBlock(second, third, stride=2, downsample=_shortcut(second, third, stride=2)),
+        )
+        self.fc = nn.Linear(third, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(self.stem(images))
+        logits: Tensor = self.fc(torch.mean(features, dim=(2, 3)))
+        return logits
+
+
+def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))

@@ -1,0 +1,185 @@
+"""The second method: pixels that raise the Bayes error of the data set within a budget (docs/maths.md)."""
+
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from unlearnable_kernels.data.source import load_image
+from unlearnable_kernels.environment import usable_cores
+from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.files import read_json, replacing, write_json, writing
+from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.protect.methods.ascent import AUTHORS, OURS, Ascent, Ball, Loop, Target
+from unlearnable_kernels.protect.methods.budget import check_budget
+from unlearnable_kernels.protect.methods.method import METHODS, Facts, Method, Treatment, Workplace
+from unlearnable_kernels.protect.methods.replacement import Replacement
+from unlearnable_kernels.protect.methods.selection import check_fraction, exact_subset
+
+IMAGES = "images.npy"
+OUTCOME = "outcome.json"
+DEFAULT_EPS = {"linf": 8 / 255, "l2": 1.0}
+
+
+@METHODS.register(
+    "bayes-error",
+    "optimises pixels within a budget to raise the Bayes error of the data set; takes long",
+    "after Zhang et al., AAAI 2026",
+)
+@dataclass(frozen=True)
+class BayesError(Method):
+    """eps: largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's
+    change (l2, by default 1), pixels being in [0, 1]. bandwidth: σ of the kernel on features whose largest
+    value is 1, or "median" for their median distance. steps: outer steps. network: whose features are used.
+
+    Memory: 6 bytes for every pixel of the data set and 15 for every protected one (39 with AdamW's moments),
+    on the device where that is less than half of what is free there; and that of ``ops.bayes_error``.
+    """
+
+    eps: float | None = None
+    norm: str = "linf"
+    bandwidth: float | str = 0.3
+    steps: int = 10
+    network: str = "resnet18"
+
+    formats: ClassVar[tuple[str, ...]] = ("png", "webp", "npz")
+    loop: ClassVar[Loop] = OURS
+
+    @property
+    def ball(self) -> Ball:
+        return Ball(DEFAULT_EPS.get(self.norm, 0.0) if self.eps is None else float(self.eps), self.norm)
+
+    def check(self) -> None:
+        check_budget(1.0 if self.eps is None else self.eps, self.norm)
+        _ = NETWORKS[self.network]
+        sigma = self.bandwidth
+        if sigma != "median" and (isinstance(sigma, str) or not (math.isfinite(sigma) and sigma > 0)):
+            raise UserError(f"bandwidth must be a finite number above 0, or median, not {sigma}")
+        if self.steps < 1:
+            raise UserError(f"steps must be 1 or more, not {self.steps}")
+
+    def parameters(self, facts: Facts) -> dict[str, Any]:
+        check_fraction(facts.fraction)
+        if len(facts.source.classes) < 2:
+            raise UserError(f"{facts.source.name} has one class only; {self.name} needs at least 2")
+        return {
+            "eps": self.ball.eps,
+            "norm": self.norm,
+            "bandwidth": self.bandwidth,
+            "steps": self.steps,
+            "network": self.network,
+            "loop": dataclasses.asdict(self.loop),
+            "fraction": float(facts.fraction),
+            "resize": facts.resize,
+            "format": facts.format,
+        }
+
+    def marks(self, facts: Facts, parameters: dict[str, Any]) -> list[int]:
+        chosen = np.ones(len(facts.names), dtype=bool)
+        if facts.fraction < 1:
+            chosen = exact_subset(facts.secret, facts.name, facts.names, facts.labels, facts.fraction)
+        marks: list[int] = np.where(chosen, np.cumsum(chosen) - 1, -1).tolist()
+        return marks
+
+    def treatment(
+        self, facts: Facts, parameters: dict[str, Any], marks: list[int], workplace: Workplace
+    ) -> Treatment:
+        file, outcome = workplace.folder / IMAGES, workplace.folder / OUTCOME
+        if not outcome.exists():
+            images, missing, log = self._optimised(facts, np.array(marks), workplace)
+            with writing(workplace.folder):
+                with replacing(file) as temporary, temporary.open("wb") as stream:
+                    np.save(stream, images)
+                # Last: where it is, the other is whole.
+                write_json(outcome, {"estimate": log, "missing": missing})
+        found = read_json(outcome)
+        estimate = found["estimate"]
+        summary = {"before": estimate[0], "after": estimate[-1], "all": estimate} if estimate else None
+        return Replacement(file, frozenset(found["missing"]), {"estimate": summary})
+
+    def _optimised(
+        self, facts: Facts, marks: np.ndarray, workplace: Workplace
+    ) -> tuple[np.ndarray, list[int], list[dict[str, Any]]]:
+        """(images uint8 [P, H, W, 3], the rows without one, the log) for the P marked samples."""
+        every, present = _load_all(facts, workplace)
+        protected = marks >= 0
+        result = np.zeros((int(protected.sum()), *every.shape[1:]), np.uint8)
+        usable = protected & present
+        if not usable.any():
+            return result, marks[protected].tolist(), []
+        numbers = np.cumsum(present) - 1  # among the images that were read
+        labels = np.array(facts.labels)[present]
+        target = Target(
+            torch.from_numpy(every if present.all() else every[present]),
+            torch.from_numpy(labels),
+            torch.from_numpy(numbers[usable]),
+            len(facts.source.classes),
+        )
+
+        def seed_for(purpose: str, *context: str | int) -> int:
+            derived = facts.secret.derive("bayes-error", facts.name, purpose, *context, length=8)
+            return int.from_bytes(derived, "big") >> 1
+
+        ascent = Ascent(
+            target, self.ball, self.bandwidth, self.steps, self.network, self.loop, seed_for, workplace
+        )
+        images, log = ascent.run()
+        result[marks[usable]] = images.numpy()
+        return result, marks[protected & ~present].tolist(), log
+
+    @classmethod
+    def heading(cls, parameters: dict[str, Any]) -> str:
+        return (
+            f"{cls.name}, {parameters['norm']} {parameters['eps']:.4g}, "
+            f"bandwidth {parameters['bandwidth']}, {parameters['steps']} steps"
+        )
+
+
+@METHODS.register("beo-aaai2026", "bayes-error by its authors' own loop", "Zhang et al., AAAI 2026")
+@dataclass(frozen=True)
+class BeoAaai2026(BayesError):
+    """The authors' outer loop, with the number of steps of their published data set; L∞ alone."""
+
+    steps: int = 2
+
+    loop: ClassVar[Loop] = AUTHORS
+
+    def check(self) -> None:
+        super().check()
+        if self.norm != "linf":
+            raise UserError(f"norm must be linf with {self.name}, not {self.norm!r}; bayes-error has l2 too")
+
+
+def _load_all(facts: Facts, workplace: Workplace) -> tuple[np.ndarray, np.ndarray]:
+    """(all images uint8 [N, H, W, 3], which of them could be read). Raises UserError for a second size."""
+    samples, shape = facts.source.samples, facts.image.shape
+    images, present = np.zeros((len(samples), *shape), np.uint8), np.zeros(len(samples), dtype=bool)
+
+    def load(position: int) -> None:
+        sample = samples[position]
+        try:
+            image = load_image(facts.source, sample, facts.resize)
+        except ImageError:
+            if not workplace.skip_bad:
+                raise
+            return
+        if image.shape != shape:
+            raise UserError(
+                f"{sample.name}: {image.shape[1]}x{image.shape[0]} pixels, but the first image has "
+                f"{shape[1]}x{shape[0]}, and this method needs one size: resize them with --resize"
+            )
+        images[position], present[position] = image, True
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        tasks = [pool.submit(load, position) for position in range(len(samples))]
+        try:
+            for number, task in enumerate(tasks, start=1):
+                task.result()
+                workplace.stages("reading", number, len(samples))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return images, present

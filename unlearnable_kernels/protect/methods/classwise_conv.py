@@ -1,0 +1,116 @@
+"""The first method: every image is filtered with the filter of its class (docs/maths.md)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearnable_kernels.data.images import JPEG_QUALITY
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
+from unlearnable_kernels.protect.keys import Seed
+from unlearnable_kernels.protect.methods.filters import (
+    check_filter_parameters,
+    class_filters,
+    default_parameters,
+)
+from unlearnable_kernels.protect.methods.method import METHODS, Facts, Method, Treatment, Workplace
+from unlearnable_kernels.protect.methods.selection import choose_protected
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """Images marked with a class get its filter. filters: float32 [K, k, k]."""
+
+    filters: np.ndarray
+    padding: str
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, images: np.ndarray, marks: list[int], out: np.ndarray) -> None:
+        classwise_conv(
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            torch.tensor(marks),
+            torch.from_numpy(self.filters),
+            self.padding,
+            out=torch.from_numpy(out).permute(0, 3, 1, 2),
+        )
+
+
+@METHODS.register(
+    "classwise-conv",
+    "filters every image with the private filter of its class",
+    "Sadasivan et al., CVPR 2023",
+)
+@dataclass(frozen=True)
+class ClasswiseConv(Method):
+    """kernel_size, strength: of the filters, by default ``filters.DEFAULTS``; padding: beyond the border, by
+    default reflect with a key and zeros with a seed; quality: 1 to 100, of jpeg alone."""
+
+    kernel_size: int | None = None
+    strength: float | None = None
+    padding: str | None = None
+    quality: int = JPEG_QUALITY
+
+    def check(self) -> None:
+        if self.padding is not None and self.padding not in PADDINGS:
+            raise UserError(f"padding must be one of {', '.join(PADDINGS)}, not {self.padding!r}")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"quality must be from 1 to 100, not {self.quality}")
+
+    def parameters(self, facts: Facts) -> dict[str, Any]:
+        kernel_size, strength = default_parameters(facts.name, min(facts.image.shape[:2]))
+        kernel_size = kernel_size if self.kernel_size is None else self.kernel_size
+        strength = strength if self.strength is None else self.strength
+        check_filter_parameters(len(facts.source.classes), kernel_size, strength)
+        # Zeros darken the border, by which protected images can be told (EPD); the released bytes have it.
+        padding = self.padding or ("zeros" if isinstance(facts.secret, Seed) else "reflect")
+        return {
+            "kernel_size": int(kernel_size),
+            "strength": float(strength),
+            "fraction": float(facts.fraction),
+            "padding": padding,
+            "rescale": "max",
+            "resize": facts.resize,
+            "filter_acts": "on the stored image" if facts.resize is None else "after the resize",
+            "format": facts.format,
+            "quality": self.quality if facts.format == "jpeg" else None,
+        }
+
+    def marks(self, facts: Facts, parameters: dict[str, Any]) -> list[int]:
+        labels = facts.labels
+        chosen = choose_protected(
+            facts.secret,
+            facts.name,
+            facts.names,
+            labels,
+            facts.fraction,
+            num_classes=len(facts.source.classes),
+            kernel_size=parameters["kernel_size"],
+            strength=parameters["strength"],
+        )
+        marks: list[int] = np.where(chosen, labels, -1).tolist()
+        return marks
+
+    def treatment(
+        self, facts: Facts, parameters: dict[str, Any], marks: list[int], workplace: Workplace
+    ) -> Treatment:
+        return self.filtering(facts, parameters)
+
+    def filtering(self, facts: Facts, parameters: dict[str, Any]) -> Filtering:
+        """The filters that the secret gives, ready to be applied."""
+        filters = class_filters(
+            facts.secret,
+            facts.name,
+            len(facts.source.classes),
+            parameters["kernel_size"],
+            parameters["strength"],
+        )
+        return Filtering(filters.numpy(), parameters["padding"])
+
+    @classmethod
+    def heading(cls, parameters: dict[str, Any]) -> str:
+        return (
+            f"{cls.name}, k {parameters['kernel_size']}, strength {parameters['strength']:g}, "
+            f"padding {parameters['padding']}"
+        )

@@ -1,0 +1,113 @@
+"""Where the class filters come from: a private key, or the released program's integer seed.
+
+A filter is k*k, the same for all colour channels: one entry, at a random place, is 1; the others are drawn
+from U(0, strength) (Sadasivan, Soltanolkotabi, Feizi, CVPR 2023, arXiv 2303.04278).
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import SEED_WARNING, Key, Secret, check_seed
+
+SMALL = (3, 0.3)
+LARGE = (9, 0.06)
+SMALL_SIDE = 64
+# (kernel size, strength) per data set: the published ones, and for Tiny-ImageNet, whose setting was not
+# published, those of ImageNet-100.
+DEFAULTS = {
+    "cifar10": SMALL,
+    "cifar100": SMALL,
+    "tiny-imagenet-200": LARGE,
+    "imagenet-100": LARGE,
+    "imagenet": LARGE,
+}
+MAX_KERNEL_SIZE = 255
+MAX_STRENGTH = 1000.0
+
+
+def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float]:
+    """(kernel size, strength) for a data set; an unknown one is judged by its images' shorter side."""
+    return DEFAULTS.get(dataset_name, SMALL if shorter_side < SMALL_SIDE else LARGE)
+
+
+def class_filters(
+    secret: Secret, dataset_name: str, num_classes: int, kernel_size: int, strength: float
+) -> torch.Tensor:
+    """The filters of classes 0 … num_classes-1 from a key or a seed, float32 [num_classes, k, k]."""
+    if isinstance(secret, Key):
+        return filters_from_key(secret, dataset_name, num_classes, kernel_size, strength)
+    return seed_stream(secret.seed, num_classes, kernel_size, strength)[0]
+
+
+def filters_from_key(
+    key: Key, dataset_name: str, classes: int | Sequence[int], kernel_size: int, strength: float
+) -> torch.Tensor:
+    """Class filters from a private key, float32 [K, k, k].
+
+    ``classes`` is the number of classes (filters of 0 … classes-1) or the class indices wanted: each filter
+    depends on its own index alone, besides key, ``dataset_name``, ``kernel_size`` and ``strength``, and is
+    the same on every machine. Raises UserError for a kernel size that is even or outside 1 to 255, a strength
+    outside (0, 1000], no classes.
+    """
+    indices = range(classes) if isinstance(classes, int) else classes
+    check_filter_parameters(len(indices), kernel_size, strength)
+    if min(indices) < 0:
+        raise UserError(f"class indices must be 0 or more, one is {min(indices)}")
+    filters = [_key_filter(key, dataset_name, index, kernel_size, float(strength)) for index in indices]
+    return torch.from_numpy(np.stack(filters))
+
+
+def _key_filter(key: Key, dataset_name: str, index: int, k: int, strength: float) -> np.ndarray:
+    taps = k * k
+    data = key.derive("filter", dataset_name, int(index), k, strength, length=8 * taps + 16)
+    words = np.frombuffer(data, dtype="<u8", count=taps)
+    entries = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53 * strength
+    # 128 bits modulo k²: the bias is below 2⁻¹²⁰.
+    entries[int.from_bytes(data[8 * taps :], "little") % taps] = 1.0
+    return entries.astype(np.float32).reshape(k, k)
+
+
+def filters_from_seed(seed: int, num_classes: int, kernel_size: int, strength: float) -> torch.Tensor:
+    """The released program's filters for an integer seed, float32 [num_classes, k, k], bit for bit.
+
+    Warns that a seed is no secret. Raises UserError for a seed outside [0, 2³²) and as filters_from_key.
+    """
+    warnings.warn(SEED_WARNING, stacklevel=2)
+    return seed_stream(seed, num_classes, kernel_size, strength)[0]
+
+
+def seed_stream(
+    seed: int, num_classes: int, kernel_size: int, strength: float
+) -> tuple[torch.Tensor, np.random.RandomState]:
+    """filters_from_seed's filters, and its generator as they leave it: the partial subset is drawn next."""
+    check_seed(seed)
+    check_filter_parameters(num_classes, kernel_size, strength)
+    generator = np.random.RandomState(seed)
+    filters = np.empty((num_classes, kernel_size, kernel_size), dtype=np.float32)
+    for index in range(num_classes):
+        # Three channels are drawn and one is used: that is the published stream.
+        drawn = generator.uniform(0, strength, size=(3, 1, kernel_size, kernel_size))[0, 0]
+        row, column = generator.randint(kernel_size), generator.randint(kernel_size)
+        drawn[row, column] = 1.0
+        filters[index] = drawn
+    return torch.from_numpy(filters), generator
+
+
+def check_filter_parameters(num_classes: int, kernel_size: int, strength: float) -> None:
+    """Raises UserError for no classes, a size that is even or not in 1 … 255, a strength not in (0, 1000]."""
+    if num_classes < 1:
+        raise UserError(f"there must be at least one class, not {num_classes}")
+    if (
+        isinstance(kernel_size, bool)
+        or kernel_size != int(kernel_size)
+        or not 1 <= kernel_size <= MAX_KERNEL_SIZE
+        or kernel_size % 2 == 0
+    ):
+        raise UserError(f"kernel size must be an odd number from 1 to {MAX_KERNEL_SIZE}, not {kernel_size}")
+    if not (math.isfinite(strength) and 0 < strength <= MAX_STRENGTH):
+        raise UserError(f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength}")

@@ -1,0 +1,63 @@
+"""Which samples of a data set are protected when only a part of it is."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import Key, Secret
+from unlearnable_kernels.protect.methods.filters import seed_stream
+
+
+def choose_protected(
+    secret: Secret,
+    dataset_name: str,
+    names: Sequence[str],
+    labels: Sequence[int],
+    fraction: float,
+    *,
+    num_classes: int,
+    kernel_size: int,
+    strength: float,
+) -> np.ndarray:
+    """bool [N]: the samples to protect.
+
+    ``names`` (unique, stable) and ``labels`` (0 … num_classes-1) describe the N samples in data-set order,
+    ``fraction`` is in (0, 1], else UserError. A key protects an exact share of every class; a seed draws the
+    released program's Bernoulli subset, for which the stream needs the filters' parameters.
+    """
+    check_fraction(fraction)
+    if fraction == 1:
+        return np.ones(len(names), dtype=bool)
+    if isinstance(secret, Key):
+        return exact_subset(secret, dataset_name, names, labels, fraction)
+    _, generator = seed_stream(secret.seed, num_classes, kernel_size, strength)
+    return generator.random_sample(len(names)) < fraction
+
+
+def check_fraction(fraction: float) -> None:
+    """Raises UserError for one outside (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+
+
+def exact_subset(
+    secret: Secret, dataset_name: str, names: Sequence[str], labels: Sequence[int], fraction: float
+) -> np.ndarray:
+    """bool [N]: of every class's n samples the ⌊fraction·n + ½⌋ that the key ranks lowest.
+
+    The rank depends on key, data set and name alone, so neither order nor other samples' labels matter, and
+    a larger fraction contains the smaller one.
+    """
+    by_class: dict[int, list[tuple[bytes, str, int]]] = defaultdict(list)
+    for position, (name, label) in enumerate(zip(names, labels, strict=True)):
+        rank = secret.derive("selection", dataset_name, name, length=16)
+        by_class[label].append((rank, name, position))
+    chosen = np.zeros(len(names), dtype=bool)
+    for members in by_class.values():
+        members.sort()
+        for _, _, position in members[: math.floor(fraction * len(members) + 0.5)]:
+            chosen[position] = True
+    return chosen

@@ -1,0 +1,108 @@
+"""Chunks over worker processes that never outlive, nor outwrite, the process that started them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from types import ModuleType
+
+import cv2
+import torch
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
+
+_AHEAD = 2
+
+_rendering: Rendering
+_held: list[Connection] = []
+
+
+def render_all(
+    rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock: int
+) -> Generator[Result, None, None]:
+    """Render ``chunks``, yielding each result when it is there, in any order. Raises UserError.
+
+    ``workers`` 0 renders in this process. ``lock`` is the descriptor of the staging folder's lock: workers
+    hold it too, so that nobody else can begin while one of them still lives.
+    """
+    if workers == 0:
+        yield from map(rendering.render, chunks)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe(duplex=False)
+    lock_held = Connection(os.dup(lock))
+    pool = ProcessPoolExecutor(workers, context, _start, (rendering, ours, lock_held))
+    try:
+        yield from _in_flight(pool, chunks, _AHEAD * workers)
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process died, perhaps for want of memory; "
+            "run the same command again to resume, with fewer workers"
+        ) from None
+    finally:
+        # The workers end when this end of the pipe closes, in the middle of a chunk if need be.
+        theirs.close()
+        pool.shutdown(cancel_futures=True)
+        ours.close()
+        lock_held.close()
+
+
+def _in_flight(pool: ProcessPoolExecutor, chunks: Sequence[Chunk], limit: int) -> Iterator[Result]:
+    pending: set[Future[Result]] = set()
+    queue = iter(chunks)
+    exhausted = False
+    while pending or not exhausted:
+        while len(pending) < limit and not exhausted:
+            chunk = next(queue, None)
+            if chunk is None:
+                exhausted = True
+            else:
+                with _without_main():
+                    pending.add(pool.submit(_render, chunk))
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Workers started meanwhile do not run the caller's script again, as they otherwise would.
+
+    They need nothing of it; so no script has to be guarded, and notebooks and standard input serve too.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _start(rendering: Rendering, parent: Connection, lock: Connection) -> None:
+    global _rendering
+    _rendering = rendering
+    # Kept open until the process ends: that holds the lock.
+    _held.append(lock)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _end_with(parent: Connection) -> None:
+    try:
+        parent.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _render(chunk: Chunk) -> Result:
+    return _rendering.render(chunk)

@@ -1,0 +1,192 @@
+"""Where a protected data set grows until it is whole: DST.partial, its lock, its journal, its last step.
+
+DST.partial/lock           held by whoever works here, and by their workers
+DST.partial/plan.json      what is being made; another plan is refused
+DST.partial/journal.jsonl  a line for each finished chunk, with the hashes of its files
+DST.partial/tree/          becomes DST
+DST.partial/arrays/        pixels on their way into an .npz
+DST.partial/work/          what a method needs before the first file, such as its optimised images
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import write_all, write_json, writing
+from unlearnable_kernels.protect.pipeline.chunk import Result
+
+# Workers of a killed run let go of the lock within moments; a live run does not.
+LOCK_WAIT = 5.0
+_OWN = {"lock", "plan.json", "journal.jsonl", "tree", "arrays", "work"}
+# What a kill in the middle of replacing one of them leaves behind.
+_TEMPORARY = ".tmp"
+
+
+class Staging:
+    """The staging folder of ``dst``, locked while the object is open (a context manager). UserError."""
+
+    def __init__(self, dst: Path) -> None:
+        self.dst = dst
+        self.folder = staging_folder(dst)
+        self.tree = self.folder / "tree"
+        self.arrays = self.folder / "arrays"
+        self.work = self.folder / "work"
+        self._journal = -1
+        self.lock = -1
+
+    def __enter__(self) -> "Staging":
+        try:
+            with writing(self.folder):
+                self._acquire()
+                names = {entry.name for entry in self.folder.iterdir()}
+            foreign = sorted(name for name in names - _OWN if not name.endswith(_TEMPORARY))
+            if foreign:
+                raise UserError(
+                    f"{self.folder} is where {self.dst.name} would grow, but holds {foreign[0]!r}"
+                )
+        except UserError:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for descriptor in (self._journal, self.lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._journal = self.lock = -1
+
+    def _acquire(self) -> None:
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it may have finished and removed the folder.
+                if os.path.samestat(os.fstat(self.lock), (self.folder / "lock").stat()):
+                    return
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            self.close()
+            if time.monotonic() > deadline:
+                raise UserError(f"another process is working on {self.folder}; wait for it, or end it")
+            time.sleep(0.05)
+
+    def adopt(self, digest: str, header: dict[str, Any]) -> bool:
+        """Enter the plan. True if this very plan was begun here before; UserError if another one was."""
+        path = self.folder / "plan.json"
+        if not path.exists():
+            write_json(path, {"digest": digest, "header": header})
+            return False
+        try:
+            begun = json.loads(path.read_bytes())
+            same, before = begun["digest"] == digest, begun["header"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged; delete {self.folder} to start over") from None
+        if same:
+            return True
+        changed = ", ".join(differences(before, header)) or "the source's files or the seed"
+        raise UserError(
+            f"{self.folder} holds an unfinished run that differs in {changed}; "
+            "run that command again to finish it, or delete the folder to start over"
+        )
+
+    def finished(self, is_whole: Callable[[Result], bool]) -> dict[int, Result]:
+        """The journal's chunks whose files are still what was written; the others are to be done again."""
+        path = self.folder / "journal.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        results = [result for line in lines if (result := _parse(line)) is not None]
+        with ThreadPoolExecutor() as pool:
+            kept = {
+                r.index: r for r, whole in zip(results, pool.map(is_whole, results), strict=True) if whole
+            }
+
+        with writing(self.folder):
+            temporary = path.with_suffix(_TEMPORARY)
+            temporary.write_bytes(b"".join(map(_line, kept.values())))
+            temporary.replace(path)
+            self._journal = os.open(path, os.O_WRONLY | os.O_APPEND)
+        return kept
+
+    def record(self, result: Result) -> None:
+        """Note a finished chunk."""
+        with writing(self.folder):
+            write_all(self._journal, _line(result))
+
+    def publish(self) -> None:
+        """Bring the tree to disk, give it its final name, and clear up."""
+        with writing(self.folder):
+            _sync(self.tree)
+            self.tree.rename(self.dst)
+            _sync(self.dst.parent)
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete the staging folder, the lock last; one who waits for it may make the folder anew."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / "lock").unlink()
+            self.folder.rmdir()
+
+
+def staging_folder(dst: Path) -> Path:
+    """Beside ``dst``, hence on its file system, where a rename is one step."""
+    return dst.with_name(dst.name + ".partial")
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two manifest headers, by name."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and name == "parameters":
+            found += [
+                f"{key} ({old.get(key)}, now {new.get(key)})" for key in new if old.get(key) != new[key]
+            ]
+        elif old != new:
+            found.append({"source_listing_sha256": "the source's files", "key": "the key"}.get(name, name))
+    return found
+
+
+def _line(result: Result) -> bytes:
+    return json.dumps([result.index, result.sha256, result.skipped]).encode() + b"\n"
+
+
+def _parse(line: bytes) -> Result | None:
+    """None for a line that was cut short, or never reached the disk."""
+    try:
+        index, hashes, skipped = json.loads(line)
+        return Result(int(index), list(hashes), {int(key): str(value) for key, value in skipped.items()})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _sync(path: Path) -> None:
+    """Flush the file system that holds ``path``."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(descriptor)

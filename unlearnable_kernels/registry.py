@@ -1,0 +1,111 @@
+"""Registries of named things: methods, networks, defences and data formats, ours and those of plug-ins."""
+
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from unlearnable_kernels.errors import UserError
+
+PLUGINS = "unlearnable_kernels.plugins"
+"""The entry-point group of packages that register things of their own; each entry is a module to import."""
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A registered thing, with one line for help texts, and the paper it comes from."""
+
+    name: str
+    item: T
+    description: str
+    paper: str
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name, which register themselves where they are defined.
+
+    Args:
+        kind: What a thing is called in messages, such as "network".
+        package: Name of the package that has one module for each of our own. These, and plug-ins, are
+            imported when the registry is first asked.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._entries: dict[str, Entry[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str, description: str, paper: str = "") -> Callable[[S], S]:
+        """A decorator that registers a class or a function.
+
+        Args:
+            name: What users call it. A class also gets it as its attribute ``name``.
+            description: One line for help texts.
+            paper: Where it was published, such as "Madry et al., ICLR 2018".
+
+        Raises:
+            ValueError: Another thing has this name.
+        """
+
+        def decorate(item: S) -> S:
+            if name in self._entries:
+                raise ValueError(f"there is a {self.kind} named {name!r} already")
+            if isinstance(item, type):
+                item.name = name  # type: ignore[attr-defined]
+            entry: Entry[Any] = Entry(name, item, description, paper)
+            self._entries[name] = entry
+            return item
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        """The thing called ``name``.
+
+        Raises:
+            UserError: There is none; the message lists the names.
+        """
+        self._load()
+        if name not in self._entries:
+            raise UserError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self)}")
+        return self._entries[name].item
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, sorted."""
+        self._load()
+        return iter(sorted(self._entries))
+
+    def entries(self) -> list[Entry[T]]:
+        """All entries, sorted by name."""
+        return [self._entries[name] for name in self]
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # before the imports, which may ask in turn
+        for module in pkgutil.iter_modules(import_module(self._package).__path__):
+            import_module(f"{self._package}.{module.name}")
+        load_plugins()
+
+
+def load_plugins() -> None:
+    """Import the modules that installed packages name under the entry-point group ``PLUGINS``.
+
+    Raises:
+        UserError: One of them cannot be imported.
+    """
+    for plugin in entry_points(group=PLUGINS):
+        try:
+            plugin.load()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"plug-in {plugin.name} ({plugin.value}) cannot be imported: {reason}") from error

@@ -1,0 +1,137 @@
+"""Testing a network on clean or attacked images, during training and afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
+from unlearnable_kernels.data.augment import to_float
+from unlearnable_kernels.defences.pgd import Attack, Pgd
+from unlearnable_kernels.device import autocast, pick_device
+from unlearnable_kernels.environment import versions
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import write_jsonl
+from unlearnable_kernels.networks import create_network
+from unlearnable_kernels.training.checkpoint import load_checkpoint
+from unlearnable_kernels.training.config import TrainConfig
+from unlearnable_kernels.training.processes import Processes
+from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, read_evaluations, read_run
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Mean cross-entropy and, per class, how many images there were and how many were recognised."""
+
+    loss: float
+    correct: list[int]
+    total: list[int]
+
+    @property
+    def accuracy(self) -> float:
+        return sum(self.correct) / sum(self.total)
+
+
+def evaluate(
+    run: Path,
+    test: Path,
+    attack: Pgd | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Test the network of the run folder ``run`` on the data set ``test`` and append to evaluations.jsonl.
+
+    Images are brought to the size that the run's configuration names. Classes are matched by name; some may
+    be missing from ``test``, and the accuracy is that on the others. attack: tests on attacked images; its
+    random starts derive from the run's seed. progress: called with (images done, images in all).
+    Returns the line that was written: accuracies in [0, 1], overall and per class, the number of images, the
+    epoch of the checkpoint, the attack's settings or None, and the versions. Raises UserError if ``run`` has
+    no checkpoint or is damaged, if ``test`` has other classes or sizes, and if the line cannot be written.
+    """
+    one = Processes(0, 1, pick_device())
+    model, epoch, config, record = load_trained(run, one.device)
+    earlier = read_evaluations(run)
+    data = load_arrays(test, "test", config.image_size).relabelled(record["classes"], str(test))
+    require_size(data, record["image_size"], str(test))
+    generator = torch.Generator(one.device).manual_seed(config.seed)
+    against = None if attack is None else (Attack(model, attack, config.precision), generator)
+    result = measure(model, data, config.batch_size, one, config.precision, against, progress)
+    counts = zip(data.classes, result.correct, result.total, strict=True)
+    line = {
+        "test": str(test.resolve()),
+        "sha256": data.digest(),
+        "images": len(data),
+        "epoch": epoch,
+        "attack": None if attack is None else attack.as_dict(),
+        "loss": result.loss,
+        "accuracy": result.accuracy,
+        "per_class": {name: correct / total for name, correct, total in counts if total},
+        "versions": versions(),
+    }
+    write_jsonl(run / EVALUATIONS, [*earlier, line])
+    return line
+
+
+def load_trained(run: Path, device: torch.device) -> tuple[nn.Module, int, TrainConfig, dict[str, Any]]:
+    """The network of a run folder after its last finished epoch, that epoch, the configuration and run.json.
+
+    Raises UserError if ``run`` has no checkpoint or is damaged.
+    """
+    config, record = read_run(run)
+    if not (run / CHECKPOINT).is_file():
+        raise UserError(f"{run} has no finished epoch yet: train it first")
+    model = create_network(config.network, len(record["classes"]), record["image_size"])
+    epoch = load_checkpoint(run / CHECKPOINT, model)
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, epoch, config, record
+
+
+def measure(
+    model: nn.Module,
+    data: LabelledImages,
+    batch_size: int,
+    processes: Processes,
+    precision: str = "fp32",
+    against: tuple[Attack, torch.Generator] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Loss and accuracy of ``model``, which is put into evaluation mode, on ``data`` without augmentation.
+
+    Every process takes its part of the images, all get the whole result. against: an attack of ``model``
+    that comes first, and the source of its random starts.
+    """
+    model.eval()
+    classes, device = len(data.classes), processes.device
+    # Whole numbers as large as there are images are exact in double.
+    sums = torch.zeros(1 + classes, dtype=torch.float64, device=device)
+    mine = processes.part(len(data))
+    size = max(1, batch_size // processes.size)
+    batches = zip(data.images[mine].split(size), data.labels[mine].split(size), strict=True)
+    for number, (stored, labels) in enumerate(batches):
+        images, labels = to_float(stored.to(device)), labels.to(device)
+        if against is not None:
+            attack, generator = against
+            images = attack(images, labels, attack.pgd.noise(images, len(images), generator))
+        with torch.inference_mode():
+            with autocast(device, precision):
+                logits: Tensor = model(images)
+            logits = logits.float()
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
+            sums[1:] += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
+        if progress is not None:
+            progress(min((number + 1) * size * processes.size, len(data)), len(data))
+    loss, *correct = processes.sum(sums).tolist()
+    total = torch.bincount(data.labels, minlength=classes)
+    return Measurement(loss / len(data), [int(each) for each in correct], total.tolist())
+
+
+def require_size(data: LabelledImages, size: int, name: str) -> None:
+    """Raise UserError unless the images are ``size`` px high."""
+    if data.images.shape[1] != size:
+        raise UserError(
+            f"{name} has images of {data.images.shape[1]} px, but the network is for {size} px: "
+            "give an image size that both sets are brought to"
+        )
