@@ -58,9 +58,9 @@ def test_the_first_of_each_class(tree: Path) -> None:
 
 
 def test_progress_ends_at_the_end(tree: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    load_arrays(tree, "train", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(64, 140), (128, 140), (140, 140)]
+    seen: list[tuple[str, int, int]] = []
+    load_arrays(tree, "train", progress=lambda *event: seen.append(event))
+    assert seen == [("reading the train set", done, 140) for done in (64, 128, 140)]
 
 
 def test_mixed_sizes_need_an_image_size(tree: Path) -> None:

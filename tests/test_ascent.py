@@ -16,7 +16,7 @@ from unlearnable_kernels.protect.methods.ascent import (
     AUTHORS,
     OURS,
     Ascent,
-    Ball,
+    Budget,
     Loop,
     Target,
     adamw_ascent,
@@ -27,7 +27,7 @@ from unlearnable_kernels.protect.methods.embedding import (
     pixel_gradient,
     train_embedding,
 )
-from unlearnable_kernels.protect.methods.method import Workplace
+from unlearnable_kernels.protect.methods.method import Workspace
 
 CPU = torch.device("cpu")
 
@@ -54,13 +54,13 @@ def target(count: int = 40, classes: int = 3) -> Target:
 
 
 def make(loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3) -> Ascent:
-    workplace = Workplace(folder, False, lambda message: None, lambda what, done, total: None)
+    workspace = Workspace(folder, False, lambda message: None, lambda what, done, total: None)
 
     def seed_for(purpose: str, *context: str | int) -> int:
         return zlib.crc32(f"{purpose} {context}".encode())
 
-    ball = Ball({"linf": 8 / 255, "l2": 2.0}[norm], norm)
-    return Ascent(target(), ball, sigma, steps, "resnet8", loop, seed_for, workplace)
+    budget = Budget({"linf": 8 / 255, "l2": 2.0}[norm], norm)
+    return Ascent(target(), budget, sigma, steps, "resnet8", loop, seed_for, workspace)
 
 
 def test_the_gradient_in_parts_is_that_of_the_whole(full_precision: None, tmp_path: Path) -> None:

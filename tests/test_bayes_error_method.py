@@ -151,17 +151,14 @@ def test_a_kill_at_any_moment_leaves_no_trace(tree: Path, tmp_path: Path, method
     events = 0
     limit = -1
 
-    def stages(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         nonlocal events
         assert done <= total
         events += 1
         if events == limit:
             raise Killed
 
-    def progress(done: int, total: int) -> None:
-        stages("writing", done, total)
-
-    options: dict[str, Any] = {"method": method, "fraction": 0.5, "stages": stages, "progress": progress}
+    options: dict[str, Any] = {"method": method, "fraction": 0.5, "progress": progress}
     whole = protect(tree, tmp_path / "whole", **options)
     rng = np.random.default_rng(0)
     resumed: list[str] = []
@@ -178,12 +175,12 @@ def test_a_kill_at_any_moment_leaves_no_trace(tree: Path, tmp_path: Path, method
 
 
 def test_another_parameter_does_not_go_on_with_an_unfinished_run(tree: Path, tmp_path: Path) -> None:
-    def stages(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "ascending":
             raise Killed
 
     with pytest.raises(Killed):
-        protect(tree, tmp_path / "out", stages=stages)
+        protect(tree, tmp_path / "out", progress=progress)
     with pytest.raises(UserError, match=r"differs in eps \(0.0313\d+, now 0.0156\d+\)"):
         protect(tree, tmp_path / "out", eps=4 / 255)
     with pytest.raises(UserError, match="differs in method"):
@@ -194,12 +191,12 @@ def test_another_parameter_does_not_go_on_with_an_unfinished_run(tree: Path, tmp
 
 
 def test_a_damaged_state_is_named(tree: Path, tmp_path: Path) -> None:
-    def stages(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "ascending" and done > 60:
             raise Killed
 
     with pytest.raises(Killed):
-        protect(tree, tmp_path / "out", stages=stages)
+        protect(tree, tmp_path / "out", progress=progress)
     state = tmp_path / "out.partial" / "work" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"state\.safetensors is damaged .*; delete it to start over"):

@@ -40,7 +40,7 @@ from unlearnable_kernels.protect.run import protect_dataset
 plan.CHUNK_IMAGES = 2
 src, dst, pause, format = sys.argv[1:]
 
-def progress(done, total):
+def progress(what, done, total):
     print(done, flush=True)
     time.sleep(float(pause))
 
@@ -174,7 +174,7 @@ def wait_for_orphans(dst: Path) -> None:
 def interrupted(tree: Path, dst: Path, after: int, **options: Any) -> None:
     """A run that ends after so many images."""
 
-    def progress(done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if done >= after:
             raise Killed
 
@@ -345,7 +345,7 @@ def test_a_folder_that_cannot_be_written_is_named(tree: Path, tmp_path: Path) ->
 
 
 def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path) -> None:
-    def progress(done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
 

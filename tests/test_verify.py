@@ -43,7 +43,7 @@ def write_dataset(folder: Path, source: Key | Seed = KEY) -> Path:
 
 def test_an_untouched_data_set_passes(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    report = verify_dataset(write_dataset(tmp_path), KEY, lambda done, total: seen.append((done, total)))
+    report = verify_dataset(write_dataset(tmp_path), KEY, lambda _, done, total: seen.append((done, total)))
     assert report == VerifyReport(checked=4, key="matches")
     assert report.ok
     assert seen == [(4, 4)]

@@ -46,7 +46,7 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
             protected,
             secret=key,
             padding=PADDING[data],
-            progress=lambda done, all_: report("protecting", done, all_),
+            progress=report,
         )
     accuracies = {
         name: train_and_test(images, clean, out / "runs" / name, SETTINGS[data])

@@ -27,12 +27,12 @@ def test_budget_repetition_and_resumption(digits: Path, tmp_path: Path, method: 
     assert 1 <= np.abs(levels).max() <= 8
     assert protect(digits, tmp_path / "again", method=method, fraction=0.5) == whole
 
-    def stages(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         if what == "ascending" and done > total // 2:
             raise Killed
 
     with pytest.raises(Killed):
-        protect(digits, tmp_path / "killed", method=method, fraction=0.5, stages=stages)
+        protect(digits, tmp_path / "killed", method=method, fraction=0.5, progress=progress)
     assert protect(digits, tmp_path / "killed", method=method, fraction=0.5) == whole
 
 

@@ -182,8 +182,7 @@ def protect(
             bandwidth=sigma,
             steps=steps,
             network=network,
-            progress=lambda done, total: report("protecting", done, total),
-            stages=report,
+            progress=report,
             notify=lambda message: print(message, file=sys.stderr),
         )
     print(f"wrote {dst} with {manifest}")
@@ -208,7 +207,7 @@ def verify(
     if key_file is not None or seed_compat is not None:
         key = filters_source(key_file, seed_compat, insecure_key_permissions)
     with progress("files") as report:
-        found = verify_dataset(dst, key, lambda done, total: report("verifying", done, total))
+        found = verify_dataset(dst, key, report)
     for kind in ("missing", "extra", "changed"):
         for name in getattr(found, kind):
             print(f"{kind}: {name}")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, samp
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.progress import Progress, no_progress
 
 _CHUNK = 64  # images a worker takes at a time
 
@@ -81,14 +81,14 @@ def load_arrays(
     image_size: int | None = None,
     *,
     limit_per_class: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> LabelledImages:
     """Decode a whole split into one array.
 
     image_size: every image is brought to image_size x image_size px (see ``images.resize``); None takes
     images of one size as they are. limit_per_class: the first so many of each class, in name order.
     An array that needs more than half of the free memory lives in a temporary file instead (TMPDIR chooses
-    where). progress: called with (images done, images in all).
+    where).
     Raises UserError for an unreadable data set, one without images, or mixed sizes without image_size.
     """
     source = open_source(path, split)
@@ -117,8 +117,7 @@ def load_arrays(
             done = 0
             for task in tasks:
                 done += task.result()
-                if progress is not None:
-                    progress(done, len(samples))
+                progress(f"reading the {split} set", done, len(samples))
         finally:
             pool.shutdown(cancel_futures=True)
     labels = torch.tensor([sample.label for sample in samples])

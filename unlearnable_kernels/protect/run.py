@@ -1,7 +1,6 @@
 """Protecting a data set: source in, protected data set and manifest out, whole or not at all."""
 
 import logging
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,16 @@ from unlearnable_kernels.data.source import ArraySource, Source, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import resolved, resumable, sha256_of, write_file, writing
+from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods import make_method
-from unlearnable_kernels.protect.methods.method import Notify, Stages, Treatment, Workplace
+from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result, array_file
 from unlearnable_kernels.protect.pipeline.executors.local import render_all
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences, staging_folder
 from unlearnable_kernels.protect.verify import verify_dataset
 
-Progress = Callable[[int, int], None]
 ON_ERROR = ("raise", "skip")
 
 
@@ -39,7 +38,6 @@ def protect_dataset(
     workers: int | None = None,
     on_error: str = "raise",
     progress: Progress | None = None,
-    stages: Stages | None = None,
     notify: Notify | None = None,
     **method_options: Any,
 ) -> Path:
@@ -57,8 +55,8 @@ def protect_dataset(
     shorter side, then the central square; the method acts after it. dataset_name: part of what is derived,
     the source's own name by default. workers: processes that write files, 0 for none, by default one for each
     core. on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
-    progress: called with (images done, all) as files are written; stages: with (what, done, all) before that,
-    where a method optimises; notify: with one-line messages.
+    progress: called as files are written, and before that where a method optimises; notify: with one-line
+    messages.
 
     Raises UserError for bad parameters, a source that cannot be read, a ``dst`` that holds something else,
     was damaged since or lies within ``src`` (or the other way round), a disk that is full.
@@ -87,9 +85,9 @@ def protect_dataset(
             staging.remove()
             tell(f"{dst} is complete already")
             return dst / MANIFEST_NAME
-        job = _Job(src, source, plan, staging, on_error == "skip", progress or (lambda done, total: None))
+        job = _Job(src, source, plan, staging, on_error == "skip", progress or no_progress)
         try:
-            results = job.render(workers, tell, stages or (lambda what, done, total: None))
+            results = job.render(workers, tell)
             manifest = job.finish(results, secret)
         except KeyboardInterrupt:
             tell("interrupted; run the same command again to resume")
@@ -170,35 +168,35 @@ class _Job:
         self.folder = staging.tree if plan.shape is None else staging.arrays
         self.outcome: dict[str, Any] = {}
 
-    def render(self, workers: int | None, tell: Notify, stages: Stages) -> dict[int, Result]:
+    def render(self, workers: int | None, tell: Notify) -> dict[int, Result]:
         """Every chunk's result: from the journal where its files are still there, rendered else."""
         plan, staging = self.plan, self.staging
         resumed = staging.adopt(plan.digest, plan.header)
         self._make_folders()
-        workplace = Workplace(staging.work, self.skip_bad, tell, stages)
+        workspace = Workspace(staging.work, self.skip_bad, tell, self.progress)
         try:
-            treatment = plan.method.treatment(plan.facts, plan.parameters, plan.marks, workplace)
+            perturbation = plan.method.perturbation(plan.task, plan.parameters, plan.assignment, workspace)
         except UserError:
             if not resumed and not any(staging.work.iterdir()):
                 # Nothing is lost, and a remedy that the message names is another plan.
                 staging.remove()
             raise
-        self.outcome = treatment.outcome
+        self.outcome = perturbation.outcome
         results = staging.finished(self._is_whole)
         total = len(plan.outputs)
         done = sum(len(chunk.samples) for chunk in plan.chunks if chunk.index in results)
         if resumed:
             tell(f"resuming: {done} of {total} images are done")
-        self.progress(done, total)
+        self.progress("protecting", done, total)
         left = [chunk for chunk in plan.chunks if chunk.index not in results]
         # Closed at once, whatever is raised here: that ends the workers.
-        rendering = self._rendering(treatment)
+        rendering = self._rendering(perturbation)
         with closing(render_all(rendering, left, self._workers(workers, left), staging.lock)) as new:
             for result in new:
                 staging.record(result)
                 results[result.index] = result
                 done += len(plan.chunks[result.index].samples)
-                self.progress(done, total)
+                self.progress("protecting", done, total)
         return results
 
     def _workers(self, wanted: int | None, left: list[Chunk]) -> int:
@@ -208,13 +206,13 @@ class _Job:
             wanted = 0 if only_filter or len(left) == 1 else usable_cores()
         return min(wanted, len(left))
 
-    def _rendering(self, treatment: Treatment) -> Rendering:
+    def _rendering(self, perturbation: Perturbation) -> Rendering:
         parameters = self.plan.parameters
         # Each chunk brings its samples; a folder's list of all of them would go to every worker in vain.
         source = self.source if isinstance(self.source, ArraySource) else replace(self.source, samples=[])
         return Rendering(
             source=source,
-            treatment=treatment,
+            perturbation=perturbation,
             resize=parameters["resize"],
             format=parameters["format"],
             quality=parameters.get("quality"),
@@ -284,7 +282,7 @@ class _Job:
                 files[chunk.outputs[position]] = {
                     "sha256": result.sha256[position],
                     "label": sample.label,
-                    "protected": chunk.marks[position] >= 0,
+                    "protected": chunk.assignment[position] >= 0,
                 }
         # A file that an earlier attempt wrote and this one skips is nobody's.
         for name in {output for chunk in self.plan.chunks for output in chunk.outputs} - files.keys():
@@ -302,7 +300,7 @@ class _Job:
                 if position in reasons:
                     skipped.append([sample.name, reasons[position]])
                 else:
-                    protected = chunk.marks[position] >= 0
+                    protected = chunk.assignment[position] >= 0
                     samples[sample.name] = {"label": sample.label, "protected": protected}
         self._refuse_empty(samples)
         path = self.staging.tree / f"{self.source.split or 'train'}.npz"

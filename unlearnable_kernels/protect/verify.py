@@ -1,7 +1,6 @@
 """Checking a protected data set against its manifest, and the manifest against a key."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, file_digests, read_manifest
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import resolved, sha256_of
+from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
 
 _BATCH = 256
@@ -36,13 +36,14 @@ class VerifyReport:
         return not mismatches and self.key in ("not checked", "matches")
 
 
-def verify_dataset(
-    dst: Path, key: Secret | None = None, progress: Callable[[int, int], None] | None = None
-) -> VerifyReport:
-    """Compare the files in ``dst`` with its manifest, and with ``key`` that it was this key (or seed).
+def verify_dataset(dst: Path, secret: Secret | None = None, progress: Progress = no_progress) -> VerifyReport:
+    """Compare the files in ``dst`` with its manifest, and with ``secret`` that it was this one.
 
-    Without the key, whoever can change the files can change the manifest too. progress: called with (files
-    checked, all). Raises UserError where there is no readable manifest; mismatches are reported, not raised.
+    Without the secret, whoever can change the files can change the manifest too. Mismatches are reported,
+    not raised.
+
+    Raises:
+        UserError: There is no readable manifest.
     """
     dst = Path(dst)
     if not resolved(dst).is_dir():
@@ -60,13 +61,16 @@ def verify_dataset(
     with ThreadPoolExecutor() as pool:
         for number, found in enumerate(pool.map(check, batches), start=1):
             changed += found
-            if progress is not None:
-                progress(min(number * _BATCH, len(shared)), len(shared))
+            progress("verifying", min(number * _BATCH, len(shared)), len(shared))
     verdict = "not checked"
-    if key is not None:
-        known = manifest["key"].get("fingerprint") == key.fingerprint
+    if secret is not None:
+        known = manifest["key"].get("fingerprint") == secret.fingerprint
         verdict = (
-            "another key" if not known else "matches" if is_signed_by(manifest, key) else "manifest changed"
+            "another key"
+            if not known
+            else "matches"
+            if is_signed_by(manifest, secret)
+            else "manifest changed"
         )
     return VerifyReport(
         checked=len(shared),

@@ -17,8 +17,8 @@ from unlearnable_kernels.protect.methods.classwise_conv import ClasswiseConv
 from unlearnable_kernels.protect.pipeline.plan import (
     Options,
     check_options,
-    gather_facts,
     listing_digest,
+    make_task,
     output_names,
 )
 
@@ -57,15 +57,15 @@ def write_preview(
     _check_arguments(classes, out_png, {"source": src})
     source = open_source(Path(src), "train", on_error)
     rows = _first_images(source, classes, resize, on_error)
-    facts = gather_facts(source, secret, options, rows[0][1])
-    parameters = method.parameters(facts)
-    filtering = method.filtering(facts, parameters)
+    task = make_task(source, secret, options, rows[0][1])
+    parameters = method.parameters(task)
+    filters = method.class_filters_of(task, parameters)
     triples = []
     for label, clean in rows:
         protected = np.empty_like(clean)[None]
-        filtering.apply(clean[None], [label], protected)
+        filters.apply(clean[None], [label], protected)
         triples.append((source.classes[label], clean, protected[0]))
-    return _write_sheet(triples, f"{facts.name}: {method.heading(parameters)}", out_png)
+    return _write_sheet(triples, f"{task.name}: {method.heading(parameters)}", out_png)
 
 
 def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:

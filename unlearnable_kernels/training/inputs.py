@@ -22,9 +22,9 @@ def load_sets(config: TrainConfig, progress: Progress | None) -> tuple[LabelledI
     """The training set and, with labels that index the training set's classes, the test set."""
 
     def load(path: str, split: str, limit: int | None) -> LabelledImages:
-        def report(done: int, total: int) -> None:
+        def report(what: str, done: int, total: int) -> None:
             if progress is not None:
-                progress(f"reading the {split} set", done, total, {})
+                progress(what, done, total, {})
 
         return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=report)
 

@@ -24,7 +24,7 @@ from unlearnable_kernels.protect.methods.embedding import (
     pixel_gradient,
     train_embedding,
 )
-from unlearnable_kernels.protect.methods.method import Workplace
+from unlearnable_kernels.protect.methods.method import Workspace
 
 STATE = "state.safetensors"
 LOG = "log.jsonl"
@@ -69,7 +69,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Ball:
+class Budget:
     eps: float
     norm: str
 
@@ -80,16 +80,16 @@ class Ascent:
     def __init__(
         self,
         target: Target,
-        ball: Ball,
+        budget: Budget,
         bandwidth: float | str,
         steps: int,
         network: str,
         loop: Loop,
         seed_for: Callable[..., int],
-        workplace: Workplace,
+        workspace: Workspace,
     ) -> None:
-        self.ball, self.bandwidth, self.steps, self.network = ball, bandwidth, steps, network
-        self.loop, self.seed_for, self.workplace = loop, seed_for, workplace
+        self.budget, self.bandwidth, self.steps, self.network = budget, bandwidth, steps, network
+        self.loop, self.seed_for, self.workspace = loop, seed_for, workspace
         self.num_classes = target.num_classes
         self.device = pick_device()
         home = _home(target, self.device)
@@ -107,14 +107,14 @@ class Ascent:
 
     def run(self) -> tuple[Tensor, list[dict[str, Any]]]:
         """(protected images uint8 [P, H, W, 3], the estimates after 0 … ``steps`` outer steps)."""
-        with writing(self.workplace.folder):
+        with writing(self.workspace.folder):
             self._restore()
         while self.done < self.steps:
             self._train_all(self.done)
             self._note(self._judge_name())
             self._ascend()
             self.done += 1
-            with writing(self.workplace.folder):
+            with writing(self.workspace.folder):
                 self._save()
         self.models.clear()
         self._train(self._judge_name(), self.steps, fresh=True)
@@ -145,7 +145,7 @@ class Ascent:
 
         def report(images: int) -> None:
             self._trained += images
-            self.workplace.stages("training embeddings", self._trained, self._to_train())
+            self.workspace.progress("training embeddings", self._trained, self._to_train())
 
         train_embedding(
             self.models[name],
@@ -175,9 +175,9 @@ class Ascent:
             "bandwidth": round(sigma, 6),
         }
         self.log.append(line)
-        with writing(self.workplace.folder):
-            append_jsonl(self.workplace.folder / LOG, line)
-        self.workplace.tell(
+        with writing(self.workspace.folder):
+            append_jsonl(self.workspace.folder / LOG, line)
+        self.workspace.notify(
             f"after step {self.done} of {self.steps}: estimated Bayes error {line['estimate']:.4f}, of the "
             f"protected images {line['protected']:.4f}"
         )
@@ -217,7 +217,7 @@ class Ascent:
                     gradient += pixel_gradient(model, seen, slope[part])
                 self._move(part, gradient.to(self.master.device))
                 done = (self.done * loop.inner_steps + inner) * count + part.stop
-                self.workplace.stages("ascending", done, self.steps * loop.inner_steps * count)
+                self.workspace.progress("ascending", done, self.steps * loop.inner_steps * count)
 
     def _feature_gradient(self, found: Tensor) -> Tensor:
         """The gradient of the mean error over all images with respect to unscaled features [N, D]."""
@@ -231,17 +231,17 @@ class Ascent:
 
     def _move(self, part: slice, gradient: Tensor) -> None:
         """One step of the images ``part`` along ``gradient``, and what the networks then see of them."""
-        origin, ball = self.origin[part], self.ball
+        origin, budget = self.origin[part], self.budget
         start = origin / 255
         if self.loop.rule == "adamw":
             step = self.done * self.loop.inner_steps + 1
             ahead = adamw_ascent(self.master[part], gradient, [m[part] for m in self.moments], step)
-            moved = torch.minimum(torch.maximum(ahead, start - ball.eps), start + ball.eps).clamp_(0, 1)
+            moved = torch.minimum(torch.maximum(ahead, start - budget.eps), start + budget.eps).clamp_(0, 1)
         else:
-            size = 1.5 * ball.eps / self.loop.inner_steps
-            moved = pgd_step(self.master[part], gradient.contiguous(), start, size, ball.eps, ball.norm)
+            size = 1.5 * budget.eps / self.loop.inner_steps
+            moved = pgd_step(self.master[part], gradient.contiguous(), start, size, budget.eps, budget.norm)
         self.master[part] = moved
-        self.current[self.rows[part]] = quantised(moved, origin, ball.eps, ball.norm)
+        self.current[self.rows[part]] = quantised(moved, origin, budget.eps, budget.norm)
 
     def _save(self) -> None:
         """The whole state after ``done`` outer steps, replaced in one go."""
@@ -250,12 +250,12 @@ class Ascent:
             for name, model in self.models.items():
                 tensors |= {f"{name}/{key}": value for key, value in model.state_dict().items()}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        with replacing(self.workplace.folder / STATE) as temporary:
+        with replacing(self.workspace.folder / STATE) as temporary:
             temporary.write_bytes(save(plain, metadata={"done": str(self.done)}))
 
     def _restore(self) -> None:
         """Go on after the last outer step that was saved, if there is one."""
-        path, log = self.workplace.folder / STATE, self.workplace.folder / LOG
+        path, log = self.workspace.folder / STATE, self.workspace.folder / LOG
         if not path.exists():
             write_jsonl(log, [])
             return
@@ -275,12 +275,12 @@ class Ascent:
             raise UserError(f"{path} is damaged ({reason}); delete it to start over") from None
         write_jsonl(log, self.log)
         for part in torch.arange(len(self.rows), device=self.rows.device).split(_CHUNK):
-            seen = quantised(self.master[part], self.origin[part], self.ball.eps, self.ball.norm)
+            seen = quantised(self.master[part], self.origin[part], self.budget.eps, self.budget.norm)
             self.current[self.rows[part]] = seen
         count = self.loop.embeddings + self.loop.warm_start
         epochs = self.loop.first_epochs + (self.done - 1) * self.loop.epochs
         self._trained = count * epochs * len(self.labels)
-        self.workplace.tell(f"resuming after step {self.done} of {self.steps}")
+        self.workspace.notify(f"resuming after step {self.done} of {self.steps}")
 
     def _restore_models(self, tensors: dict[str, Tensor]) -> None:
         height, width = self.current.shape[1:3]

@@ -14,10 +14,10 @@ from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import read_json, replacing, write_json, writing
 from unlearnable_kernels.networks import NETWORKS
-from unlearnable_kernels.protect.methods.ascent import AUTHORS, OURS, Ascent, Ball, Loop, Target
+from unlearnable_kernels.protect.methods.ascent import AUTHORS, OURS, Ascent, Budget, Loop, Target
 from unlearnable_kernels.protect.methods.budget import check_budget
-from unlearnable_kernels.protect.methods.method import METHODS, Facts, Method, Treatment, Workplace
-from unlearnable_kernels.protect.methods.replacement import Replacement
+from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
+from unlearnable_kernels.protect.methods.precomputed import PrecomputedImages
 from unlearnable_kernels.protect.methods.selection import check_fraction, exact_subset
 
 IMAGES = "images.npy"
@@ -50,8 +50,8 @@ class BayesError(Method):
     loop: ClassVar[Loop] = OURS
 
     @property
-    def ball(self) -> Ball:
-        return Ball(DEFAULT_EPS.get(self.norm, 0.0) if self.eps is None else float(self.eps), self.norm)
+    def budget(self) -> Budget:
+        return Budget(DEFAULT_EPS.get(self.norm, 0.0) if self.eps is None else float(self.eps), self.norm)
 
     def check(self) -> None:
         check_budget(1.0 if self.eps is None else self.eps, self.norm)
@@ -62,36 +62,36 @@ class BayesError(Method):
         if self.steps < 1:
             raise UserError(f"steps must be 1 or more, not {self.steps}")
 
-    def parameters(self, facts: Facts) -> dict[str, Any]:
-        check_fraction(facts.fraction)
-        if len(facts.source.classes) < 2:
-            raise UserError(f"{facts.source.name} has one class only; {self.name} needs at least 2")
+    def parameters(self, task: Task) -> dict[str, Any]:
+        check_fraction(task.fraction)
+        if len(task.source.classes) < 2:
+            raise UserError(f"{task.source.name} has one class only; {self.name} needs at least 2")
         return {
-            "eps": self.ball.eps,
+            "eps": self.budget.eps,
             "norm": self.norm,
             "bandwidth": self.bandwidth,
             "steps": self.steps,
             "network": self.network,
             "loop": dataclasses.asdict(self.loop),
-            "fraction": float(facts.fraction),
-            "resize": facts.resize,
-            "format": facts.format,
+            "fraction": float(task.fraction),
+            "resize": task.resize,
+            "format": task.format,
         }
 
-    def marks(self, facts: Facts, parameters: dict[str, Any]) -> list[int]:
-        chosen = np.ones(len(facts.names), dtype=bool)
-        if facts.fraction < 1:
-            chosen = exact_subset(facts.secret, facts.name, facts.names, facts.labels, facts.fraction)
-        marks: list[int] = np.where(chosen, np.cumsum(chosen) - 1, -1).tolist()
-        return marks
+    def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
+        chosen = np.ones(len(task.names), dtype=bool)
+        if task.fraction < 1:
+            chosen = exact_subset(task.secret, task.name, task.names, task.labels, task.fraction)
+        assignment: list[int] = np.where(chosen, np.cumsum(chosen) - 1, -1).tolist()
+        return assignment
 
-    def treatment(
-        self, facts: Facts, parameters: dict[str, Any], marks: list[int], workplace: Workplace
-    ) -> Treatment:
-        file, outcome = workplace.folder / IMAGES, workplace.folder / OUTCOME
+    def perturbation(
+        self, task: Task, parameters: dict[str, Any], assignment: list[int], workspace: Workspace
+    ) -> Perturbation:
+        file, outcome = workspace.folder / IMAGES, workspace.folder / OUTCOME
         if not outcome.exists():
-            images, missing, log = self._optimised(facts, np.array(marks), workplace)
-            with writing(workplace.folder):
+            images, missing, log = self._optimised(task, np.array(assignment), workspace)
+            with writing(workspace.folder):
                 with replacing(file) as temporary, temporary.open("wb") as stream:
                     np.save(stream, images)
                 # Last: where it is, the other is whole.
@@ -99,37 +99,37 @@ class BayesError(Method):
         found = read_json(outcome)
         estimate = found["estimate"]
         summary = {"before": estimate[0], "after": estimate[-1], "all": estimate} if estimate else None
-        return Replacement(file, frozenset(found["missing"]), {"estimate": summary})
+        return PrecomputedImages(file, frozenset(found["missing"]), {"estimate": summary})
 
     def _optimised(
-        self, facts: Facts, marks: np.ndarray, workplace: Workplace
+        self, task: Task, assignment: np.ndarray, workspace: Workspace
     ) -> tuple[np.ndarray, list[int], list[dict[str, Any]]]:
         """(images uint8 [P, H, W, 3], the rows without one, the log) for the P marked samples."""
-        every, present = _load_all(facts, workplace)
-        protected = marks >= 0
+        every, present = _load_all(task, workspace)
+        protected = assignment >= 0
         result = np.zeros((int(protected.sum()), *every.shape[1:]), np.uint8)
         usable = protected & present
         if not usable.any():
-            return result, marks[protected].tolist(), []
+            return result, assignment[protected].tolist(), []
         numbers = np.cumsum(present) - 1  # among the images that were read
-        labels = np.array(facts.labels)[present]
+        labels = np.array(task.labels)[present]
         target = Target(
             torch.from_numpy(every if present.all() else every[present]),
             torch.from_numpy(labels),
             torch.from_numpy(numbers[usable]),
-            len(facts.source.classes),
+            len(task.source.classes),
         )
 
         def seed_for(purpose: str, *context: str | int) -> int:
-            derived = facts.secret.derive("bayes-error", facts.name, purpose, *context, length=8)
+            derived = task.secret.derive("bayes-error", task.name, purpose, *context, length=8)
             return int.from_bytes(derived, "big") >> 1
 
         ascent = Ascent(
-            target, self.ball, self.bandwidth, self.steps, self.network, self.loop, seed_for, workplace
+            target, self.budget, self.bandwidth, self.steps, self.network, self.loop, seed_for, workspace
         )
         images, log = ascent.run()
-        result[marks[usable]] = images.numpy()
-        return result, marks[protected & ~present].tolist(), log
+        result[assignment[usable]] = images.numpy()
+        return result, assignment[protected & ~present].tolist(), log
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
@@ -154,17 +154,17 @@ class BeoAaai2026(BayesError):
             raise UserError(f"norm must be linf with {self.name}, not {self.norm!r}; bayes-error has l2 too")
 
 
-def _load_all(facts: Facts, workplace: Workplace) -> tuple[np.ndarray, np.ndarray]:
+def _load_all(task: Task, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
     """(all images uint8 [N, H, W, 3], which of them could be read). Raises UserError for a second size."""
-    samples, shape = facts.source.samples, facts.image.shape
+    samples, shape = task.source.samples, task.image.shape
     images, present = np.zeros((len(samples), *shape), np.uint8), np.zeros(len(samples), dtype=bool)
 
     def load(position: int) -> None:
         sample = samples[position]
         try:
-            image = load_image(facts.source, sample, facts.resize)
+            image = load_image(task.source, sample, task.resize)
         except ImageError:
-            if not workplace.skip_bad:
+            if not workspace.skip_bad:
                 raise
             return
         if image.shape != shape:
@@ -177,9 +177,9 @@ def _load_all(facts: Facts, workplace: Workplace) -> tuple[np.ndarray, np.ndarra
     with ThreadPoolExecutor(usable_cores()) as pool:
         tasks = [pool.submit(load, position) for position in range(len(samples))]
         try:
-            for number, task in enumerate(tasks, start=1):
-                task.result()
-                workplace.stages("reading", number, len(samples))
+            for number, loaded in enumerate(tasks, start=1):
+                loaded.result()
+                workspace.progress("reading", number, len(samples))
         finally:
             pool.shutdown(cancel_futures=True)
     return images, present

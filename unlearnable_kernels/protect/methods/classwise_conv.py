@@ -15,22 +15,22 @@ from unlearnable_kernels.protect.methods.filters import (
     class_filters,
     default_parameters,
 )
-from unlearnable_kernels.protect.methods.method import METHODS, Facts, Method, Treatment, Workplace
+from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
 from unlearnable_kernels.protect.methods.selection import choose_protected
 
 
 @dataclass(frozen=True)
-class Filtering:
+class ClassFilters:
     """Images marked with a class get its filter. filters: float32 [K, k, k]."""
 
     filters: np.ndarray
     padding: str
     outcome: dict[str, Any] = field(default_factory=dict)
 
-    def apply(self, images: np.ndarray, marks: list[int], out: np.ndarray) -> None:
+    def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
         classwise_conv(
             torch.from_numpy(images).permute(0, 3, 1, 2),
-            torch.tensor(marks),
+            torch.tensor(assignment),
             torch.from_numpy(self.filters),
             self.padding,
             out=torch.from_numpy(out).permute(0, 3, 1, 2),
@@ -58,55 +58,55 @@ class ClasswiseConv(Method):
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality must be from 1 to 100, not {self.quality}")
 
-    def parameters(self, facts: Facts) -> dict[str, Any]:
-        kernel_size, strength = default_parameters(facts.name, min(facts.image.shape[:2]))
+    def parameters(self, task: Task) -> dict[str, Any]:
+        kernel_size, strength = default_parameters(task.name, min(task.image.shape[:2]))
         kernel_size = kernel_size if self.kernel_size is None else self.kernel_size
         strength = strength if self.strength is None else self.strength
-        check_filter_parameters(len(facts.source.classes), kernel_size, strength)
+        check_filter_parameters(len(task.source.classes), kernel_size, strength)
         # Zeros darken the border, by which protected images can be told (EPD); the released bytes have it.
-        padding = self.padding or ("zeros" if isinstance(facts.secret, Seed) else "reflect")
+        padding = self.padding or ("zeros" if isinstance(task.secret, Seed) else "reflect")
         return {
             "kernel_size": int(kernel_size),
             "strength": float(strength),
-            "fraction": float(facts.fraction),
+            "fraction": float(task.fraction),
             "padding": padding,
             "rescale": "max",
-            "resize": facts.resize,
-            "filter_acts": "on the stored image" if facts.resize is None else "after the resize",
-            "format": facts.format,
-            "quality": self.quality if facts.format == "jpeg" else None,
+            "resize": task.resize,
+            "filter_acts": "on the stored image" if task.resize is None else "after the resize",
+            "format": task.format,
+            "quality": self.quality if task.format == "jpeg" else None,
         }
 
-    def marks(self, facts: Facts, parameters: dict[str, Any]) -> list[int]:
-        labels = facts.labels
+    def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
+        labels = task.labels
         chosen = choose_protected(
-            facts.secret,
-            facts.name,
-            facts.names,
+            task.secret,
+            task.name,
+            task.names,
             labels,
-            facts.fraction,
-            num_classes=len(facts.source.classes),
+            task.fraction,
+            num_classes=len(task.source.classes),
             kernel_size=parameters["kernel_size"],
             strength=parameters["strength"],
         )
-        marks: list[int] = np.where(chosen, labels, -1).tolist()
-        return marks
+        assignment: list[int] = np.where(chosen, labels, -1).tolist()
+        return assignment
 
-    def treatment(
-        self, facts: Facts, parameters: dict[str, Any], marks: list[int], workplace: Workplace
-    ) -> Treatment:
-        return self.filtering(facts, parameters)
+    def perturbation(
+        self, task: Task, parameters: dict[str, Any], assignment: list[int], workspace: Workspace
+    ) -> Perturbation:
+        return self.class_filters_of(task, parameters)
 
-    def filtering(self, facts: Facts, parameters: dict[str, Any]) -> Filtering:
+    def class_filters_of(self, task: Task, parameters: dict[str, Any]) -> ClassFilters:
         """The filters that the secret gives, ready to be applied."""
         filters = class_filters(
-            facts.secret,
-            facts.name,
-            len(facts.source.classes),
+            task.secret,
+            task.name,
+            len(task.source.classes),
             parameters["kernel_size"],
             parameters["strength"],
         )
-        return Filtering(filters.numpy(), parameters["padding"])
+        return ClassFilters(filters.numpy(), parameters["padding"])
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """What every protection method answers: its parameters, whom it touches, and what it does to their pixels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -10,16 +9,13 @@ import numpy as np
 
 from unlearnable_kernels.data.images import SUFFIX
 from unlearnable_kernels.data.source import Source
+from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.registry import Registry
 
-Notify = Callable[[str], None]
-Stages = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and how much there is."""
-
 
 @dataclass(frozen=True)
-class Facts:
+class Task:
     """What a method goes by. ``image``: the first one that can be read."""
 
     source: Source
@@ -40,7 +36,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Workspace:
     """Where a method may work before the first file is written, and whom it tells.
 
     ``folder`` survives a kill and vanishes with the staging folder; ``skip_bad``: images that cannot be read
@@ -49,11 +45,11 @@ class Workplace:
 
     folder: Path
     skip_bad: bool
-    tell: Notify
-    stages: Stages
+    notify: Notify
+    progress: Progress
 
 
-class Treatment(Protocol):
+class Perturbation(Protocol):
     """What is done to images of one shape; picklable, since it goes to every worker process.
 
     outcome: what the manifest tells about it, beyond the parameters.
@@ -62,7 +58,7 @@ class Treatment(Protocol):
     @property
     def outcome(self) -> dict[str, Any]: ...
 
-    def apply(self, images: np.ndarray, marks: list[int], out: np.ndarray) -> None:
+    def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
         """images, out: uint8 [n, H, W, 3], contiguous. An image marked -1 is copied as it is."""
 
 
@@ -78,17 +74,17 @@ class Method(ABC):
         """Raises UserError for options that are wrong with any data set."""
 
     @abstractmethod
-    def parameters(self, facts: Facts) -> dict[str, Any]:
+    def parameters(self, task: Task) -> dict[str, Any]:
         """Every option with its final value, for the manifest. Raises UserError."""
 
     @abstractmethod
-    def marks(self, facts: Facts, parameters: dict[str, Any]) -> list[int]:
-        """For every sample -1, to stay clean, or what ``Treatment.apply`` goes by. Raises UserError."""
+    def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
+        """For every sample -1, to stay clean, or what ``Perturbation.apply`` goes by. Raises UserError."""
 
     @abstractmethod
-    def treatment(
-        self, facts: Facts, parameters: dict[str, Any], marks: list[int], workplace: Workplace
-    ) -> Treatment:
+    def perturbation(
+        self, task: Task, parameters: dict[str, Any], assignment: list[int], workspace: Workspace
+    ) -> Perturbation:
         """Do all that comes before the first file. Raises UserError."""
 
     @classmethod

@@ -13,9 +13,9 @@ from unlearnable_kernels.data.images import encode
 from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import write_file
-from unlearnable_kernels.protect.methods.method import Treatment
+from unlearnable_kernels.protect.methods.method import Perturbation
 
-# Decoded pixels that wait for the treatment: enough for a batch, little beside a worker's own size.
+# Decoded pixels that wait for the perturbation: enough for a batch, little beside a worker's own size.
 BATCH_BYTES = 32 * 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,11 +23,11 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that are processed, written and recorded together; ``marks`` as in ``method.Method``."""
+    """Samples that are processed, written and recorded together; ``assignment`` as in ``method.Method``."""
 
     index: int
     samples: list[Sample]
-    marks: list[int]
+    assignment: list[int]
     outputs: list[str]
 
 
@@ -51,7 +51,7 @@ class Rendering:
     """
 
     source: Source
-    treatment: Treatment
+    perturbation: Perturbation
     resize: int | None
     format: str
     quality: int | None
@@ -108,7 +108,7 @@ class Rendering:
         shape = (len(group), *group[0][1].shape)
         batch, result = self._buffer("in", shape), self._buffer("out", shape)
         np.stack([image for _, image in group], out=batch)
-        self.treatment.apply(batch, [chunk.marks[position] for position in positions], result)
+        self.perturbation.apply(batch, [chunk.assignment[position] for position in positions], result)
         return positions, result
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,7 @@ from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.keys import Secret, Seed
 from unlearnable_kernels.protect.methods.classwise_conv import ClasswiseConv
-from unlearnable_kernels.protect.methods.method import Facts, Method
+from unlearnable_kernels.protect.methods.method import Method, Task
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 
 CHUNK_IMAGES = 256
@@ -36,12 +36,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """``header``: the manifest as far as it is known now. ``marks``: see ``method.Method``."""
+    """``header``: the manifest as far as it is known now. ``assignment``: see ``method.Method``."""
 
     header: dict[str, Any]
     method: Method
-    facts: Facts
-    marks: list[int]
+    task: Task
+    assignment: list[int]
     outputs: list[str]
     chunks: list[Chunk]
     shape: tuple[int, ...] | None
@@ -56,10 +56,10 @@ class Plan:
     @property
     def protects_nothing(self) -> str:
         """Why not one image would be protected; empty where some are."""
-        if any(mark >= 0 for mark in self.marks):
+        if any(assigned >= 0 for assigned in self.assignment):
             return ""
         fraction = f"--fraction {self.parameters['fraction']:g}"
-        if isinstance(self.method, ClasswiseConv) and isinstance(self.facts.secret, Seed):
+        if isinstance(self.method, ClasswiseConv) and isinstance(self.task.secret, Seed):
             return f"{fraction} of {len(self.outputs)} images left all out, by chance"
         return f"{fraction} of the largest class rounds to 0"
 
@@ -70,14 +70,14 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
     if not source.samples:
         raise UserError(f"{source.name}: there are no images to protect")
     first = _first_image(source, options.resize, on_error)
-    facts = gather_facts(source, secret, options, first)
-    method, parameters = options.method, options.method.parameters(facts)
-    marks = method.marks(facts, parameters)
+    task = make_task(source, secret, options, first)
+    method, parameters = options.method, options.method.parameters(task)
+    assignment = method.assignment(task, parameters)
     header = {
         "schema": SCHEMA_VERSION,
         "method": method.name,
         "parameters": parameters,
-        "dataset_name": facts.name,
+        "dataset_name": task.name,
         "layout": source.layout,
         "split": source.split,
         "prefix": source.prefix,
@@ -87,18 +87,18 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
         "source_listing_sha256": listing_digest(source, with_times=False),
         "versions": versions(),
     }
-    as_array = facts.format == "npz"
-    outputs = facts.names if as_array else output_names(source, facts.format)
+    as_array = task.format == "npz"
+    outputs = task.names if as_array else output_names(source, task.format)
     if not as_array:
         _keep_manifest_free(source, outputs)
-    digest = hashlib.sha256(canonical([header, marks, listing_digest(source, with_times=True)]))
+    digest = hashlib.sha256(canonical([header, assignment, listing_digest(source, with_times=True)]))
     return Plan(
         header=header,
         method=method,
-        facts=facts,
-        marks=marks,
+        task=task,
+        assignment=assignment,
         outputs=outputs,
-        chunks=make_chunks(source, marks, outputs),
+        chunks=make_chunks(source, assignment, outputs),
         shape=first.shape if as_array else None,
         digest=digest.hexdigest(),
     )
@@ -114,7 +114,7 @@ def check_options(options: Options) -> None:
         raise UserError(f"resize must be from 1 to 65535 pixels, not {options.resize}")
 
 
-def gather_facts(source: Source, secret: Secret, options: Options, image: np.ndarray) -> Facts:
+def make_task(source: Source, secret: Secret, options: Options, image: np.ndarray) -> Task:
     """What the method goes by. Raises UserError for a data set's name that is no Unicode text."""
     name = options.dataset_name or source.name
     try:
@@ -124,7 +124,7 @@ def gather_facts(source: Source, secret: Secret, options: Options, image: np.nda
             f"the data set's name {name!r} is not UTF-8; give it one with --dataset-name"
         ) from None
     format = options.format or ("npz" if isinstance(source, ArraySource) else "png")
-    return Facts(source, secret, name, options.fraction, options.resize, format, image)
+    return Task(source, secret, name, options.fraction, options.resize, format, image)
 
 
 def output_names(source: Source, format: str) -> list[str]:
@@ -165,7 +165,7 @@ def _with_suffix(name: str, format: str) -> str:
     return (stem if dot and "/" not in suffix else name) + SUFFIX[format]
 
 
-def make_chunks(source: Source, marks: Sequence[int], outputs: Sequence[str]) -> list[Chunk]:
+def make_chunks(source: Source, assignment: Sequence[int], outputs: Sequence[str]) -> list[Chunk]:
     """Runs of at most 256 samples or 16 MiB of files, whichever is less; one sample at least."""
     samples, bounds, size = source.samples, [0], 0
     for position, sample in enumerate(samples):
@@ -178,7 +178,7 @@ def make_chunks(source: Source, marks: Sequence[int], outputs: Sequence[str]) ->
         size += added
     ranges = zip(bounds, [*bounds[1:], len(samples)], strict=True)
     return [
-        Chunk(index, samples[a:b], list(marks[a:b]), list(outputs[a:b]))
+        Chunk(index, samples[a:b], list(assignment[a:b]), list(outputs[a:b]))
         for index, (a, b) in enumerate(ranges)
     ]
 

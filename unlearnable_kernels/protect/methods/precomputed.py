@@ -1,4 +1,4 @@
-"""The treatment of methods that work out all images beforehand: each is looked up in an array."""
+"""The perturbation of methods that work out all images beforehand: each is looked up in an array."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from unlearnable_kernels.errors import UserError
 
 
 @dataclass(frozen=True)
-class Replacement:
+class PrecomputedImages:
     """Images marked with a number are replaced by that row of the array in ``file``, uint8 [P, H, W, 3].
 
     missing: rows that could not be optimised, since their image could not be read.
@@ -21,16 +21,16 @@ class Replacement:
     outcome: dict[str, Any]
     _rows: list[np.ndarray] = field(default_factory=list, repr=False)
 
-    def apply(self, images: np.ndarray, marks: list[int], out: np.ndarray) -> None:
+    def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
         if not self._rows:
             self._rows.append(np.load(self.file, mmap_mode="r"))
-        for image, mark, place in zip(images, marks, out, strict=True):
-            if mark in self.missing:
+        for image, assigned, place in zip(images, assignment, out, strict=True):
+            if assigned in self.missing:
                 raise UserError(
                     f"an image that could not be read is readable now; delete {self.file.parent.parent} "
                     "to start over"
                 )
-            place[...] = image if mark < 0 else self._rows[0][mark]
+            place[...] = image if assigned < 0 else self._rows[0][assigned]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": []}
