@@ -13,10 +13,7 @@ import pytest
 from typer.main import get_command
 
 from unlearnable_kernels import progress
-from unlearnable_kernels.cli import app, main
-from unlearnable_kernels.protect.methods import option_names
-from unlearnable_kernels.protect.methods.bayes_error import BayesError
-from unlearnable_kernels.protect.methods.classwise_conv import ClasswiseConv
+from unlearnable_kernels.cli import LISTED, app, main, registries
 
 COMMANDS = ("keygen", "protect", "verify", "preview", "train", "evaluate", "report", "demo", "info")
 
@@ -43,35 +40,29 @@ def run(capfd, monkeypatch, tmp_path):
     return run
 
 
-METHODS = ("classwise-conv", "bayes-error")
-
-
-def options_for(command, method):
-    """The options of ``command`` but for those whose help says that they are another method's."""
-    options = [each for each in get_command(app).commands[command].params if each.param_type_name == "option"]
-    owners = {each.name: each.help.partition(": ")[0] for each in options}
-    return [name for name, owner in owners.items() if owner == method or owner not in METHODS]
-
-
-def test_the_help_says_whose_an_option_is():
-    for method, kind in (("classwise-conv", ClasswiseConv), ("bayes-error", BayesError)):
-        other = METHODS[method == METHODS[0]]
-        own = set(options_for("protect", method)) - set(options_for("protect", other))
-        assert own == set(option_names(kind))
+def test_the_help_lists_what_can_be_chosen(run):
+    for command, kinds in LISTED.items():
+        text = run(command, "--help").stdout
+        for kind in kinds:
+            registry = registries()[kind]
+            for entry in registry.entries():
+                line = " ".join(text.split(f"\n    {entry.name}: ")[1].split())
+                assert line.startswith(entry.description)
+                assert all(setting in line for setting in registry.settings(entry.name))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_parses(run, command):
     text = run(command, "--help").stdout
-    for method in METHODS:
-        assert len(options_for(command, method)) <= 15
+    options = [each for each in get_command(app).commands[command].params if each.param_type_name == "option"]
+    assert len(options) <= 15
     example = " ".join(text.split("Example: ")[1].split("\n\n")[0].split())
     _, name, *arguments = shlex.split(example)
     assert name == command
     get_command(app).commands[command].make_context(command, arguments)
 
 
-BAYES = ("protect", "a", "b", "--seed-compat", "1", "--method", "bayes-error")
+PROTECT = ("protect", "a", "b", "--seed-compat", "1", "--method")
 BAD_CALLS = {
     ("frobnicate",): "No such command 'frobnicate'",
     ("protect", "a"): "Missing argument 'dst'",
@@ -79,27 +70,28 @@ BAD_CALLS = {
     ("protect", "a", "b", "--seed-compat", "1", "--key-file", "k"): "give either --key-file",
     ("protect", "a", "b", "--key-file", "no-such.key"): "no-such.key",
     ("protect", "no-such-folder", "b", "--seed-compat", "1"): "no-such-folder",
+    (*PROTECT, "noise"): "unknown method 'noise': choose one of bayes-error, beo-aaai2026, classwise-conv",
+    (*PROTECT, "classwise-conv:padding=same"): "padding must be one of zeros, reflect, replicate, circular",
+    (*PROTECT, "classwise-conv:kernel_size=big"): "kernel_size must be a whole number, not 'big'",
+    (*PROTECT, "classwise-conv:eps=8/255"): "'eps' is not a setting of method classwise-conv: choose from",
+    (*PROTECT, "classwise-conv:strength"): "method classwise-conv: give strength a value",
+    (*PROTECT, "classwise-conv:strength=1,strength=2"): "strength is given twice",
+    (*PROTECT, "bayes-error:padding=zeros"): "'padding' is not a setting of method bayes-error",
+    (*PROTECT, "bayes-error:eps=8/0"): "eps must be a number or a fraction such as 8/255, not '8/0'",
+    (*PROTECT, "bayes-error:eps=1/500"): "eps must be a finite number of at least 1/255",
     (
-        "protect",
-        "a",
-        "b",
-        "--seed-compat",
-        "1",
-        "--padding",
-        "same",
-    ): "'zeros', 'reflect', 'replicate', 'circular'",
-    ("protect", "a", "b", "--kernel-size", "big"): "--kernel-size",
-    ("protect", "a", "b", "--seed-compat", "1", "--eps", "8/255"): "eps is not an option of classwise-conv",
-    (*BAYES, "--padding", "zeros"): "padding is not an option of bayes-error",
-    (*BAYES, "--eps", "8/0"): "eps must be a number or a fraction such as 8/255, not '8/0'",
-    (*BAYES, "--eps", "1/500"): "eps must be a finite number of at least 1/255",
-    (*BAYES, "--bandwidth", "mean"): "bandwidth must be a number",
-    (*BAYES, "--bandwidth", "0"): "bandwidth must be a finite number above 0, or median",
-    (*BAYES, "--norm", "l1"): "norm must be one of linf, l2",
-    (*BAYES, "--steps", "0"): "steps must be 1 or more",
-    (*BAYES, "--network", "alexnet"): "resnet18",
-    (*BAYES, "--format", "jpeg"): "format must be one of png, webp, npz with bayes-error",
-    (*BAYES[:-1], "beo-aaai2026", "--norm", "l2"): "norm must be linf with beo-aaai2026",
+        *PROTECT,
+        "bayes-error:bandwidth=mean",
+    ): "bandwidth must be a finite number above 0, or median, not mean",
+    (*PROTECT, "bayes-error:bandwidth=0"): "bandwidth must be a finite number above 0, or median",
+    (*PROTECT, "bayes-error:norm=l1"): "norm must be one of linf, l2",
+    (*PROTECT, "bayes-error:steps=0"): "steps must be 1 or more",
+    (*PROTECT, "bayes-error:network=alexnet"): "resnet18",
+    (*PROTECT, "bayes-error", "--format", "jpeg"): "format must be one of npz, png, webp with bayes-error",
+    (*PROTECT, "beo-aaai2026:norm=l2"): "norm must be linf with beo-aaai2026",
+    (*PROTECT, "classwise-conv", "--format", "tiff"): "unknown output format 'tiff': choose one of jpeg",
+    (*PROTECT, "classwise-conv", "--format", "png:quality=9"): "'quality' is not a setting of output format",
+    (*PROTECT, "classwise-conv", "--format", "jpeg:quality=0"): "quality must be from 1 to 100, not 0",
     ("verify", "no-such-folder"): "no-such-folder",
     ("train", "--train", "no-such-folder", "--out", "r"): "no-such-folder",
     ("train", "--train", ".", "--out", "r", "--network", "alexnet"): "resnet18",
@@ -125,7 +117,8 @@ BAD_CALLS = {
     ("report", "no-such-run"): "no-such-run",
     ("preview", ".", "--out", "p.png"): "give either --key-file",
     ("preview", "a", "--protected", "no-such-folder"): "no-such-folder",
-    ("preview", "a", "--protected", "x", "--strength", "0.3"): "with --protected, the copy's manifest",
+    ("preview", "a", "--protected", "x", "--method", "bayes-error"): "with --protected, the copy's manifest",
+    ("preview", "a", "--seed-compat", "1", "--method", "bayes-error"): "optimises all images together",
 }
 
 
@@ -151,8 +144,11 @@ def test_no_arguments_show_the_commands(run):
     assert all(command in result.stdout for command in COMMANDS)
 
 
-def test_info_names_the_kernels(run):
-    assert re.match(r"cpu kernels: (avx512|avx2|default)\n", run("info").stdout)
+def test_info_names_the_kernels_and_all_that_can_be_chosen(run):
+    text = run("info").stdout
+    assert re.match(r"cpu kernels: (avx512|avx2|default)\n", text)
+    for registry in registries().values():
+        assert all(f"\n  {name}: " in text for name in registry)
 
 
 def test_it_is_a_program():

@@ -25,7 +25,7 @@ from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.pipeline import chunk as render
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import staging
-from unlearnable_kernels.protect.pipeline.executors.local import render_all
+from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.run import protect_dataset
 
 KEY = Key(bytes(range(32)))
@@ -368,7 +368,7 @@ def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path) -> None:
 def render_with(rendering: object, lock: Path) -> list[Any]:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
     try:
-        return list(render_all(rendering, [0], 1, descriptor))  # type: ignore[arg-type,list-item]
+        return list(execute(rendering, [0], 1, descriptor))  # type: ignore[arg-type,list-item]
     finally:
         os.close(descriptor)
 

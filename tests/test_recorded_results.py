@@ -32,7 +32,7 @@ PROTECTED = {
     "key, half": {"fraction": 0.5},
     "key, resized": {"resize": 8, "kernel_size": 5, "strength": 0.2, "padding": "circular"},
     "key, webp": {"format": "webp"},
-    "key, jpeg": {"format": "jpeg", "quality": 80},
+    "key, jpeg": {"format": "jpeg:quality=80"},
     "key, npz": {"format": "npz", "resize": 10},
     "key, damaged image": {"source": "damaged", "on_error": "skip", "fraction": 0.5},
     "key, damaged image, npz": {"source": "damaged", "on_error": "skip", "format": "npz", "resize": 10},

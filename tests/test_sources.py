@@ -221,7 +221,7 @@ def test_pipes_are_refused(tmp_path):
 def test_what_is_no_data_set(tmp_path):
     refused(tmp_path / "absent", "no such file or folder")
     refused(tree(tmp_path / "flat", "1.png"), "no class folders.*Tiny-ImageNet")
-    refused(tree(tmp_path / "file", "x.zip") / "x.zip", "no data set.*class folders")
+    refused(tree(tmp_path / "file", "x.zip") / "x.zip", "not a data set.*class folders")
     refused(tmp_path, "split must be train or test", split="val")
 
 
@@ -346,9 +346,9 @@ def test_npz(tmp_path):
         ({"images": np.zeros((3, 3, 4, 5), np.uint8)}, "images must be"),
         ({"names": None}, "names"),
         ({"names": np.array(["a", "b", "a"])}, "occurs twice"),
-        ({"names": np.array(["a", "../b", "c"])}, "no relative path"),
-        ({"names": np.array(["a", "/b", "c"])}, "no relative path"),
-        ({"classes": np.array(["..", "b"])}, "no folder name"),
+        ({"names": np.array(["a", "../b", "c"])}, "not a relative path"),
+        ({"names": np.array(["a", "/b", "c"])}, "not a relative path"),
+        ({"classes": np.array(["..", "b"])}, "not a folder name"),
         ({"classes": np.array([{}, {}], dtype=object)}, "allow_pickle=False"),
     ],
 )
@@ -359,7 +359,7 @@ def test_npz_with_faults(tmp_path, changes, match):
 def test_npz_that_is_none(tmp_path):
     path = tmp_path / "train.npz"
     path.write_bytes(b"PK\3\4 and so on")
-    refused(path, "no .npz that protect wrote")
+    refused(path, "not a .npz that protect wrote")
 
 
 def read_first(source) -> bytes:

@@ -2,12 +2,13 @@
 
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.parsing import parse_settings, split_settings
 
 PLUGINS = "unlearnable_kernels.plugins"
 """The entry-point group of packages that register things of their own; each entry is a module to import."""
@@ -83,6 +84,34 @@ class Registry(Generic[T]):
         """The names, sorted."""
         self._load()
         return iter(sorted(self._entries))
+
+    def create(self, text: str) -> Any:
+        """The thing that "NAME:setting=value,…" describes, for registries of dataclasses.
+
+        Args:
+            text: A name, and after a colon values for some of the fields of its dataclass.
+
+        Returns:
+            An instance of the dataclass. Fields that are not given keep their defaults.
+
+        Raises:
+            UserError: The name or a setting is unknown, or a value does not fit.
+        """
+        name, settings = self.parse(text)
+        return self._entries[name].item(**settings)  # type: ignore[operator]
+
+    def parse(self, text: str) -> tuple[str, dict[str, Any]]:
+        """(name, settings) of what ``create`` takes. Raises as ``create`` does."""
+        name, settings = split_settings(text)
+        return name, parse_settings(settings, self.settings(name), f"{self.kind} {name}")
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """The type of each field of ``name``'s dataclass; none for what is not a dataclass."""
+        item: Any = self[name]
+        if not is_dataclass(item):
+            return {}
+        kinds = get_type_hints(item)
+        return {field.name: kinds[field.name] for field in fields(item) if field.init}
 
     def entries(self) -> list[Entry[T]]:
         """All entries, sorted by name."""

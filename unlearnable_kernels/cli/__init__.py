@@ -2,15 +2,19 @@
 
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
 from unlearnable_kernels.cli.train_commands import demo, evaluate, report, train
 from unlearnable_kernels.errors import UserError
+
+if TYPE_CHECKING:
+    from unlearnable_kernels.registry import Registry
 
 app = typer.Typer(
     name="unlearnable",
@@ -32,8 +36,10 @@ def info() -> None:
 
     print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
     print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")
-    for name, entry in (versions() | machine()).items():
-        print(f"{name}: {entry}")
+    for name, value in (versions() | machine()).items():
+        print(f"{name}: {value}")
+    for registry in registries().values():
+        print(f"\n{listing(registry)}")
 
 
 # In the order of --help.
@@ -48,8 +54,48 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
     info,
 )
+# What can be chosen by name in which command.
+LISTED = {
+    "protect": ("methods", "writers"),
+    "preview": ("methods",),
+    "train": ("networks", "defences"),
+}
 for command in COMMANDS:
     app.command()(command)
+
+
+def registries() -> "dict[str, Registry[Any]]":
+    """Everything that can be chosen by name."""
+    from unlearnable_kernels.data.formats import FORMATS, WRITERS
+    from unlearnable_kernels.defences import DEFENCES
+    from unlearnable_kernels.networks import NETWORKS
+    from unlearnable_kernels.protect.methods.method import METHODS
+
+    return {
+        "methods": METHODS,
+        "networks": NETWORKS,
+        "defences": DEFENCES,
+        "formats": FORMATS,
+        "writers": WRITERS,
+    }
+
+
+def listing(registry: "Registry[Any]") -> str:
+    """What is registered, for people: names with descriptions, papers and settings."""
+    lines = [f"{registry.kind[0].upper()}{registry.kind[1:]}s:"]
+    for entry in registry.entries():
+        settings = registry.settings(entry.name)
+        text = entry.description + (f" ({entry.paper})" if entry.paper else "")
+        text += f"; settings: {', '.join(settings)}" if settings else ""
+        lines += textwrap.wrap(f"  {entry.name}: {text}", 78, subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def add_listings(command: Any) -> None:
+    """End the help of every command that takes a registered name with what is registered."""
+    for name, kinds in LISTED.items():
+        # Click leaves the lines of a paragraph that begins with a backspace alone.
+        command.commands[name].epilog = "\n\n".join(f"\b\n{listing(registries()[kind])}" for kind in kinds)
 
 
 def _say(message: object) -> None:
@@ -61,7 +107,10 @@ def main() -> None:
     """Entry point: exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted."""
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        command = typer.main.get_command(app)
+        if "--help" in sys.argv:
+            add_listings(command)
+        sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
         _say(error)
     except UsageError as error:

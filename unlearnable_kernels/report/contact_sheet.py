@@ -2,24 +2,27 @@
 
 import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unlearnable_kernels.data.formats.folder import output_names
 from unlearnable_kernels.data.manifest import read_manifest
-from unlearnable_kernels.data.source import Source, load_image, open_source
+from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import replacing, resolved
+from unlearnable_kernels.progress import no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods import METHODS, make_method
-from unlearnable_kernels.protect.methods.classwise_conv import ClasswiseConv
+from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.protect.pipeline.plan import (
     Options,
     check_options,
     listing_digest,
     make_task,
-    output_names,
+    make_writer,
 )
 
 # Common small sizes, 32, 64 and 96, fit in a whole number of times.
@@ -36,11 +39,12 @@ def write_preview(
     out_png: Path,
     secret: Secret,
     *,
+    method: str = "classwise-conv",
     resize: int | None = None,
     dataset_name: str | None = None,
     classes: int = 10,
     on_error: str = "raise",
-    **method_options: Any,
+    **method_settings: Any,
 ) -> Path:
     """Write a PNG with a row for each of the first ``classes`` classes: clean, difference, protected.
 
@@ -50,22 +54,26 @@ def write_preview(
     minus clean, amplified alike in all rows, grey being none. Raises UserError for bad arguments, a source
     without images, and an ``out_png`` that lies within ``src`` or is there and no PNG file.
     """
-    method = make_method(ClasswiseConv.name, method_options)
-    assert isinstance(method, ClasswiseConv)
-    options = Options(method, resize=resize, dataset_name=dataset_name)
+    chosen = make_method(method, method_settings)
+    if not chosen.per_image:
+        raise UserError(f"{method} optimises all images together: protect them, and preview with --protected")
+    options = Options(chosen, resize=resize, dataset_name=dataset_name)
     check_options(options)
     _check_arguments(classes, out_png, {"source": src})
     source = open_source(Path(src), "train", on_error)
     rows = _first_images(source, classes, resize, on_error)
-    task = make_task(source, secret, options, rows[0][1])
-    parameters = method.parameters(task)
-    filters = method.class_filters_of(task, parameters)
+    task = make_task(source, secret, options, make_writer(options, source), rows[0][1])
+    parameters = chosen.parameters(task)
+    assignment = dict(zip(task.names, chosen.assignment(task, parameters), strict=True))
     triples = []
-    for label, clean in rows:
-        protected = np.empty_like(clean)[None]
-        filters.apply(clean[None], [label], protected)
-        triples.append((source.classes[label], clean, protected[0]))
-    return _write_sheet(triples, f"{task.name}: {method.heading(parameters)}", out_png)
+    with TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder), on_error == "skip", _ignore, no_progress)
+        perturbation = chosen.perturbation(task, parameters, list(assignment.values()), workspace)
+        for sample, clean in rows:
+            protected = np.empty_like(clean)[None]
+            perturbation.apply(clean[None], [assignment[sample.name]], protected)
+            triples.append((source.classes[sample.label], clean, protected[0]))
+    return _write_sheet(triples, f"{task.name}: {chosen.heading(parameters)}", out_png)
 
 
 def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:
@@ -188,17 +196,21 @@ def _fitted(image: np.ndarray) -> Image.Image:
 
 def _first_images(
     source: Source, classes: int, resize: int | None, on_error: str
-) -> list[tuple[int, np.ndarray]]:
-    """(label, image) of the first usable sample of each of the first classes that have one."""
-    found: dict[int, np.ndarray] = {}
+) -> list[tuple[Sample, np.ndarray]]:
+    """The first usable sample, with its image, of each of the first classes that have one."""
+    found: dict[int, tuple[Sample, np.ndarray]] = {}
     for sample in source.samples:
         if sample.label in found or sample.label >= classes:
             continue
         try:
-            found[sample.label] = load_image(source, sample, resize)
+            found[sample.label] = sample, load_image(source, sample, resize)
         except ImageError:
             if on_error != "skip":
                 raise
     if not found:
         raise UserError(f"{source.name}: there are no images to show")
-    return sorted(found.items())
+    return [found[label] for label in sorted(found)]
+
+
+def _ignore(message: str) -> None:
+    pass

@@ -11,11 +11,14 @@ import math
 import pickle
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from unlearnable_kernels.data.formats import FORMATS
+from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
 from unlearnable_kernels.errors import UserError
 
 _LARGEST_MEMBER = 512 * 2**20
@@ -62,7 +65,7 @@ CIFAR100 = CifarFormat(
 
 
 class CifarSplit(NamedTuple):
-    """``images``: uint8 ``[N, 32, 32, 3]`` (planar storage); ``labels`` in ``range(len(classes))``."""
+    """images: uint8 [N, 32, 32, 3], stored by channel; labels: N indices into ``classes``."""
 
     images: np.ndarray
     labels: list[int]
@@ -70,6 +73,38 @@ class CifarSplit(NamedTuple):
     filenames: list[str]
     sizes: list[int]
     mtimes_ns: list[int]
+
+
+@FORMATS.register("cifar", "CIFAR-10 and CIFAR-100 as their official Python archives")
+def open_cifar(root: Path, split: str, on_error: str) -> Source | None:
+    """An official archive, or the folder it was unpacked into or around."""
+    found = find_cifar(root)
+    if found is None:
+        return None
+    form, place = found
+    data = read_cifar(form, place, split)
+    names = [
+        f"{data.classes[y]}/{i:05}_{f}"
+        for i, (y, f) in enumerate(zip(data.labels, data.filenames, strict=True))
+    ]
+    check_archive_names(names, data.classes, place)
+    rows = zip(names, data.labels, data.sizes, data.mtimes_ns, strict=True)
+    return ArraySource(
+        root=root,
+        name=form.dataset,
+        layout=form.layout,
+        split=split,
+        prefix=split,
+        classes=data.classes,
+        samples=[Sample(*row) for row in rows],
+        left_out=[s for s in SPLIT_FOLDERS if s != split],
+        load=partial(_images, form, place, split),
+        loaded=data.images,
+    )
+
+
+def _images(form: CifarFormat, place: Path, split: str) -> np.ndarray:
+    return read_cifar(form, place, split).images
 
 
 def find_cifar(path: Path) -> tuple[CifarFormat, Path] | None:
@@ -88,8 +123,10 @@ def find_cifar(path: Path) -> tuple[CifarFormat, Path] | None:
 
 
 def read_cifar(form: CifarFormat, place: Path, split: str) -> CifarSplit:
-    """
-    :raises UserError: a file is missing or is not what the official archive holds there.
+    """One split of an archive.
+
+    Raises:
+        UserError: A file is missing, or is not what the official archive holds there.
     """
     names = (form.meta, *form.files(split))
     contents = _from_folder(place, names) if place.is_dir() else _from_archive(place, form.folder, names)
@@ -102,7 +139,7 @@ def read_cifar(form: CifarFormat, place: Path, split: str) -> CifarSplit:
         pixels, batch_labels = batch.get(b"data"), batch.get(form.labels_key)
         batch_names = _texts(batch.get(b"filenames"), path)
         if not isinstance(pixels, _ByteArray) or not isinstance(batch_labels, list):
-            raise UserError(f"{path}: no CIFAR batch: it lacks data or {form.labels_key.decode()}")
+            raise UserError(f"{path}: not a CIFAR batch: it lacks data or {form.labels_key.decode()}")
         rows = pixels.array()
         if rows.shape != (len(batch_labels), 3072) or len(batch_names) != len(batch_labels):
             raise UserError(
@@ -110,12 +147,12 @@ def read_cifar(form: CifarFormat, place: Path, split: str) -> CifarSplit:
             )
         if not all(isinstance(label, int) and 0 <= label < len(classes) for label in batch_labels):
             raise UserError(f"{path}: a label is not one of the {len(classes)} classes")
-        facts = (path if place.is_dir() else place).stat()
+        status = (path if place.is_dir() else place).stat()
         images.append(rows)
         labels += batch_labels
         filenames += batch_names
-        sizes += [facts.st_size] * len(batch_labels)
-        mtimes += [facts.st_mtime_ns] * len(batch_labels)
+        sizes += [status.st_size] * len(batch_labels)
+        mtimes += [status.st_mtime_ns] * len(batch_labels)
     stacked = np.concatenate(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return CifarSplit(stacked, labels, classes, filenames, sizes, mtimes)
 
@@ -161,7 +198,7 @@ def _load(data: bytes, path: Path) -> dict[Any, Any]:
     except Exception as error:  # The unpickler meets damage with almost any exception.
         raise UserError(f"{path}: truncated or corrupt pickle ({error})") from None
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: no CIFAR batch")
+        raise UserError(f"{path}: not a CIFAR batch")
     return loaded
 
 
@@ -188,7 +225,7 @@ class _ByteType:
 
 
 class _ByteArray:
-    """What stands in for numpy's ndarray: its state is kept as it comes and checked by :meth:`array`."""
+    """What stands in for numpy's ndarray: its state is kept as it comes and checked by ``array``."""
 
     shape: tuple[int, ...] = ()
     content: bytes = b""

@@ -1,14 +1,127 @@
-"""Protected arrays: the pixels of all chunks as one .npz, the same bytes every time."""
+"""All images of a split as one uint8 array in an .npz, the same bytes every time."""
 
+import hashlib
 import zipfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
+from unlearnable_kernels.data.formats import FORMATS, WRITERS
+from unlearnable_kernels.data.formats.folder import dataset_name
+from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import sha256_of, write_file
+
 # Whatever the clock says: the bytes must not depend on it.
 _DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@FORMATS.register("npz", "a .npz that protect wrote, or a folder of train.npz and test.npz")
+def open_npz(root: Path, split: str, on_error: str) -> Source | None:
+    """An array file, or the one of the split in a folder of such files."""
+    if root.is_file():
+        if root.suffix != ".npz":
+            return None
+        path, split = root, ""
+    elif any((root / f"{name}.npz").is_file() for name in SPLIT_FOLDERS):
+        path = root / f"{split}.npz"
+    else:
+        return None
+    arrays = _load(path)
+    images, labels, names = arrays["images"], arrays["labels"], arrays["names"].tolist()
+    classes = arrays["classes"].tolist()
+    check_archive_names(names, classes, path)
+    status = path.stat()
+    dataset = dataset_name(root if root.is_dir() else root.parent, classes)
+    return ArraySource(
+        root=root,
+        name=dataset,
+        layout="npz",
+        split=split,
+        prefix=split,
+        classes=classes,
+        samples=[
+            Sample(n, y, status.st_size, status.st_mtime_ns)
+            for n, y in zip(names, labels.tolist(), strict=True)
+        ],
+        left_out=[s for s in SPLIT_FOLDERS if s != split and root.is_dir() and (root / f"{s}.npz").is_file()],
+        load=partial(_images, path),
+        loaded=images,
+    )
+
+
+@WRITERS.register("npz", "one array of all images, which need one size")
+@dataclass(frozen=True)
+class NpzWriter(Writer):
+    """The pixels of each chunk wait in a file of their own until the array is put together."""
+
+    encodes: ClassVar[bool] = False
+
+    def outputs(self, source: Source) -> list[str]:
+        """The samples' own names."""
+        return [sample.name for sample in source.samples]
+
+    def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:
+        destination.parts.mkdir(parents=True, exist_ok=True)
+
+    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+        height, width, _ = destination.shape
+        if image.shape != destination.shape:
+            raise UserError(
+                f"{name}: {image.shape[1]}x{image.shape[0]} pixels, but the first image has "
+                f"{width}x{height}, and an array needs one size: resize, or another format"
+            )
+        return image.tobytes()
+
+    def write(
+        self,
+        destination: Destination,
+        index: int,
+        outputs: Sequence[str],
+        encoded: Iterable[tuple[int, bytes]],
+    ) -> list[str | None]:
+        data = b"".join(pixels for _, pixels in sorted(encoded))
+        write_file(self._part(destination, index), data)
+        return [hashlib.sha256(data).hexdigest()]
+
+    def files(self, destination: Destination, index: int, outputs: Sequence[str]) -> list[Path]:
+        return [self._part(destination, index)]
+
+    def seal(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> None:
+        labels, names = [], []
+        for chunk in chunks:
+            for position in range(len(chunk.outputs)):
+                if position not in chunk.skipped:
+                    labels.append(chunk.labels[position])
+                    names.append(chunk.outputs[position])
+        parts = (self._part(destination, chunk.index) for chunk in chunks)
+        write_npz(
+            self._array(destination), parts, destination.shape, labels, destination.source.classes, names
+        )
+
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
+        samples = {
+            chunk.outputs[position]: {
+                "label": chunk.labels[position],
+                "protected": chunk.protected[position],
+            }
+            for chunk in chunks
+            for position in range(len(chunk.outputs))
+            if position not in chunk.skipped
+        }
+        array = self._array(destination)
+        return {"files": {array.name: {"sha256": sha256_of(array), "samples": samples}}, "side_files": {}}
+
+    def _part(self, destination: Destination, index: int) -> Path:
+        return destination.parts / f"{index:08d}.raw"
+
+    def _array(self, destination: Destination) -> Path:
+        return destination.tree / f"{destination.source.split or 'train'}.npz"
 
 
 def write_npz(
@@ -49,3 +162,33 @@ def _header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
         "shape": shape,
     }
     np.lib.format.write_array_header_1_0(file, description)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise UserError(f"{path.parent}: holds no {path.name}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("images", "labels", "classes", "names")}
+    except Exception as error:  # A damaged zip is met with many kinds of exception.
+        raise UserError(f"{path}: not a .npz that protect wrote ({error})") from None
+    images, labels, classes, names = arrays.values()
+    count = len(names)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != count:
+        raise UserError(
+            f"{path}: images must be uint8 [{count}, H, W, 3], not {images.dtype} {list(images.shape)}"
+        )
+    if (
+        labels.dtype != np.int64
+        or labels.shape != (count,)
+        or classes.dtype.kind != "U"
+        or names.dtype.kind != "U"
+    ):
+        raise UserError(f"{path}: labels must be int64 [{count}], classes and names text")
+    if count and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise UserError(f"{path}: a label is not one of the {len(classes)} classes")
+    return arrays
+
+
+def _images(path: Path) -> np.ndarray:
+    return _load(path)["images"]

@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from unlearnable_kernels.data.folder_scan import FoundFile, Scan
+from unlearnable_kernels.data.formats import FORMATS
+from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.errors import UserError
 
 ANNOTATIONS = "val_annotations.txt"
@@ -19,6 +21,29 @@ class TinySplit(NamedTuple):
     side_files: list[Path]
     left_out: list[str]
     notes: list[str]
+
+
+@FORMATS.register("tiny-imagenet", "Tiny-ImageNet in its official layout")
+def open_tiny_imagenet(root: Path, split: str, on_error: str) -> Source | None:
+    """The whole data set, or the folder of one of its splits, which is opened as part of the whole."""
+    if whole := whole_of(root):
+        root, split = whole
+    if not is_root(root, split):
+        return None
+    found = read_split(root, split, on_error)
+    return FolderSource(
+        root=root,
+        name="tiny-imagenet-200",
+        layout="tiny-imagenet",
+        split=split,
+        prefix=found.prefix,
+        classes=found.classes,
+        samples=[Sample(image.name, label, image.size, image.mtime_ns) for image, label in found.images],
+        skipped=found.skipped,
+        side_files=found.side_files,
+        left_out=found.left_out,
+        notes=found.notes,
+    )
 
 
 def is_root(path: Path, split: str) -> bool:
@@ -36,9 +61,10 @@ def whole_of(path: Path) -> tuple[Path, str] | None:
 
 
 def read_split(root: Path, split: str, on_error: str) -> TinySplit:
-    """The training classes that are there, and for ``test`` the validation images of these classes.
+    """The training classes that are there, and for "test" the validation images of these classes.
 
-    :raises UserError: an entry that is refused, an annotation file that cannot be read.
+    Raises:
+        UserError: An entry is refused, or an annotation file cannot be read.
     """
     prefix = "train" if split == "train" else "val"
     scan = Scan(root / prefix, root, on_error)

@@ -46,7 +46,8 @@ class BayesError(Method):
     steps: int = 10
     network: str = "resnet18"
 
-    formats: ClassVar[tuple[str, ...]] = ("png", "webp", "npz")
+    lossless_only: ClassVar[bool] = True
+    per_image: ClassVar[bool] = False
     loop: ClassVar[Loop] = OURS
 
     @property

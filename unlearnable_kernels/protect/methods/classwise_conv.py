@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearnable_kernels.data.images import JPEG_QUALITY
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
 from unlearnable_kernels.protect.keys import Seed
@@ -45,18 +44,15 @@ class ClassFilters:
 @dataclass(frozen=True)
 class ClasswiseConv(Method):
     """kernel_size, strength: of the filters, by default ``filters.DEFAULTS``; padding: beyond the border, by
-    default reflect with a key and zeros with a seed; quality: 1 to 100, of jpeg alone."""
+    default reflect with a key and zeros with a seed."""
 
     kernel_size: int | None = None
     strength: float | None = None
     padding: str | None = None
-    quality: int = JPEG_QUALITY
 
     def check(self) -> None:
         if self.padding is not None and self.padding not in PADDINGS:
             raise UserError(f"padding must be one of {', '.join(PADDINGS)}, not {self.padding!r}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality must be from 1 to 100, not {self.quality}")
 
     def parameters(self, task: Task) -> dict[str, Any]:
         kernel_size, strength = default_parameters(task.name, min(task.image.shape[:2]))
@@ -74,7 +70,7 @@ class ClasswiseConv(Method):
             "resize": task.resize,
             "filter_acts": "on the stored image" if task.resize is None else "after the resize",
             "format": task.format,
-            "quality": self.quality if task.format == "jpeg" else None,
+            "quality": task.format_settings.get("quality"),
         }
 
     def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from unlearnable_kernels.data.images import SUFFIX
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret
@@ -16,7 +15,18 @@ from unlearnable_kernels.registry import Registry
 
 @dataclass(frozen=True)
 class Task:
-    """What a method goes by. ``image``: the first one that can be read."""
+    """What is to be protected, as far as a method has to know.
+
+    Attributes:
+        source: The data set.
+        secret: What everything secret or random derives from.
+        name: Name of the data set, part of every derivation.
+        fraction: Share of each class to protect, in (0, 1].
+        resize: Side in pixels that images are brought to first, or None.
+        format: Name of the output format.
+        format_settings: Its settings by name.
+        image: The first image that can be read, uint8 [H, W, 3], after the resize.
+    """
 
     source: Source
     secret: Secret
@@ -24,6 +34,7 @@ class Task:
     fraction: float
     resize: int | None
     format: str
+    format_settings: dict[str, Any]
     image: np.ndarray
 
     @property
@@ -37,10 +48,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a method may work before the first file is written, and whom it tells.
+    """Where a method may work before the first image is written, and how it reports.
 
-    ``folder`` survives a kill and vanishes with the staging folder; ``skip_bad``: images that cannot be read
-    are passed over, as they will be when the files are written.
+    Attributes:
+        folder: Survives a kill, and is deleted when the data set is whole.
+        skip_bad: Whether images that cannot be read are passed over, as they will be when images are written.
+        notify: Takes messages.
+        progress: Takes progress.
     """
 
     folder: Path
@@ -50,42 +64,65 @@ class Workspace:
 
 
 class Perturbation(Protocol):
-    """What is done to images of one shape; picklable, since it goes to every worker process.
-
-    outcome: what the manifest tells about it, beyond the parameters.
-    """
+    """What is done to images. It can be pickled, since it goes to every worker process."""
 
     @property
-    def outcome(self) -> dict[str, Any]: ...
+    def outcome(self) -> dict[str, Any]:
+        """Further fields of the manifest, beyond the parameters."""
 
     def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
-        """images, out: uint8 [n, H, W, 3], contiguous. An image marked -1 is copied as it is."""
+        """Perturb images of one shape.
+
+        Args:
+            images: uint8 [n, H, W, 3], contiguous.
+            assignment: n numbers, from ``Method.assignment``; an image with -1 is copied as it is.
+            out: uint8 [n, H, W, 3], contiguous; receives the result.
+        """
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A method with its own options, which are its fields."""
+    """A protection method; its fields are its settings, as in ``--method classwise-conv:strength=0.2``."""
 
     name: ClassVar[str]
-    formats: ClassVar[tuple[str, ...]] = (*SUFFIX, "npz")
+    lossless_only: ClassVar[bool] = False
+    """Whether the perturbation survives in lossless formats alone."""
+    per_image: ClassVar[bool] = True
+    """Whether an image's perturbation depends on no other image, so that it can be previewed."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raises UserError for options that are wrong with any data set."""
+        """Check the settings.
+
+        Raises:
+            UserError: A setting is wrong for any data set.
+        """
 
     @abstractmethod
     def parameters(self, task: Task) -> dict[str, Any]:
-        """Every option with its final value, for the manifest. Raises UserError."""
+        """Every setting with its final value, and what of ``task`` matters, for the manifest.
+
+        Raises:
+            UserError: A setting is wrong for this data set.
+        """
 
     @abstractmethod
     def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
-        """For every sample -1, to stay clean, or what ``Perturbation.apply`` goes by. Raises UserError."""
+        """For every sample -1, to stay clean, or a number of 0 or more that ``Perturbation.apply`` goes by.
+
+        Raises:
+            UserError: The fraction is out of range.
+        """
 
     @abstractmethod
     def perturbation(
         self, task: Task, parameters: dict[str, Any], assignment: list[int], workspace: Workspace
     ) -> Perturbation:
-        """Do all that comes before the first file. Raises UserError."""
+        """Do all that comes before the first image is written. Called again, it resumes.
+
+        Raises:
+            UserError: The data set cannot be protected in this way.
+        """
 
     @classmethod
     @abstractmethod

@@ -1,29 +1,30 @@
-"""From one chunk of the source to its protected files: read, decode, treat, encode, write, hash."""
+"""From one chunk of the source to its protected images: read, decode, perturb, encode, write."""
 
-import errno
-import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from unlearnable_kernels.data.images import encode
 from unlearnable_kernels.data.source import Sample, Source, load_image
-from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.files import write_file
+from unlearnable_kernels.data.writer import Destination, Writer
+from unlearnable_kernels.errors import ImageError
 from unlearnable_kernels.protect.methods.method import Perturbation
 
-# Decoded pixels that wait for the perturbation: enough for a batch, little beside a worker's own size.
+# Decoded pixels that wait to be perturbed: enough for a batch, little beside a worker's own size.
 BATCH_BYTES = 32 * 2**20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that are processed, written and recorded together; ``assignment`` as in ``method.Method``."""
+    """Samples that are processed, written and recorded together.
+
+    Attributes:
+        index: Number of the chunk.
+        samples: Its images.
+        assignment: Of each sample, as ``Method.assignment`` gives it.
+        outputs: Of each sample, as ``Writer.outputs`` gives them.
+    """
 
     index: int
     samples: list[Sample]
@@ -33,9 +34,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a chunk: SHA-256 of each file (None where skipped), and why some were, by position.
+    """What became of a chunk.
 
-    A chunk that goes into an array is one file, whatever it holds.
+    Attributes:
+        index: Number of the chunk.
+        sha256: What ``Writer.write`` returned.
+        skipped: Why an image was skipped, by its position within the chunk.
     """
 
     index: int
@@ -45,65 +49,56 @@ class Result:
 
 @dataclass(frozen=True)
 class Rendering:
-    """How images are rendered, all that a worker needs to know besides its chunks.
-
-    ``folder`` receives the files; ``shape`` [H, W, 3] is that of all images if they go into an array.
-    """
+    """How images are rendered: all that a worker needs to know besides its chunks. It can be pickled."""
 
     source: Source
     perturbation: Perturbation
+    writer: Writer
+    destination: Destination
     resize: int | None
-    format: str
-    quality: int | None
     skip_bad: bool
-    folder: str
-    shape: tuple[int, ...] | None
     _buffers: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def render(self, chunk: Chunk) -> Result:
-        """Write a chunk's files, over whatever bears their names. Raises UserError."""
+        """Write a chunk's images, over whatever bears their names.
+
+        Raises:
+            UserError: An image cannot be processed, or not written.
+        """
         skipped: dict[int, str] = {}
-        if self.shape is not None:
-            return self._render_array(chunk, skipped)
-        hashes: list[str | None] = [None] * len(chunk.samples)
-        for positions, images in self._treated(chunk, skipped):
+        encoded = self._encoded(chunk, skipped)
+        digests = self.writer.write(self.destination, chunk.index, chunk.outputs, encoded)
+        return Result(chunk.index, digests, skipped)
+
+    def _encoded(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[int, bytes]]:
+        for positions, images in self._perturbed(chunk, skipped):
             for position, image in zip(positions, images, strict=True):
                 try:
-                    data = self._encoded(image, chunk.samples[position].name)
+                    data = self.writer.encode(image, self.destination, chunk.samples[position].name)
                 except ImageError as error:
                     self._skip(error, chunk, position, skipped)
-                    continue
-                write_file(f"{self.folder}/{chunk.outputs[position]}", data)
-                hashes[position] = hashlib.sha256(data).hexdigest()
-        return Result(chunk.index, hashes, skipped)
+                else:
+                    yield position, data
 
-    def _render_array(self, chunk: Chunk, skipped: dict[int, str]) -> Result:
-        rows: dict[int, bytes] = {}
-        for positions, images in self._treated(chunk, skipped):
-            rows.update(zip(positions, map(np.ndarray.tobytes, images), strict=True))
-        data = b"".join(rows[position] for position in sorted(rows))
-        write_file(array_file(self.folder, chunk.index), data)
-        return Result(chunk.index, [hashlib.sha256(data).hexdigest()], skipped)
-
-    def _treated(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[list[int], np.ndarray]]:
+    def _perturbed(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[list[int], np.ndarray]]:
         """(positions, protected images [n, H, W, 3]) in batches of one shape; the array is reused."""
         waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         size = 0
         for position, sample in enumerate(chunk.samples):
             try:
-                image = self._load(sample)
+                image = load_image(self.source, sample, self.resize)
             except ImageError as error:
                 self._skip(error, chunk, position, skipped)
                 continue
             waiting[image.shape].append((position, image))
             size += image.nbytes
             if size >= BATCH_BYTES:
-                yield from map(self._treat, waiting.values(), [chunk] * len(waiting))
+                yield from map(self._perturb, waiting.values(), [chunk] * len(waiting))
                 waiting.clear()
                 size = 0
-        yield from map(self._treat, waiting.values(), [chunk] * len(waiting))
+        yield from map(self._perturb, waiting.values(), [chunk] * len(waiting))
 
-    def _treat(self, group: list[tuple[int, np.ndarray]], chunk: Chunk) -> tuple[list[int], np.ndarray]:
+    def _perturb(self, group: list[tuple[int, np.ndarray]], chunk: Chunk) -> tuple[list[int], np.ndarray]:
         positions = [position for position, _ in group]
         shape = (len(group), *group[0][1].shape)
         batch, result = self._buffer("in", shape), self._buffer("out", shape)
@@ -119,28 +114,8 @@ class Rendering:
             kept = self._buffers[name] = np.empty(size, dtype=np.uint8)
         return kept[:size].reshape(shape)
 
-    def _load(self, sample: Sample) -> np.ndarray:
-        image = load_image(self.source, sample, self.resize)
-        if self.shape is not None and image.shape != self.shape:
-            raise UserError(
-                f"{sample.name}: {image.shape[1]}x{image.shape[0]} pixels, but the first image has "
-                f"{self.shape[1]}x{self.shape[0]}, and an array needs one size: resize, or another format"
-            )
-        return image
-
-    def _encoded(self, image: np.ndarray, name: str) -> bytes:
-        try:
-            return encode(image, self.format, 0 if self.quality is None else self.quality)
-        except ValueError as error:
-            raise ImageError(f"{name}: cannot be written as {self.format}: {error}") from None
-
     def _skip(self, error: ImageError, chunk: Chunk, position: int, skipped: dict[int, str]) -> None:
         if not self.skip_bad:
             raise error
         # The manifest has the name beside it, and no business with the folder that it lay in.
         skipped[position] = str(error).rpartition(f"{chunk.samples[position].name}: ")[2]
-
-
-def array_file(folder: str, index: int) -> str:
-    """Where the pixels of a chunk wait until the array is put together."""
-    return f"{folder}/{index:08d}.raw"

@@ -4,7 +4,7 @@ DST.partial/lock           held by whoever works here, and by their workers
 DST.partial/plan.json      what is being made; another plan is refused
 DST.partial/journal.jsonl  a line for each finished chunk, with the hashes of its files
 DST.partial/tree/          becomes DST
-DST.partial/arrays/        pixels on their way into an .npz
+DST.partial/parts/         what a format puts together in the end, such as the pixels of an .npz
 DST.partial/work/          what a method needs before the first file, such as its optimised images
 """
 
@@ -26,7 +26,7 @@ from unlearnable_kernels.protect.pipeline.chunk import Result
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
-_OWN = {"lock", "plan.json", "journal.jsonl", "tree", "arrays", "work"}
+_OWN = {"lock", "plan.json", "journal.jsonl", "tree", "parts", "work"}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
 
@@ -38,7 +38,7 @@ class Staging:
         self.dst = dst
         self.folder = staging_folder(dst)
         self.tree = self.folder / "tree"
-        self.arrays = self.folder / "arrays"
+        self.parts = self.folder / "parts"
         self.work = self.folder / "work"
         self._journal = -1
         self.lock = -1
@@ -84,8 +84,15 @@ class Staging:
                 raise UserError(f"another process is working on {self.folder}; wait for it, or end it")
             time.sleep(0.05)
 
-    def adopt(self, digest: str, header: dict[str, Any]) -> bool:
-        """Enter the plan. True if this very plan was begun here before; UserError if another one was."""
+    def begin(self, digest: str, header: dict[str, Any]) -> bool:
+        """Record the plan.
+
+        Returns:
+            Whether this very plan was begun here before.
+
+        Raises:
+            UserError: Another plan was begun here before.
+        """
         path = self.folder / "plan.json"
         if not path.exists():
             write_json(path, {"digest": digest, "header": header})

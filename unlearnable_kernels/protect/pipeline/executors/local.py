@@ -24,7 +24,7 @@ _rendering: Rendering
 _held: list[Connection] = []
 
 
-def render_all(
+def execute(
     rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock: int
 ) -> Generator[Result, None, None]:
     """Render ``chunks``, yielding each result when it is there, in any order. Raises UserError.

@@ -1,0 +1,132 @@
+"""What every output format does: name images, encode them, write them in chunks, put all together."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from unlearnable_kernels.data.source import Source
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a data set is written, and what it is a copy of.
+
+    Attributes:
+        tree: Folder that becomes the data set.
+        parts: Folder for pieces that are not yet part of it; it is deleted in the end.
+        source: What is copied; its ``samples`` may be missing.
+        shape: (height, width, 3) of the first image.
+    """
+
+    tree: Path
+    parts: Path
+    source: Source
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WrittenChunk:
+    """One chunk of the data set as it was written. Lists are by position within the chunk.
+
+    Attributes:
+        index: Number of the chunk.
+        outputs: From ``Writer.outputs``.
+        labels: Index into the classes.
+        protected: Whether the image differs from the source's on purpose.
+        skipped: Positions of images that could not be written.
+        sha256: What ``Writer.write`` returned.
+    """
+
+    index: int
+    outputs: Sequence[str]
+    labels: Sequence[int]
+    protected: Sequence[bool]
+    skipped: frozenset[int]
+    sha256: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Writer(ABC):
+    """An output format; its fields are its settings, as in ``--format jpeg:quality=90``.
+
+    Worker processes call ``encode`` and ``write``, each chunk in one of them; the main process does the
+    rest: ``outputs`` first, ``prepare`` before any chunk, ``seal`` and then ``entries`` after all of them.
+    The bytes that result depend on the images and the settings alone.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool] = True
+    encodes: ClassVar[bool] = True
+    """Whether encoding takes so long that worker processes pay."""
+
+    def check(self) -> None:  # noqa: B027 (nothing to check unless there are settings)
+        """Check the settings.
+
+        Raises:
+            UserError: One is out of range.
+        """
+
+    @abstractmethod
+    def outputs(self, source: Source) -> list[str]:
+        """One name for each sample of ``source``, unique, by which the manifest calls what becomes of it.
+
+        Raises:
+            UserError: A name is taken by the manifest.
+        """
+
+    @abstractmethod
+    def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:
+        """Make the folders that ``write`` needs, where they are missing. Raises OSError."""
+
+    @abstractmethod
+    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+        """What is stored of one image.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            destination: Where it goes.
+            name: What messages call the image.
+
+        Raises:
+            ImageError: This image cannot be stored in this format; it may be skipped.
+            UserError: Images like this one cannot.
+        """
+
+    @abstractmethod
+    def write(
+        self,
+        destination: Destination,
+        index: int,
+        outputs: Sequence[str],
+        encoded: Iterable[tuple[int, bytes]],
+    ) -> list[str | None]:
+        """Write one chunk, over whatever an earlier attempt left of it.
+
+        Args:
+            destination: Where it goes.
+            index: Number of the chunk.
+            outputs: Names of the images of the chunk.
+            encoded: (position within the chunk, what ``encode`` returned), in any order; some may be missing.
+
+        Returns:
+            SHA-256, hexadecimal, of each of ``files``; None for one that was not written.
+
+        Raises:
+            WriteError: The disk is full, or the like.
+        """
+
+    @abstractmethod
+    def files(self, destination: Destination, index: int, outputs: Sequence[str]) -> list[Path]:
+        """The files that ``write`` writes for a chunk."""
+
+    @abstractmethod
+    def seal(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> None:
+        """Put the chunks, all of them in order, together in ``destination.tree``. Raises OSError."""
+
+    @abstractmethod
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
+        """ "files" and "side_files" of the manifest, for what ``seal`` made. Raises OSError."""
