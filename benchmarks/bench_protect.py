@@ -37,7 +37,7 @@ def images_per_second(source: Path, key: Key, fraction: float) -> tuple[float, f
             scratch / "out",
             secret=key,
             fraction=fraction,
-            progress=lambda done, total: reports.append((done, time.perf_counter(), busy_seconds())),
+            progress=lambda _, done, total: reports.append((done, time.perf_counter(), busy_seconds())),
         )
     finally:
         shutil.rmtree(scratch)

@@ -433,7 +433,7 @@ def test_a_mount_point_is_refused_before_the_work(tree: Path) -> None:
 
 def test_what_is_there_is_left_alone(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         protect(tree, tmp_path / "file")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")

@@ -24,7 +24,7 @@ KeyFile = Annotated[
 SeedOption = Annotated[
     int | None,
     typer.Option(
-        "--seed-compat", help="An integer seed, which is no secret: the released program's filters for it."
+        "--seed-compat", help="An integer seed, which is not a secret: gives the released program's filters."
     ),
 ]
 Insecure = Annotated[

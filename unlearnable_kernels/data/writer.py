@@ -129,4 +129,4 @@ class Writer(ABC):
 
     @abstractmethod
     def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        """ "files" and "side_files" of the manifest, for what ``seal`` made. Raises OSError."""
+        """The manifest's fields "files" and "side_files" for what ``seal`` made. Raises OSError."""

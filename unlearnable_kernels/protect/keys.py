@@ -1,4 +1,4 @@
-"""The private key: 256 random bits, the file that holds them, and everything that is derived from them.
+"""The secret behind a protection, a private key or an integer seed, and everything derived from it.
 
 Derivation is SHAKE-256 over an unambiguous encoding (every part carries its type and its length, the
 purpose and the wanted length are parts too), so that no two uses of a key ever share bytes and each value
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from unlearnable_kernels.data.manifest import canonical
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import writing
 
 VERSION_LINE = "unlearnable-key-v1"
 KEY_BYTES = 32
@@ -47,7 +48,13 @@ class Key:
         return cls(secrets.token_bytes(KEY_BYTES))
 
     def derive(self, purpose: str, *context: str | bytes | int | float, length: int) -> bytes:
-        """``length`` bytes that only the holder of the key can compute, independent per argument list."""
+        """``length`` bytes that only the holder of the key can compute.
+
+        Args:
+            purpose: What they are for.
+            *context: Further parts; bytes for different purposes or parts are independent.
+            length: How many.
+        """
         return derived(_DOMAIN, self.material, purpose, *context, length=length)
 
     @property
@@ -56,16 +63,22 @@ class Key:
         return self.derive("fingerprint", length=16).hex()
 
     def mac(self, message: bytes) -> str:
-        """HMAC-SHA256 of ``message`` under a derived key, 64 hexadecimal digits."""
+        """HMAC-SHA256 of ``message`` under a derived key, as 64 hexadecimal digits."""
         return hmac.new(self.derive("mac", length=32), message, hashlib.sha256).hexdigest()
 
 
 @dataclass(frozen=True)
 class Seed:
-    """The released program's filters and subset for ``seed`` (0 ≤ seed < 2³²), bit for bit. No secret.
+    """An integer seed, which gives the released program's filters and subset, bit for bit. It is no secret.
 
-    It stands wherever a Key may; what it derives for the manifest is slow to compute (scrypt), yet can be
-    tried out like the seed itself.
+    It serves wherever a ``Key`` does. What it derives for the manifest is slow to compute (scrypt), but
+    anyone can try it out, like the seed itself.
+
+    Args:
+        seed: From 0 to 2³² - 1.
+
+    Raises:
+        UserError: The seed is out of range.
     """
 
     seed: int = field(repr=False)
@@ -83,7 +96,7 @@ class Seed:
         )
 
     def derive(self, purpose: str, *context: str | bytes | int | float, length: int) -> bytes:
-        """As ``Key.derive``, for what the released program does not define; as easily tried as the seed."""
+        """As ``Key.derive``, for what the released program does not define."""
         domain = b"unlearnable_kernels.seed-compat.derived.v1"
         return derived(domain, self._stretched, purpose, *context, length=length)
 
@@ -93,7 +106,7 @@ class Seed:
         return self.mac(b"fingerprint")[:32]
 
     def mac(self, message: bytes) -> str:
-        """HMAC-SHA256 of ``message``, 64 hexadecimal digits."""
+        """HMAC-SHA256 of ``message``, as 64 hexadecimal digits."""
         return hmac.new(self._stretched, message, hashlib.sha256).hexdigest()
 
 
@@ -123,34 +136,39 @@ def _encode(part: str | bytes | int | float) -> bytes:
 def create_key_file(path: Path) -> Key:
     """Write a fresh key to ``path``, readable by its owner alone.
 
-    Raises UserError where ``path`` exists already (a lost key cannot be had back) or cannot be written.
+    Raises:
+        UserError: ``path`` exists already: an overwritten key could not be recovered.
+        WriteError: It cannot be written.
     """
     key = Key.generate()
     text = f"{VERSION_LINE}\n{key.material.hex()}\n".encode()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise UserError(
-            f"{path}: exists already, and a key is never overwritten; choose another name"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be created: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    with writing(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise UserError(
+                f"{path}: exists already, and a key is never overwritten; choose another name"
+            ) from None
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     return key
 
 
 def read_key_file(path: Path, *, insecure_permissions: bool = False) -> Key:
-    """The key in ``path``.
+    """The key in ``path``. No message repeats what the file holds.
 
-    Raises UserError where the file is missing or malformed, or where its group or others have any
-    permission on it (unless ``insecure_permissions``). No message repeats what the file holds.
+    Args:
+        path: A file that ``create_key_file`` wrote.
+        insecure_permissions: Accept a file on which its group or others have a permission.
+
+    Raises:
+        UserError: The file is missing or malformed, or others may use it.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
@@ -177,7 +195,7 @@ def _parse(data: bytes, path: Path) -> bytes:
     try:
         lines = data.decode("ascii").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a key file (it holds bytes that are no ASCII text)") from None
+        raise UserError(f"{path}: not a key file (it is not ASCII text)") from None
     if not lines or lines[0] != VERSION_LINE:
         raise UserError(f"{path}: not a key file: its first line must be {VERSION_LINE!r}")
     if len(lines) != 2:
@@ -194,11 +212,11 @@ def check_seed(seed: int) -> None:
 
 
 def sign(manifest: dict[str, Any], secret: Secret) -> dict[str, Any]:
-    """``manifest`` with its ``mac``."""
+    """``manifest`` with its ``mac``, an HMAC-SHA256 of the rest under ``secret``."""
     return {**manifest, "mac": secret.mac(canonical(manifest))}
 
 
 def is_signed_by(manifest: dict[str, Any], secret: Secret) -> bool:
-    """Whether this key wrote exactly this manifest."""
+    """Whether ``secret`` signed exactly this manifest."""
     unsigned = {name: value for name, value in manifest.items() if name != "mac"}
     return hmac.compare_digest(manifest["mac"].encode(), secret.mac(canonical(unsigned)).encode())

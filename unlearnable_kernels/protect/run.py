@@ -137,11 +137,11 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
 
 
 def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
-    """Whether ``dst`` is the whole result of this plan; UserError if it holds anything else."""
+    """Whether ``dst`` is the whole result of this plan. Raises UserError if it holds anything else."""
     if not dst.exists():
         return False
     if not dst.is_dir():
-        raise UserError(f"{dst} exists and is no folder; choose another name")
+        raise UserError(f"{dst} exists and is not a folder; choose another name")
     if dst.is_mount():
         # The last step renames a folder to this name, which a mount point does not allow.
         raise UserError(f"{dst} is a mount point; choose a folder within it")

@@ -18,9 +18,13 @@ _BATCH = 256
 class VerifyReport:
     """What a check found. Paths are relative to the data set.
 
-    missing: listed, but not there; extra: there, but not listed; changed: other bytes, or unreadable.
-    key: "not checked", "matches", "another key" or "manifest changed" (this key's fingerprint, but not what
-    it signed).
+    Attributes:
+        checked: Number of files that were compared.
+        missing: Files that the manifest lists and that are not there.
+        extra: Files that are there and not listed.
+        changed: Files with other bytes, or unreadable ones.
+        key: "not checked", "matches", "another key" or "manifest changed" (the key's fingerprint is there,
+            but it did not sign this).
     """
 
     checked: int
@@ -82,7 +86,7 @@ def verify_dataset(dst: Path, secret: Secret | None = None, progress: Progress =
 
 
 def _list_files(folder: Path) -> list[str]:
-    """All that is no folder, relative; links are listed and not followed."""
+    """Everything but folders, relative to ``folder``; links are listed and not followed."""
     names: list[str] = []
     for root, folders, files in os.walk(folder):
         base = Path(root).relative_to(folder).as_posix()
@@ -92,7 +96,7 @@ def _list_files(folder: Path) -> list[str]:
 
 
 def _digest(path: Path) -> str | None:
-    """None where the bytes are not the data set's own: unreadable, or behind a link."""
+    """SHA-256 of a file; None where it is unreadable or behind a link, and so not the data set's own."""
     try:
         return None if path.is_symlink() or not path.is_file() else sha256_of(path)
     except OSError:

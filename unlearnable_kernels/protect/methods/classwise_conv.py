@@ -20,7 +20,13 @@ from unlearnable_kernels.protect.methods.selection import choose_protected
 
 @dataclass(frozen=True)
 class ClassFilters:
-    """Images marked with a class get its filter. filters: float32 [K, k, k]."""
+    """Filters each image with the filter of the class that it is assigned.
+
+    Attributes:
+        filters: float32 [K, k, k].
+        padding: What lies beyond the border, one of ``PADDINGS``.
+        outcome: Nothing.
+    """
 
     filters: np.ndarray
     padding: str
@@ -43,8 +49,13 @@ class ClassFilters:
 )
 @dataclass(frozen=True)
 class ClasswiseConv(Method):
-    """kernel_size, strength: of the filters, by default ``filters.DEFAULTS``; padding: beyond the border, by
-    default reflect with a key and zeros with a seed."""
+    """Class-wise convolution, CUDA (Sadasivan et al., CVPR 2023), docs/maths.md.
+
+    Attributes:
+        kernel_size: Side of the filters, odd; by default that of ``filters.DEFAULTS``.
+        strength: p_b of the filters; likewise.
+        padding: What lies beyond the border, by default reflect with a key and zeros with a seed.
+    """
 
     kernel_size: int | None = None
     strength: float | None = None

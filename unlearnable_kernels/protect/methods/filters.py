@@ -38,7 +38,11 @@ def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float
 def class_filters(
     secret: Secret, dataset_name: str, num_classes: int, kernel_size: int, strength: float
 ) -> torch.Tensor:
-    """The filters of classes 0 … num_classes-1 from a key or a seed, float32 [num_classes, k, k]."""
+    """The filters of classes 0 … num_classes-1 from a key or a seed.
+
+    Returns:
+        float32 [num_classes, kernel_size, kernel_size], entries in [0, max(1, strength)].
+    """
     if isinstance(secret, Key):
         return filters_from_key(secret, dataset_name, num_classes, kernel_size, strength)
     return seed_stream(secret.seed, num_classes, kernel_size, strength)[0]
@@ -47,12 +51,21 @@ def class_filters(
 def filters_from_key(
     key: Key, dataset_name: str, classes: int | Sequence[int], kernel_size: int, strength: float
 ) -> torch.Tensor:
-    """Class filters from a private key, float32 [K, k, k].
+    """Class filters from a private key, the same on every machine.
 
-    ``classes`` is the number of classes (filters of 0 … classes-1) or the class indices wanted: each filter
-    depends on its own index alone, besides key, ``dataset_name``, ``kernel_size`` and ``strength``, and is
-    the same on every machine. Raises UserError for a kernel size that is even or outside 1 to 255, a strength
-    outside (0, 1000], no classes.
+    Args:
+        key: The private key.
+        dataset_name: Part of the derivation.
+        classes: The number K of classes, or the indices of the K classes wanted; a filter depends on its own
+            class's index and on no other class.
+        kernel_size: Side k of the filters, odd, from 1 to 255.
+        strength: p_b of the paper, in (0, 1000].
+
+    Returns:
+        float32 [K, k, k]; in each filter one entry is 1, the others are uniform in [0, strength).
+
+    Raises:
+        UserError: A parameter is out of range, or there are no classes.
     """
     indices = range(classes) if isinstance(classes, int) else classes
     check_filter_parameters(len(indices), kernel_size, strength)
@@ -73,9 +86,19 @@ def _key_filter(key: Key, dataset_name: str, index: int, k: int, strength: float
 
 
 def filters_from_seed(seed: int, num_classes: int, kernel_size: int, strength: float) -> torch.Tensor:
-    """The released program's filters for an integer seed, float32 [num_classes, k, k], bit for bit.
+    """The released program's filters for an integer seed, bit for bit, with a warning that it is no secret.
 
-    Warns that a seed is no secret. Raises UserError for a seed outside [0, 2³²) and as filters_from_key.
+    Args:
+        seed: From 0 to 2³² - 1.
+        num_classes: Number K of classes.
+        kernel_size: Side k of the filters, odd, from 1 to 255.
+        strength: p_b of the paper, in (0, 1000].
+
+    Returns:
+        float32 [K, k, k].
+
+    Raises:
+        UserError: A parameter is out of range.
     """
     warnings.warn(SEED_WARNING, stacklevel=2)
     return seed_stream(seed, num_classes, kernel_size, strength)[0]
@@ -84,7 +107,7 @@ def filters_from_seed(seed: int, num_classes: int, kernel_size: int, strength: f
 def seed_stream(
     seed: int, num_classes: int, kernel_size: int, strength: float
 ) -> tuple[torch.Tensor, np.random.RandomState]:
-    """filters_from_seed's filters, and its generator as they leave it: the partial subset is drawn next."""
+    """The filters of ``filters_from_seed``, and the generator that the partial subset is drawn from next."""
     check_seed(seed)
     check_filter_parameters(num_classes, kernel_size, strength)
     generator = np.random.RandomState(seed)
@@ -99,7 +122,11 @@ def seed_stream(
 
 
 def check_filter_parameters(num_classes: int, kernel_size: int, strength: float) -> None:
-    """Raises UserError for no classes, a size that is even or not in 1 … 255, a strength not in (0, 1000]."""
+    """Check the parameters of filters.
+
+    Raises:
+        UserError: No classes, a kernel size that is even or not in 1 … 255, or a strength not in (0, 1000].
+    """
     if num_classes < 1:
         raise UserError(f"there must be at least one class, not {num_classes}")
     if (

@@ -1,4 +1,4 @@
-"""The perturbation of methods that work out all images beforehand: each is looked up in an array."""
+"""The perturbation of methods that compute all images beforehand: each is looked up in an array."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,12 @@ from unlearnable_kernels.errors import UserError
 
 @dataclass(frozen=True)
 class PrecomputedImages:
-    """Images marked with a number are replaced by that row of the array in ``file``, uint8 [P, H, W, 3].
+    """Replaces each image by the row of an array that it is assigned.
 
-    missing: rows that could not be optimised, since their image could not be read.
+    Attributes:
+        file: A .npy file of uint8 [P, H, W, 3].
+        missing: Rows that were not computed, since their image could not be read.
+        outcome: Fields of the manifest.
     """
 
     file: Path

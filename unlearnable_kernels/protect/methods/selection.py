@@ -22,11 +22,26 @@ def choose_protected(
     kernel_size: int,
     strength: float,
 ) -> np.ndarray:
-    """bool [N]: the samples to protect.
+    """Choose the samples to protect.
 
-    ``names`` (unique, stable) and ``labels`` (0 … num_classes-1) describe the N samples in data-set order,
-    ``fraction`` is in (0, 1], else UserError. A key protects an exact share of every class; a seed draws the
-    released program's Bernoulli subset, for which the stream needs the filters' parameters.
+    A key protects an exact share of every class; a seed draws the released program's Bernoulli subset, from a
+    stream that depends on the parameters of the filters.
+
+    Args:
+        secret: Key or seed.
+        dataset_name: Part of the derivation.
+        names: Unique names of the N samples, in the order of the data set.
+        labels: Their N classes, 0 … num_classes-1.
+        fraction: Share to protect, in (0, 1].
+        num_classes: Number of classes.
+        kernel_size: Side of the filters.
+        strength: p_b of the filters.
+
+    Returns:
+        bool [N].
+
+    Raises:
+        UserError: The fraction is out of range.
     """
     check_fraction(fraction)
     if fraction == 1:
@@ -38,7 +53,11 @@ def choose_protected(
 
 
 def check_fraction(fraction: float) -> None:
-    """Raises UserError for one outside (0, 1]."""
+    """Check that a fraction is in (0, 1].
+
+    Raises:
+        UserError: It is not.
+    """
     if not 0 < fraction <= 1:
         raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
 
@@ -46,10 +65,20 @@ def check_fraction(fraction: float) -> None:
 def exact_subset(
     secret: Secret, dataset_name: str, names: Sequence[str], labels: Sequence[int], fraction: float
 ) -> np.ndarray:
-    """bool [N]: of every class's n samples the ⌊fraction·n + ½⌋ that the key ranks lowest.
+    """Choose, of the n samples of every class, the ⌊fraction·n + ½⌋ that the secret ranks lowest.
 
-    The rank depends on key, data set and name alone, so neither order nor other samples' labels matter, and
-    a larger fraction contains the smaller one.
+    The rank depends on secret, data set and name alone, so neither the order nor the other samples matter,
+    and a larger fraction contains a smaller one.
+
+    Args:
+        secret: Key or seed.
+        dataset_name: Part of the derivation.
+        names: Unique names of the N samples.
+        labels: Their N classes.
+        fraction: Share to protect, in (0, 1].
+
+    Returns:
+        bool [N].
     """
     by_class: dict[int, list[tuple[bytes, str, int]]] = defaultdict(list)
     for position, (name, label) in enumerate(zip(names, labels, strict=True)):

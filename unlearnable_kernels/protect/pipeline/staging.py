@@ -32,7 +32,12 @@ _TEMPORARY = ".tmp"
 
 
 class Staging:
-    """The staging folder of ``dst``, locked while the object is open (a context manager). UserError."""
+    """The staging folder of ``dst``, locked while this context manager is open.
+
+    Raises:
+        UserError: Another process is working there, or it holds something else.
+        WriteError: It cannot be written.
+    """
 
     def __init__(self, dst: Path) -> None:
         self.dst = dst
@@ -111,7 +116,7 @@ class Staging:
         )
 
     def finished(self, is_whole: Callable[[Result], bool]) -> dict[int, Result]:
-        """The journal's chunks whose files are still what was written; the others are to be done again."""
+        """The results in the journal whose files are still what was written; the others are done again."""
         path = self.folder / "journal.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
         results = [result for line in lines if (result := _parse(line)) is not None]
@@ -128,12 +133,12 @@ class Staging:
         return kept
 
     def record(self, result: Result) -> None:
-        """Note a finished chunk."""
+        """Add a finished chunk to the journal."""
         with writing(self.folder):
             write_all(self._journal, _line(result))
 
     def publish(self) -> None:
-        """Bring the tree to disk, give it its final name, and clear up."""
+        """Flush the tree to disk, give it its final name, and delete the rest."""
         with writing(self.folder):
             _sync(self.tree)
             self.tree.rename(self.dst)
@@ -141,7 +146,7 @@ class Staging:
         self.remove()
 
     def remove(self) -> None:
-        """Delete the staging folder, the lock last; one who waits for it may make the folder anew."""
+        """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

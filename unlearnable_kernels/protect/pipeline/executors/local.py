@@ -27,10 +27,17 @@ _held: list[Connection] = []
 def execute(
     rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock: int
 ) -> Generator[Result, None, None]:
-    """Render ``chunks``, yielding each result when it is there, in any order. Raises UserError.
+    """Render ``chunks``, yielding each result as soon as it is there, in any order.
 
-    ``workers`` 0 renders in this process. ``lock`` is the descriptor of the staging folder's lock: workers
-    hold it too, so that nobody else can begin while one of them still lives.
+    Args:
+        rendering: What to do with a chunk.
+        chunks: What is left to do.
+        workers: Number of processes; 0 renders in this one.
+        lock: Descriptor of the staging folder's lock. Workers hold it too, so that no other run begins while
+            one of them still lives.
+
+    Raises:
+        UserError: A chunk cannot be rendered, or a worker died.
     """
     if workers == 0:
         yield from map(rendering.render, chunks)
@@ -44,7 +51,7 @@ def execute(
         yield from _in_flight(pool, chunks, _AHEAD * workers)
     except BrokenProcessPool:
         raise UserError(
-            "a worker process died, perhaps for want of memory; "
+            "a worker process died, perhaps for lack of memory; "
             "run the same command again to resume, with fewer workers"
         ) from None
     finally:
