@@ -136,21 +136,20 @@ class ListWriter(Writer):
         with (destination.tree / "list.csv").open("w", newline="") as file:
             table = csv.writer(file)
             for chunk in chunks:
-                for position, name in enumerate(chunk.outputs):
-                    if position in chunk.skipped:
-                        (destination.tree / name).unlink(missing_ok=True)
-                    else:
-                        table.writerow([name, destination.source.classes[chunk.labels[position]]])
+                for position in chunk.skipped:
+                    (destination.tree / chunk.outputs[position]).unlink(missing_ok=True)
+                for position in chunk.written:
+                    class_name = destination.source.classes[chunk.labels[position]]
+                    table.writerow([chunk.outputs[position], class_name])
 
     def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
         files = {
-            name: {
+            chunk.outputs[position]: {
                 "sha256": chunk.sha256[position],
                 "label": chunk.labels[position],
                 "protected": chunk.protected[position],
             }
             for chunk in chunks
-            for position, name in enumerate(chunk.outputs)
-            if position not in chunk.skipped
+            for position in chunk.written
         }
         return {"files": files, "side_files": {"list.csv": sha256_of(destination.tree / "list.csv")}}

@@ -48,6 +48,11 @@ class WrittenChunk:
     skipped: frozenset[int]
     sha256: Sequence[str | None]
 
+    @property
+    def written(self) -> list[int]:
+        """Positions of the images that were written, ascending."""
+        return [position for position in range(len(self.outputs)) if position not in self.skipped]
+
 
 @dataclass(frozen=True)
 class Writer(ABC):

@@ -164,8 +164,7 @@ class FolderWriter(Writer):
                 "protected": chunk.protected[position],
             }
             for chunk in chunks
-            for position in range(len(chunk.outputs))
-            if position not in chunk.skipped
+            for position in chunk.written
         }
         side_files = sorted(destination.source.side_files)
         return {

@@ -93,12 +93,8 @@ class NpzWriter(Writer):
         return [self._part(destination, index)]
 
     def seal(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> None:
-        labels, names = [], []
-        for chunk in chunks:
-            for position in range(len(chunk.outputs)):
-                if position not in chunk.skipped:
-                    labels.append(chunk.labels[position])
-                    names.append(chunk.outputs[position])
+        labels = [chunk.labels[position] for chunk in chunks for position in chunk.written]
+        names = [chunk.outputs[position] for chunk in chunks for position in chunk.written]
         parts = (self._part(destination, chunk.index) for chunk in chunks)
         write_npz(
             self._array(destination), parts, destination.shape, labels, destination.source.classes, names
@@ -111,8 +107,7 @@ class NpzWriter(Writer):
                 "protected": chunk.protected[position],
             }
             for chunk in chunks
-            for position in range(len(chunk.outputs))
-            if position not in chunk.skipped
+            for position in chunk.written
         }
         array = self._array(destination)
         return {"files": {array.name: {"sha256": sha256_of(array), "samples": samples}}, "side_files": {}}
