@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,7 +126,7 @@ class FolderWriter(Writer):
 
     def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
         try:
-            return encode(image, self.name)
+            return encode(image, self.name, **asdict(self))
         except ValueError as error:
             raise ImageError(f"{name}: cannot be written as {self.name}: {error}") from None
 
@@ -176,19 +176,19 @@ class FolderWriter(Writer):
 @WRITERS.register("png", "a PNG file for each image, without loss")
 @dataclass(frozen=True)
 class PngWriter(FolderWriter):
-    pass
+    """Written by ``images.png``: fast, and a tenth larger than need be."""
 
 
 @WRITERS.register("webp", "a lossless WebP file for each image, smaller and slower")
 @dataclass(frozen=True)
 class WebpWriter(FolderWriter):
-    pass
+    """Written by Pillow, with the least effort."""
 
 
 @WRITERS.register("jpeg", "a JPEG file for each image, with loss")
 @dataclass(frozen=True)
 class JpegWriter(FolderWriter):
-    """quality: from 1 to 100."""
+    """Baseline, 4:4:4; quality: from 1 to 100."""
 
     quality: int = JPEG_QUALITY
 
@@ -197,12 +197,6 @@ class JpegWriter(FolderWriter):
     def check(self) -> None:
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality must be from 1 to 100, not {self.quality}")
-
-    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
-        try:
-            return encode(image, "jpeg", self.quality)
-        except ValueError as error:
-            raise ImageError(f"{name}: cannot be written as jpeg: {error}") from None
 
 
 def output_names(source: Source, format: str) -> list[str]:
