@@ -34,16 +34,18 @@ style: $(VENV)/.built
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# The operators' tests on kernels built with the address and undefined-behaviour sanitizers.
+# The operators' tests on kernels built with the address and undefined-behaviour sanitizers, from the source
+# distribution: whatever it lacks shows here.
 test-sanitized: $(SANITIZED)/.built
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
 	$(BIN)/pytest -p no:cacheprovider $(KERNEL_TESTS) -m "not unsanitized"
 
 $(SANITIZED)/.built: $(VENV)/.built
-	rm -rf $(SANITIZED)
+	rm -rf $(SANITIZED) build/sdist
+	$(BIN)/uv build -q --sdist --no-build-isolation --python $(BIN)/python -o build/sdist
 	UNLEARNABLE_SANITIZE=1 UNLEARNABLE_REQUIRE_NATIVE=1 $(BIN)/uv pip install -q --no-build-isolation --no-deps \
-		--reinstall --target $(SANITIZED) .
+		--reinstall --target $(SANITIZED) build/sdist/*.tar.gz
 	touch $@
 
 $(VENV)/.installed: requirements-dev.txt
