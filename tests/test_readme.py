@@ -1,24 +1,44 @@
-"""Every command line and the example in the README, on a small folder of photos."""
+"""The README's command lines and example, on a small folder of photos; options and plug-ins that docs show."""
 
 import dataclasses
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
-from unlearnable_kernels.cli import main
+from unlearnable_kernels.cli import app, main
 from unlearnable_kernels.protect.methods.bayes_error import BayesError
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
+PLUGINS = ("method", "network", "defence", "format")
+# Of torchrun, uv and scripts/gpu_check.sh, which the pages name too.
+OTHER_PROGRAMS = {"--nproc-per-node", "--only", "--branch"}
 
 
-def code_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def code_blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def command_lines(text=README):
+    """The lines of all sh blocks, as lists of words, without comments."""
+    lines = [
+        shlex.split(line, comments=True) for block in code_blocks("sh", text) for line in block.splitlines()
+    ]
+    return [line for line in lines if line]
 
 
 @pytest.fixture
@@ -36,10 +56,10 @@ def photos(tmp_path, monkeypatch):
 def test_every_command_line(monkeypatch, capsys):
     shorter = dataclasses.replace(BayesError.loop, embeddings=1, first_epochs=1, epochs=1, inner_steps=1)
     monkeypatch.setattr(BayesError, "loop", shorter)
-    lines = [line.split("#")[0].split() for block in code_blocks("sh") for line in block.splitlines()]
-    commands = [line for line in lines if line[0] == "unlearnable" and line[1] != "--help"]
+    lines = command_lines()
+    commands = [line for line in lines if line[0] == "unlearnable"]
     assert {line[1] for line in commands} == {
-        *("keygen", "preview", "protect", "verify", "train", "evaluate", "report", "info")
+        *("keygen", "preview", "protect", "verify", "train", "sweep", "evaluate", "report", "info")
     }
     for command in commands:
         monkeypatch.setattr(sys, "argv", command)
@@ -48,8 +68,9 @@ def test_every_command_line(monkeypatch, capsys):
         assert not caught.value.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
     for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "half.png", "report.html"):
         assert Path(made).is_file(), made
+    assert Path("runs/mixed/protected-0.1").is_dir()
     others = [line for line in lines if line[0] != "unlearnable"]
-    assert others == [["make", "demo"], ["source", ".venv/bin/activate"]]
+    assert others == [["make", "build", "&&", "source", ".venv/bin/activate"]]
 
 
 def test_the_example():
@@ -61,10 +82,60 @@ def test_the_example():
     assert not torch.equal(names["protected"], names["images"].permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_options_that_are_named_exist(page):
+    commands = typer.main.get_command(app).commands
+    known = (
+        {option for command in commands.values() for option in getopts(command)} | {"--help"} | OTHER_PROGRAMS
+    )
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)))
+    assert named <= known, named - known
+
+
+def getopts(command):
+    return [option for parameter in command.params for option in parameter.opts]
+
+
+def test_the_plugins_that_docs_show_are_found(tmp_path):
+    registered = []
+    for kind in PLUGINS:
+        text = (ROOT / "docs" / f"adding_a_{kind}.md").read_text()
+        module = next(block for block in code_blocks("python", text) if ".register(" in block)
+        (tmp_path / f"toy_{kind}.py").write_text(module)
+        info = tmp_path / f"toy_{kind}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: toy_{kind}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[unlearnable_kernels.plugins]\ntoy_{kind} = toy_{kind}\n")
+        registered += re.findall(r"\.register\(\s*\"([^\"]+)\"", module)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-m", "unlearnable_kernels", "info"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(registered) == len(PLUGINS)
+    assert [name for name in registered if name not in result.stdout] == []
+
+
 def test_no_figure_is_missing():
     assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", README.replace("UNLEARNABLE_DATA", ""))
 
 
-def test_linked_files_exist():
-    for target in re.findall(r"\]\(([^)h][^)]*)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_and_sections_exist(page):
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", (ROOT / page).read_text()):
+        path, _, section = target.partition("#")
+        linked = folder / path if path else ROOT / page
+        assert linked.exists(), target
+        if section:
+            assert section in headings(linked.read_text()), target
+
+
+def headings(text):
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -1,29 +1,83 @@
-"""What is published is what was measured: the page and the README's tables are those of results/*.json."""
+"""What is published is what was measured: docs/results.md and the README's blocks follow results/*.json."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from results_page import filled, page  # noqa: E402
+from results_page import BLOCKS, figures, filled, matching, measurement, page  # noqa: E402
 
+README = (ROOT / "README.md").read_text()
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
+
+
+def changed(name, change):
+    """The records with that measurement changed, and no other."""
+    records = json.loads(json.dumps(RECORDS))
+    [record] = matching(records, re.escape(name)).values()
+    change(record)
+    return records
 
 
 def test_the_page_is_that_of_the_results():
     assert (ROOT / "docs" / "results.md").read_text() == page(RECORDS)
 
 
-def test_the_tables_in_the_readme_are_those_of_the_results():
-    readme = (ROOT / "README.md").read_text()
-    assert filled(readme, RECORDS) == readme
-    assert readme.count("<!-- results: ") == 3
+def test_the_readme_has_every_block_and_its_figures_are_those_of_the_results():
+    assert re.findall(r"<!-- results: (\S+) -->", README) == list(BLOCKS)
+    assert filled(README, RECORDS) == README
 
 
-def test_a_changed_figure_changes_the_table():
-    readme = (ROOT / "README.md").read_text()
-    [stem] = [stem for stem in RECORDS if stem.endswith("-cifar10-protocols")]
-    changed = json.loads(json.dumps(RECORDS))
-    changed[stem]["runs"][0]["final"]["test_accuracy"] = 0.123
-    assert "12.3% |" in filled(readme, changed).partition("results: cifar10-protocols")[2].partition("end")[0]
+def test_the_readme_has_five_figures():
+    assert len(figures(RECORDS)) - 2 == 5
+
+
+def test_a_changed_accuracy_changes_the_readme_and_the_page():
+    def change(record):
+        [run] = [run for run in record["runs"] if run["name"] == "protected-at-linf"]
+        run["final"]["test_accuracy"] = 0.123
+
+    records = changed("cifar10-protocols", change)
+    assert "→ 12.3%" in filled(README, records)
+    assert page(records).count("| 12.3% |") == page(RECORDS).count("| 12.3% |") + 2  # summary, and in full
+
+
+def test_a_changed_speed_changes_the_readme_and_the_page():
+    def change(record):
+        record["benchmarks"][0]["rates"]["ours"] = "7,654,321 images/s, 47.03 GB/s"
+
+    records = changed("cpu", change)
+    assert "7.7 million images/s" in filled(README, records)
+    assert page(records).count("7,654,321") == 2
+
+
+def test_the_page_shows_every_file_and_every_run():
+    text = page(RECORDS)
+    for stem, record in RECORDS.items():
+        assert f"### {stem}\n" in text
+        for entry in record.get("runs", []):
+            assert f"| {entry['name']} | {entry['final']['test_accuracy']:.1%} |" in text
+        for entry in record.get("benchmarks", []):
+            assert f"#### {entry['title']}\n" in text
+
+
+def test_measurements_are_told_from_machines():
+    assert measurement("amd-epyc-2core-torch2.11-cpu-operators") == "cpu-operators"
+    assert list(matching(RECORDS, "cpu")) == ["amd-epyc-2core-torch2.11-cpu"]
+
+
+def test_a_figure_of_two_machines_is_refused_until_it_is_said_which():
+    twice = RECORDS | {"other-torch2.12-cpu": RECORDS["amd-epyc-2core-torch2.11-cpu"]}
+    with pytest.raises(ValueError, match="exactly one file in results/ must be a cpu.json"):
+        figures(twice)
+
+
+def test_make_results_needs_no_package():
+    code = "import results_page; results_page.page({}); results_page.filled('', {})"
+    command = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, 'scripts'); {code}"]
+    subprocess.run(command, cwd=ROOT, check=True)
