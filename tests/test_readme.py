@@ -1,4 +1,4 @@
-"""The README's command lines and example, on a small folder of photos; options and plug-ins that docs show."""
+"""The README's commands and example, on a small folder of photos; options and plug-ins that the docs show."""
 
 import dataclasses
 import os

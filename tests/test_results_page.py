@@ -73,7 +73,7 @@ def test_measurements_are_told_from_machines():
 
 def test_a_figure_of_two_machines_is_refused_until_it_is_said_which():
     twice = RECORDS | {"other-torch2.12-cpu": RECORDS["amd-epyc-2core-torch2.11-cpu"]}
-    with pytest.raises(ValueError, match="exactly one file in results/ must be a cpu.json"):
+    with pytest.raises(ValueError, match=r"exactly one file in results/ must be a cpu\.json"):
         figures(twice)
 
 
