@@ -97,27 +97,51 @@ def getopts(command):
     return [option for parameter in command.params for option in parameter.opts]
 
 
-def test_the_plugins_that_docs_show_are_found(tmp_path):
-    registered = []
+@pytest.fixture
+def plugins(tmp_path):
+    """The packages of docs/adding_*.md in a folder, as pip would install them, and the names they register."""
+    folder, registered = tmp_path / "site-packages", []
     for kind in PLUGINS:
         text = (ROOT / "docs" / f"adding_a_{kind}.md").read_text()
-        module = next(block for block in code_blocks("python", text) if ".register(" in block)
-        (tmp_path / f"toy_{kind}.py").write_text(module)
-        info = tmp_path / f"toy_{kind}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: toy_{kind}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[unlearnable_kernels.plugins]\ntoy_{kind} = toy_{kind}\n")
+        [package], [module] = code_blocks("toml", text), code_blocks("python", text)
+        [group] = re.findall(r'\[project\.entry-points\."(.+)"\]', package)
+        [(entry, name)] = re.findall(r'\[project\.entry-points.*\]\n(\w+) = "(\w+)"', package)
+        information = folder / f"{name}-0.1.0.dist-info"
+        information.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(module)
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+        (information / "entry_points.txt").write_text(f"[{group}]\n{entry} = {name}\n")
         registered += re.findall(r"\.register\(\s*\"([^\"]+)\"", module)
-    paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-m", "unlearnable_kernels", "info"],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(registered) == len(PLUGINS)
-    assert [name for name in registered if name not in result.stdout] == []
+    return folder, registered
+
+
+@pytest.mark.usefixtures("photos")
+def test_the_plugins_that_docs_show_work(plugins, tmp_path):
+    folder, registered = plugins
+    paths = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+    def run(command):
+        result = subprocess.run(
+            [sys.executable, "-m", "unlearnable_kernels", *command.split()],
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert set(registered) == {"class-colour", "three-convs", "pixel-noise", "list-csv"}
+    listed = run("info")
+    assert [name for name in registered if f"  {name}: " not in listed] == []
+    run("keygen my.key")
+    secret = "--key-file my.key --method class-colour:levels=24"
+    run(f"preview photos {secret}")
+    run(f"protect photos protected {secret} --format list-csv --fraction 0.5")
+    run("verify protected --key-file my.key")
+    assert sorted(path.suffix for path in Path("protected").iterdir()) == [".csv", ".json"] + [".png"] * 12
+    short = "--epochs 1 --batch-size 4 --network three-convs"
+    run(f"train --train protected --test photos --out run {short} --defence pixel-noise:sigma=0.2")
+    run("evaluate run --test photos")
 
 
 def test_no_figure_is_missing():
