@@ -99,7 +99,7 @@ def getopts(command):
 
 @pytest.fixture
 def plugins(tmp_path):
-    """The packages of docs/adding_*.md in a folder, as pip would install them, and the names they register."""
+    """The packages of docs/adding_*.md as pip would install them, and the names they register."""
     folder, registered = tmp_path / "site-packages", []
     for kind in PLUGINS:
         text = (ROOT / "docs" / f"adding_a_{kind}.md").read_text()
@@ -135,13 +135,11 @@ def test_the_plugins_that_docs_show_work(plugins, tmp_path):
     assert [name for name in registered if f"  {name}: " not in listed] == []
     run("keygen my.key")
     secret = "--key-file my.key --method class-colour:levels=24"
-    run(f"preview photos {secret}")
     run(f"protect photos protected {secret} --format list-csv --fraction 0.5")
     run("verify protected --key-file my.key")
     assert sorted(path.suffix for path in Path("protected").iterdir()) == [".csv", ".json"] + [".png"] * 12
     short = "--epochs 1 --batch-size 4 --network three-convs"
     run(f"train --train protected --test photos --out run {short} --defence pixel-noise:sigma=0.2")
-    run("evaluate run --test photos")
 
 
 def test_no_figure_is_missing():
