@@ -25,8 +25,8 @@ PAGES = [
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 PLUGINS = ("method", "network", "defence", "format")
-# Of torchrun, uv and scripts/gpu_check.sh, which the pages name too.
-OTHER_PROGRAMS = {"--nproc-per-node", "--only", "--branch"}
+# Of torchrun.
+OTHER_PROGRAMS = {"--nproc-per-node"}
 
 
 def code_blocks(language, text=README):
