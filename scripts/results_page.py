@@ -44,9 +44,11 @@ not show in these runs: see [threat_model.md](threat_model.md).
 SPEED_HEAD = """## Speed of the operators on a CPU
 
 Each figure says how many times as fast ours is as an alternative, measured in the same process. Every file
-is one run on a shared host: between runs on one day, ratios moved by a third. The GPU kernels (CUDA C++ and
-Triton) are compiled and tested without a GPU, but have not been measured yet; `scripts/gpu_check.sh OUT`
-builds, tests and measures them on a machine with one.
+is one run on a shared host: between runs on one day, ratios moved by a third.
+"""
+
+NO_GPU = """The GPU kernels (CUDA C++ and Triton) are compiled and tested without a GPU, but have not been
+measured yet; `scripts/gpu_check.sh OUT` builds, tests and measures them on a machine with one.
 """
 
 OPERATORS_HEAD = """### The other operators
@@ -238,6 +240,8 @@ def page(records: Records) -> str:
     section(PROTOCOLS_HEAD, "cifar10-protocols", protocols_table)
     section(MIXED_HEAD, "cifar10-mixed.*", mixed_table)
     lines.append(SPEED_HEAD)
+    if not any(record["machine"]["gpu"] for record in records.values()):
+        lines.append(NO_GPU)
     section("### `classwise_conv`\n", "cpu", conv_table)
     section(OPERATORS_HEAD, "cpu-operators", operators_table)
     return "\n".join([*lines, DETAILS_HEAD, *details(records)])

@@ -33,6 +33,15 @@ def test_the_readme_has_every_block_and_its_figures_are_those_of_the_results():
     assert filled(README, RECORDS) == README
 
 
+def test_it_is_said_that_no_gpu_was_measured_while_that_is_so():
+    measured = any(record["machine"]["gpu"] for record in RECORDS.values())
+    assert ("not measured yet either" in " ".join(README.split())) != measured
+    for gpu in (None, "some GPU"):
+        records = changed("cpu", lambda record, gpu=gpu: record["machine"].update(gpu=gpu))
+        text = " ".join(page(records).split())
+        assert ("have not been measured yet" in text) == (gpu is None and not measured)
+
+
 def test_the_readme_has_five_figures():
     assert len(figures(RECORDS)) - 2 == 5
 
