@@ -56,9 +56,9 @@ OPERATORS_HEAD = """### The other operators
 eager and compile: the same computation in plain PyTorch, without and with `torch.compile`. crop_flip: (a)
 torchvision's transforms, image by image; (b) torchvision with one draw for the whole batch; (d) a gather.
 bayes_error: chunked and compiled, plain PyTorch in chunks; naive, the N×N×D differences of the authors'
-package; bf16 / chunked, our bfloat16 mode. bayes_ascent_step: parts, `bayes_error` with its backward pass
-and then `pgd_step`. training: fp32, our loop in float32; (a) torchattacks in a plain float32 loop; (b) our
-loop without our operators.
+package; keops, pykeops with autograd; bf16 / chunked, our bfloat16 mode. bayes_ascent_step: parts,
+`bayes_error` with its backward pass and then `pgd_step`. training: fp32, our loop in float32; (a)
+torchattacks in a plain float32 loop; (b) our loop without our operators.
 """
 
 DETAILS_HEAD = """## Every measurement
