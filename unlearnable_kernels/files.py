@@ -48,6 +48,29 @@ def write_file(path: str | Path, data: bytes) -> None:
             os.close(descriptor)
 
 
+def require_replaceable(path: Path, signature: bytes, what: str) -> None:
+    """Allow only an older file of the same kind to be overwritten: one slip, and a key would be lost.
+
+    Args:
+        path: Where a file is to be written.
+        signature: The bytes that such a file begins with; letters count alike in either case.
+        what: What such a file is called, such as "a PNG file".
+
+    Raises:
+        UserError: Something else is there.
+        WriteError: What is there cannot be read.
+    """
+    with writing(path):
+        if not path.exists():
+            return
+        start = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(len(signature))
+    if start.lower() != signature.lower():
+        raise UserError(f"{path} exists and is not {what}: choose another name")
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write all of ``data``, however many calls it takes. Raises OSError."""
     view = memoryview(data)

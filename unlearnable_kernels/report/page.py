@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from unlearnable_kernels.defences.pgd import Pgd
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import replacing, writing
+from unlearnable_kernels.files import replacing, require_replaceable, writing
 from unlearnable_kernels.report.pictures import picture_sets
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.run_folder import read_evaluations, read_metrics, read_run
@@ -63,7 +63,7 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
     """
     if not runs:
         raise UserError("a report needs at least one run folder")
-    _require_page_or_nothing(out)
+    require_replaceable(out, _DOCTYPE, "an HTML page")
     read = [_read(path, name) for path, name in zip(runs, _distinct_names(runs), strict=True)]
     pictures, missing = picture_sets(list(dict.fromkeys(Path(run.config.train) for run in read)))
     environment = jinja2.Environment(
@@ -88,19 +88,6 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
         out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-def _require_page_or_nothing(out: Path) -> None:
-    """Raise UserError if writing ``out`` would replace anything but an HTML page."""
-    with writing(out):
-        if not out.exists():
-            return
-        if not out.is_file():
-            raise UserError(f"{out} is no regular file: give the report a name of its own")
-        with out.open("rb") as file:
-            start = file.read(len(_DOCTYPE))
-    if start.lower() != _DOCTYPE:
-        raise UserError(f"{out} is no HTML report and is left as it is: give the report another name")
 
 
 def _read(path: Path, name: str) -> Run:
