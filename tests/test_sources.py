@@ -122,9 +122,9 @@ def test_dot_files_and_litter_are_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("culprit", "reason"),
     [
-        ("cat/notes.txt", "no image"),
-        ("cat/noext", "no image"),
-        ("cat/.png.d/../x.npy", "no image"),
+        ("cat/notes.txt", "not an image"),
+        ("cat/noext", "not an image"),
+        ("cat/.png.d/../x.npy", "not an image"),
         ("stray.jpg", "outside"),
     ],
 )
@@ -173,7 +173,7 @@ def test_names_that_are_not_utf8(tmp_path, name):
 
 
 def test_a_message_stays_on_one_line(tmp_path):
-    refused(tree(tmp_path, "cat/1.png", "cat/a\nb.txt"), r"a\\nb.txt: no image")
+    refused(tree(tmp_path, "cat/1.png", "cat/a\nb.txt"), r"a\\nb.txt: not an image")
 
 
 def test_links_within_the_tree_are_followed(tmp_path):
@@ -192,7 +192,7 @@ def test_other_links_are_refused(tmp_path, on_error):
     outside = tree(tmp_path / "outside", "secret.png")
     cases = {
         "out.png": (outside / "secret.png", "out of"),
-        "dangling.png": (tmp_path / "nowhere", "leads to no file"),
+        "dangling.png": (tmp_path / "nowhere", "does not lead to a file"),
         "folder": (outside, "link to a folder"),
         "inner": (tmp_path / "folder/cat", "link to a folder"),
     }
@@ -305,7 +305,7 @@ def test_tiny_imagenet_with_faults(tmp_path):
         open_source(root, split="test")
     assert len(open_source(root, split="test", on_error="skip").samples) == 4
     (root / "train/n00000000/other.txt").write_text("")
-    refused(root, "other.txt: no image")
+    refused(root, "other.txt: not an image")
     (root / "val/val_annotations.txt").write_text("val_0.JPEG n00000000\n")
     refused(root, "line 1 is not", split="test")
 

@@ -95,11 +95,14 @@ def test_a_changed_manifest_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        (manifest_text(manifest_of(KEY)).replace("0.3", "NaN"), "not JSON"),
-        (manifest_text(manifest_of(KEY)).replace("0.3", "1e999"), "not JSON"),
-        (manifest_text({**manifest_of(KEY), "mac": ""}).replace('"mac": ""', r'"mac": "\ud800"'), "not JSON"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        (manifest_text(manifest_of(KEY)).replace("0.3", "NaN"), "not valid JSON"),
+        (manifest_text(manifest_of(KEY)).replace("0.3", "1e999"), "not valid JSON"),
+        (
+            manifest_text({**manifest_of(KEY), "mac": ""}).replace('"mac": ""', r'"mac": "\ud800"'),
+            "not valid JSON",
+        ),
         ("[]", "JSON object"),
         ("{}", "'schema' is missing"),
         (manifest_text(manifest_of(KEY, schema=2)), "schema 2"),

@@ -15,7 +15,12 @@ _CODECS = ("pillow", "opencv-python-headless", "simplejpeg", "isal")
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, usable cores, memory in GiB, GPU model or None, and the operating system."""
+    """What the machine is made of.
+
+    Returns:
+        "cpu", its model; "cores" that this process may use; "memory_gib"; "gpu", its model or None;
+        "system", the operating system and architecture.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu_model(),
@@ -27,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, torch, torchvision, numpy, the image codecs and this package."""
+    """Versions, by name, of Python, torch, torchvision, numpy, the image codecs and this package."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Errors that the caller can mend: one line that names the culprit and what is allowed."""
+"""Errors that the caller can fix: one line that names the culprit and what is allowed."""
 
 
 class UserError(ValueError):
@@ -6,7 +6,7 @@ class UserError(ValueError):
 
 
 class ImageError(UserError):
-    """One image that cannot be processed as it is; ``--on-error skip`` lists it and goes on."""
+    """An image that cannot be processed as it is; ``--on-error skip`` lists it and goes on."""
 
 
 class WriteError(UserError):

@@ -17,7 +17,14 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError within the block into a WriteError that names ``path`` and the reason."""
+    """Turn an OSError within the block into a WriteError.
+
+    Args:
+        path: What the message says cannot be written; the reason follows.
+
+    Raises:
+        WriteError: The block raised an OSError.
+    """
     try:
         yield
     except OSError as error:
@@ -27,7 +34,11 @@ def writing(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Add to a WriteError within the block how to go on once its cause is gone."""
+    """Add to a WriteError within the block how to resume once its cause is gone.
+
+    Raises:
+        WriteError: The block raised one.
+    """
     try:
         yield
     except WriteError as error:
@@ -35,7 +46,11 @@ def resumable() -> Iterator[None]:
 
 
 def write_file(path: str | Path, data: bytes) -> None:
-    """Write a file, over an older one but not through a link.
+    """Write a file, over an older one but not through a symbolic link.
+
+    Args:
+        path: The file.
+        data: Its content.
 
     Raises:
         WriteError: The file cannot be written.
@@ -48,8 +63,35 @@ def write_file(path: str | Path, data: bytes) -> None:
             os.close(descriptor)
 
 
+def require_replaceable(path: Path, signature: bytes, what: str) -> None:
+    """Allow only an older file of the same kind to be overwritten: one slip, and a key would be lost.
+
+    Args:
+        path: Where a file is to be written.
+        signature: The bytes that such a file begins with; letters count alike in either case.
+        what: What such a file is called, such as "a PNG file".
+
+    Raises:
+        UserError: Something else is there.
+        WriteError: What is there cannot be read.
+    """
+    with writing(path):
+        if not path.exists():
+            return
+        start = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(len(signature))
+    if start.lower() != signature.lower():
+        raise UserError(f"{path} exists and is not {what}: choose another name")
+
+
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, however many calls it takes. Raises OSError."""
+    """Write all of ``data`` to an open file, however many calls it takes.
+
+    Raises:
+        OSError: Writing fails.
+    """
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -57,10 +99,19 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; what was written there becomes ``path`` if nothing is raised.
+    """Replace a file in one step once its new content is complete.
 
-    The file is flushed to disk before it gets its name, so that a power cut cannot leave an empty one.
-    Raises WriteError where that fails.
+    The content is flushed to disk before it gets its name, so that a power cut cannot leave an empty file.
+    If the block raises, the old file stays as it was.
+
+    Args:
+        path: The file.
+
+    Yields:
+        A temporary name beside ``path`` to write to.
+
+    Raises:
+        WriteError: The block raised an OSError, or the file cannot be flushed or renamed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -75,13 +126,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON; the file is replaced in one step. NaN and infinity raise ValueError."""
+    """Write ``value`` as JSON; the file is replaced in one step.
+
+    Raises:
+        ValueError: ``value`` contains a NaN or an infinity.
+        WriteError: The file cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def append_jsonl(path: Path, value: Any) -> None:
-    """Append one line of JSON and flush it to disk. Raises WriteError."""
+    """Append one line of JSON and flush it to disk.
+
+    Raises:
+        ValueError: ``value`` contains a NaN or an infinity.
+        WriteError: The file cannot be written.
+    """
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value, allow_nan=False) + "\n")
         file.flush()
@@ -89,16 +150,28 @@ def append_jsonl(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, values: list[Any]) -> None:
-    """Replace the file by these lines, in one step."""
+    """Write each of ``values`` as a line of JSON; the file is replaced in one step.
+
+    Raises:
+        ValueError: A value contains a NaN or an infinity.
+        WriteError: The file cannot be written.
+    """
     with replacing(path) as temporary:
         lines = (json.dumps(value, allow_nan=False) + "\n" for value in values)
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The lines of a JSONL file; none if it does not exist. A last line cut short by a crash is left out.
+    """Read a file of JSON lines.
 
-    Raises UserError if the file cannot be read or another line is not valid JSON.
+    Args:
+        path: The file; it need not exist.
+
+    Returns:
+        The value of each line, without a last line that a crash cut short.
+
+    Raises:
+        UserError: The file cannot be read, or another line is not valid JSON.
     """
     if not path.exists():
         return []
@@ -107,7 +180,11 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises UserError if it cannot be read or is not valid JSON."""
+    """Read a JSON file.
+
+    Raises:
+        UserError: The file cannot be read or is not valid JSON.
+    """
     return _parse(_read(path), str(path))
 
 
@@ -126,7 +203,11 @@ def _parse(text: bytes, name: str) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal. Raises OSError."""
+    """SHA-256 (hexadecimal) of a file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(1 << 20):
@@ -135,7 +216,7 @@ def sha256_of(path: Path) -> str:
 
 
 def resolved(path: Path) -> Path:
-    """An absolute path without links.
+    """``path`` made absolute, with symbolic links followed; it need not exist.
 
     Raises:
         UserError: The name is too long, or a link leads to itself.

@@ -9,11 +9,14 @@ from unlearnable_kernels.errors import UserError
 
 
 def parse_number(name: str, text: str) -> float:
-    """The finite value of "0.5", "4/255" and the like.
+    """Parse "0.5", "4/255" and the like.
 
     Args:
         name: What messages call the value.
         text: What was written.
+
+    Returns:
+        The value, which is finite.
 
     Raises:
         UserError: The text is anything else.
@@ -29,13 +32,16 @@ def parse_number(name: str, text: str) -> float:
 
 
 def parse_value(name: str, text: str, kind: Any) -> Any:
-    """``text`` as a value of type ``kind``.
+    """Parse a value of a given type.
 
     Args:
         name: What messages call the value.
         text: What was written; "none" stands for None where ``kind`` allows that.
         kind: ``bool``, ``int``, ``float``, ``str``, or a union of these and None. Where a union has both
             float and str, a text that is not a number is taken as it is.
+
+    Returns:
+        A value of type ``kind``.
 
     Raises:
         UserError: The text does not fit.
@@ -62,16 +68,19 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
 
 
 def parse_settings(texts: Sequence[str], kinds: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Values from texts of the form "name=value".
+    """Parse texts of the form "name=value".
 
     Args:
         texts: What was written.
         kinds: The type of each setting, as ``parse_value`` takes it.
-        owner: What has these settings, such as "network resnet18", for messages.
+        owner: What messages say has these settings, such as "network resnet18".
+
+    Returns:
+        The values by name, those that were given alone.
 
     Raises:
-        UserError: A text has another form, or names an unknown setting or one twice, or a value does not
-            fit.
+        UserError: A text has another form or names an unknown setting, a setting is given twice, or a
+            value does not fit.
     """
     settings: dict[str, Any] = {}
     for text in texts:
@@ -88,6 +97,13 @@ def parse_settings(texts: Sequence[str], kinds: Mapping[str, Any], owner: str) -
 
 
 def split_settings(text: str) -> tuple[str, list[str]]:
-    """("NAME", ["key=value", …]) of "NAME:key=value,…"; the part after the name may be missing."""
+    """Split "NAME:key=value,…"; the part after the name may be missing.
+
+    Args:
+        text: What was written.
+
+    Returns:
+        The name, and each "key=value" for ``parse_settings``.
+    """
     name, _, settings = text.partition(":")
     return name, settings.split(",") if settings else []

@@ -9,18 +9,18 @@ from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
 
-FIRST_LINE_AFTER = 1.0  # seconds, and so are these
+FIRST_LINE_AFTER = 1.0  # seconds
 SECONDS_BETWEEN_LINES = 5.0
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and how much there is in all."""
+"""Called with (what is going on, how much of it is done, how much there is in all)."""
 
 Notify = Callable[[str], None]
 """Called with a message of one line."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """A ``Progress`` for callers that want none."""
+    """A ``Progress`` that shows nothing."""
 
 
 class _SpeedColumn(bars.ProgressColumn):
@@ -35,7 +35,14 @@ class _SpeedColumn(bars.ProgressColumn):
 
 @contextmanager
 def progress(unit: str = "images") -> Iterator[Progress]:
-    """A function to report progress to; it writes to stderr, and nothing at all in the first second."""
+    """Show progress on stderr: bars on a terminal, otherwise a line every few seconds after the first.
+
+    Args:
+        unit: What is counted.
+
+    Yields:
+        The function to report progress to.
+    """
     if sys.stderr.isatty():
         with _bars(unit) as report:
             yield report

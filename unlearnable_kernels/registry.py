@@ -19,7 +19,14 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered thing, with one line for help texts, and the paper it comes from."""
+    """A registered thing.
+
+    Attributes:
+        name: What users call it.
+        item: The thing itself.
+        description: One line for help texts.
+        paper: Where it was published; empty if nowhere.
+    """
 
     name: str
     item: T
@@ -43,15 +50,18 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(self, name: str, description: str, paper: str = "") -> Callable[[S], S]:
-        """A decorator that registers a class or a function.
+        """Register a class or a function.
 
         Args:
             name: What users call it. A class also gets it as its attribute ``name``.
             description: One line for help texts.
             paper: Where it was published, such as "Madry et al., ICLR 2018".
 
+        Returns:
+            A decorator, which gives back what it is put on.
+
         Raises:
-            ValueError: Another thing has this name.
+            ValueError: Another thing of this kind has the name; raised when the decorator is applied.
         """
 
         def decorate(item: S) -> S:

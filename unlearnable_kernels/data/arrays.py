@@ -1,4 +1,4 @@
-"""A labelled data set in memory as one uint8 tensor: what training and testing read from."""
+"""A labelled dataset in memory as one uint8 tensor: what training and testing read from."""
 
 import hashlib
 import json
@@ -24,9 +24,14 @@ _CHUNK = 64  # images a worker takes at a time
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """images uint8 [N, H, W, 3]; labels int64 [N], indices into ``classes``; one stable name per image.
+    """A split of a dataset in memory.
 
-    manifest: the manifest.json that ``protect`` left at the root of the data set, or None.
+    Attributes:
+        images: uint8 [N, H, W, 3], RGB.
+        labels: int64 [N], in [0, len(classes)).
+        classes: Their names.
+        names: Names of the images, unique and the same on every machine.
+        manifest: The manifest.json that ``protect`` left at the root of the dataset, or None.
     """
 
     images: Tensor
@@ -39,30 +44,35 @@ class LabelledImages:
         return len(self.names)
 
     def digest(self) -> str:
-        """SHA-256, in hex, of the images, the labels and the class names."""
+        """SHA-256 (hexadecimal) of the images, the labels and the class names."""
         digest = hashlib.sha256(json.dumps([list(self.images.shape), self.classes]).encode())
         digest.update(self.labels.numpy().data)
         digest.update(self.images.numpy().data)
         return digest.hexdigest()
 
     def protection(self) -> dict[str, Any] | None:
-        """The manifest without its tables of files: how the data set was protected, if it was."""
+        """The manifest without its tables of files: how the dataset was protected, if it was."""
         if self.manifest is None:
             return None
         tables = ("files", "side_files", "skipped")
         return {key: value for key, value in self.manifest.items() if key not in tables}
 
     def protected_flags(self) -> list[bool]:
-        """For each image whether the manifest calls it protected; none is without a manifest."""
+        """For each image whether the manifest calls it protected; without a manifest none is."""
         if self.manifest is None:
             return [False] * len(self)
         entries = sample_entries(self.manifest)
         return [bool(entries[name]["protected"]) if name in entries else False for name in self.names]
 
     def relabelled(self, classes: list[str], name: str) -> "LabelledImages":
-        """The same images with labels that index ``classes``, which must hold every class that is used here.
+        """The same images with labels that index ``classes``.
 
-        name: what to call this set in the UserError that is raised otherwise.
+        Args:
+            classes: The new classes in any order, among them the class of every image.
+            name: What messages call this dataset.
+
+        Raises:
+            UserError: An image is of a class that is not in ``classes``.
         """
         used = [self.classes[index] for index in self.labels.unique().tolist()]
         unknown = [each for each in used if each not in classes]
@@ -85,16 +95,26 @@ def load_arrays(
 ) -> LabelledImages:
     """Decode a whole split into one array.
 
-    image_size: every image is brought to image_size x image_size px (see ``images.resize``); None takes
-    images of one size as they are. limit_per_class: the first so many of each class, in name order.
-    An array that needs more than half of the free memory lives in a temporary file instead (TMPDIR chooses
-    where).
-    Raises UserError for an unreadable data set, one without images, or mixed sizes without image_size.
+    An array that needs more than half of the free memory lives in a temporary file (TMPDIR chooses where).
+
+    Args:
+        path: A dataset in any format that ``open_source`` knows.
+        split: "train" or "test".
+        image_size: Bring every image to this many pixels a side, as ``images.resize`` does; None takes
+            images of one size as they are.
+        limit_per_class: Take only the first so many images of each class, in name order.
+        progress: Told of the images that are decoded.
+
+    Returns:
+        The images in the order of the dataset.
+
+    Raises:
+        UserError: The dataset cannot be read, has no images, or has several sizes without ``image_size``.
     """
     source = open_source(path, split)
     samples = source.samples if limit_per_class is None else first_of_each_class(source, limit_per_class)
     if not samples:
-        raise UserError(f"{path} holds no images to {split} on")
+        raise UserError(f"{path} has no images to {split} on")
     height, width, _ = load_image(source, samples[0], image_size).shape
     images = _allocate((len(samples), height, width, 3))
 
@@ -126,7 +146,7 @@ def load_arrays(
 
 
 def first_of_each_class(source: Source, limit: int) -> list[Sample]:
-    """The first ``limit`` samples of every class in name order, in the order of the data set."""
+    """The first ``limit`` samples of every class in name order, in the order of the dataset."""
     taken: set[str] = set()
     counts = [0] * len(source.classes)
     for sample in sorted(source.samples, key=lambda sample: sample.name):
@@ -137,9 +157,16 @@ def first_of_each_class(source: Source, limit: int) -> list[Sample]:
 
 
 def find_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of the protected data set that ``path`` is the root, the split or the array file of.
+    """Find the manifest of a protected dataset.
 
-    None for a data set that ``protect`` did not write; UserError for a damaged manifest.
+    Args:
+        path: The dataset's folder, or its train folder or train.npz.
+
+    Returns:
+        The manifest; None for a dataset that ``protect`` did not write.
+
+    Raises:
+        UserError: The manifest is damaged.
     """
     within = path.name in ("train", "train.npz")
     for folder in (path, path.parent) if within else (path,):
@@ -149,7 +176,7 @@ def find_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array, backed by an unnamed temporary file if it is large for this machine."""
+    """An uninitialised uint8 array, in an unnamed temporary file if it is large for this machine."""
     size = int(np.prod(shape, dtype=np.int64))
     if size <= _available_memory() // 2:
         return np.empty(shape, np.uint8)
@@ -166,7 +193,7 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping."""
+    """Bytes that can be allocated without swapping."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

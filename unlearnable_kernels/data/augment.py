@@ -14,12 +14,22 @@ def random_crop_flip(
     index: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Random crop after zero padding, random horizontal flip, and the cast to float, each image on its own.
+    """Crop after zero padding, flip and cast to float, at random for each image.
 
-    images: uint8 [N, H, W, C]. generator: on the images' device. padding: pixels added on each side before
-    an HxW window is cut out at a uniformly drawn place; 0 leaves the place as it is. flip: mirror each
-    image with probability 1/2. index: int64 [B], which stored images make up the batch; None: all in order.
-    Returns ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory. Raises what ``crop_flip`` raises.
+    Args:
+        images: uint8 [N, H, W, C], the stored images.
+        generator: Where the draws come from, on the images' device.
+        padding: Pixels added on each side before an HxW window is cut out at a uniformly drawn place; 0
+            turns the crop off.
+        flip: Mirror each image left to right with probability 1/2.
+        index: int64 [B], the stored images that make up the batch; None takes all in order.
+        dtype: Of the result.
+
+    Returns:
+        ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory.
+
+    Raises:
+        RuntimeError: ``crop_flip`` refuses an argument.
     """
     batch = len(images if index is None else index)
     offsets, flips = draw_crop_flip(batch, generator, padding, flip)
@@ -27,7 +37,18 @@ def random_crop_flip(
 
 
 def draw_crop_flip(batch: int, generator: torch.Generator, padding: int, flip: bool) -> tuple[Tensor, Tensor]:
-    """The draws behind ``random_crop_flip``, on the generator's device: ``crop_flip``'s offsets and flips."""
+    """Draw what ``random_crop_flip`` applies to a batch.
+
+    Args:
+        batch: Number of images, B.
+        generator: Where the draws come from.
+        padding: See ``random_crop_flip``.
+        flip: See ``random_crop_flip``.
+
+    Returns:
+        offsets, int64 [B, 2], row and column in [0, 2 * padding], and flips, bool [B]; both on the
+        generator's device.
+    """
     device = generator.device
 
     def draw(high: int) -> Tensor:
@@ -41,6 +62,14 @@ def draw_crop_flip(batch: int, generator: torch.Generator, padding: int, flip: b
 
 
 def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [B, H, W, C] to ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory; no other change."""
+    """Cast stored images to what the network takes, without any augmentation.
+
+    Args:
+        images: uint8 [B, H, W, C].
+        dtype: Of the result.
+
+    Returns:
+        ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory.
+    """
     corner = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
     return crop_flip(images, corner, corner.new_zeros(len(images), dtype=torch.bool), 0, None, dtype)

@@ -13,12 +13,21 @@ _TEST_EVERY = 5
 
 
 def write_digits(dst: Path) -> Path:
-    """Write DST/{train,test}/<digit>/<index>.png, 32x32 RGB, and return ``dst``.
+    """Write the digits as DST/{train,test}/<digit>/<index>.png, 32x32 RGB.
 
     The 1,797 8x8 images come with scikit-learn (values 0 to 16, here scaled to 0 to 255). Every fifth image
     of each class, in scikit-learn's order, is for testing: 1,442 remain to train on. ``<index>`` is the
     image's place in scikit-learn's array. The tree appears only when whole; one that is there already is
-    left as it is. Raises UserError if scikit-learn is missing or ``dst`` holds something else.
+    left as it is.
+
+    Args:
+        dst: The folder to write.
+
+    Returns:
+        ``dst``.
+
+    Raises:
+        UserError: scikit-learn is missing, or ``dst`` holds something else.
     """
     if dst.exists() and any(dst.iterdir()):
         if {child.name for child in dst.iterdir()} != {"train", "test"}:
@@ -40,7 +49,7 @@ def write_digits(dst: Path) -> Path:
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [1797, 32, 32, 3] and int64 [1797]."""
+    """The images, uint8 [1797, 32, 32, 3], and their labels, int64 [1797], in [0, 9]."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

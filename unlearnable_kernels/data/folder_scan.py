@@ -14,8 +14,15 @@ _LITTER = frozenset(("Thumbs.db", "desktop.ini"))
 
 
 class FoundFile(NamedTuple):
+    """A file that a scan takes.
+
+    Attributes:
+        name: Posix path relative to the scan's base.
+        size: In bytes.
+        mtime_ns: When it was last changed, in nanoseconds since 1970.
+    """
+
     name: str
-    """Posix path relative to the scan's base."""
     size: int
     mtime_ns: int
 
@@ -23,8 +30,13 @@ class FoundFile(NamedTuple):
 class Scan:
     """One pass over the folders under ``base``; all names are posix paths relative to it.
 
-    :param tree: contains ``base``; symbolic links may lead to files within it, and nowhere else.
-    :param on_error: ``raise`` ends at the first entry that cannot be taken, ``skip`` lists it in ``skipped``.
+    Args:
+        base: Where the scan begins.
+        tree: Contains ``base``; symbolic links may lead to files within it, and nowhere else.
+        on_error: "raise" ends at the first entry that cannot be taken, "skip" lists it in ``skipped``.
+
+    Attributes:
+        skipped: (name, reason) of each entry that was not taken.
     """
 
     def __init__(self, base: Path, tree: Path, on_error: str) -> None:
@@ -34,14 +46,23 @@ class Scan:
         self.skipped: list[tuple[str, str]] = []
 
     def refuse(self, name: str, reason: str) -> None:
+        """Raise UserError for the entry ``name``, or list it in ``skipped``, as ``on_error`` says."""
         if self.on_error == "raise":
             raise UserError(f"{shown(str(self.base / name))}: {reason}")
         self.skipped.append((shown(name), reason))
 
     def list_folder(self, name: str = "") -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """Folders and files in the folder ``name``, each sorted, without dot-files and litter.
+        """List one folder, without dot-files and litter.
 
-        :raises UserError: a symbolic link to a folder, out of the tree or to nothing; an unreadable folder.
+        Args:
+            name: The folder; "" is ``base`` itself.
+
+        Returns:
+            Its folders and its files, each sorted by name.
+
+        Raises:
+            UserError: The folder cannot be read, or has a symbolic link to a folder, out of the tree or to
+                nothing.
         """
         folder = str(self.base / name)
         try:
@@ -67,9 +88,17 @@ class Scan:
     def find_images(
         self, name: str, is_side_file: Callable[[str], bool] = lambda _: False
     ) -> tuple[list[FoundFile], list[str]]:
-        """The images in the folder ``name`` and below, in torchvision's order: by folder, then file name.
+        """Find the images in a folder and below it.
 
-        :param is_side_file: which names are neither images nor out of place; the second result lists those.
+        Args:
+            name: The folder; "" is ``base`` itself.
+            is_side_file: Tells the names of files that are not images but belong there.
+
+        Returns:
+            The images in torchvision's order, by folder and then by file name, and the side files.
+
+        Raises:
+            UserError: As ``list_folder``; with ``on_error`` "raise" also for a file that is neither.
         """
         images: list[FoundFile] = []
         side_files: list[str] = []
@@ -88,7 +117,7 @@ class Scan:
                 elif is_side_file(entry.name):
                     side_files.append(path)
                 else:
-                    self.refuse(path, f"no image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
+                    self.refuse(path, f"not an image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
         return images, side_files
 
     def _check_link(self, entry: os.DirEntry[str]) -> None:
@@ -96,13 +125,21 @@ class Scan:
         if entry.is_dir():
             raise UserError(f"{name}: a symbolic link to a folder; such links are not followed")
         if not entry.is_file():
-            raise UserError(f"{name}: a symbolic link that leads to no file")
+            raise UserError(f"{name}: a symbolic link that does not lead to a file")
         if not Path(entry.path).resolve().is_relative_to(self.tree):
             raise UserError(f"{name}: a symbolic link out of {self.tree}; only links within it are followed")
 
 
 def refuse_case_twins(classes: list[str], where: Path) -> None:
-    """:raises UserError: two classes that some file systems, and some readers, take for one."""
+    """Refuse two classes that some file systems, and some readers, take for one.
+
+    Args:
+        classes: Names of the classes.
+        where: What messages name.
+
+    Raises:
+        UserError: Two names differ only by case.
+    """
     seen: dict[str, str] = {}
     for name in classes:
         twin = seen.setdefault(name.casefold(), name)
@@ -113,11 +150,13 @@ def refuse_case_twins(classes: list[str], where: Path) -> None:
 
 
 def has_image_suffix(name: str) -> bool:
+    """Whether a file name has a suffix of ``IMAGE_SUFFIXES``, in either case, and something before it."""
     stem, dot, suffix = name.rpartition(".")
     return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES
 
 
 def joined(folder: str, name: str) -> str:
+    """The path of ``name`` in ``folder``, where "" is the base."""
     return f"{folder}/{name}" if folder else name
 
 

@@ -1,4 +1,4 @@
-"""manifest.json: what was done to a data set, to which samples, under which key; enough to check it later.
+"""manifest.json: what was done to a dataset, to which samples, under which key; enough to check it later.
 
 It never holds the key or a seed, and nothing that differs between two runs (no time, no machine): a resumed
 run writes the same bytes as an uninterrupted one. ``mac`` is an HMAC by the key over everything else.
@@ -12,7 +12,7 @@ from unlearnable_kernels.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
-# One line for each entry of these; they are as long as the data set.
+# One line for each entry of these; they are as long as the dataset.
 _TABLES = ("files", "side_files")
 _REQUIRED = {
     "schema": int,
@@ -28,13 +28,17 @@ _REQUIRED = {
 
 
 def canonical(value: Any) -> bytes:
-    """The one JSON text of ``value``: keys sorted, no spaces, UTF-8. NaN raises ValueError."""
+    """The one JSON text of ``value``: keys sorted, no spaces, UTF-8.
+
+    Raises:
+        ValueError: ``value`` has a NaN, an infinity or half a surrogate pair in it.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:
-    """JSON with a line for each file, which the eye and line-based tools can follow."""
+    """JSON with a line for each file, for people and line-based tools."""
     fields = []
     for name, value in manifest.items():
         if name in _TABLES and value:
@@ -51,24 +55,24 @@ def _json(value: Any) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the protected data set in ``folder``.
+    """The manifest of the protected dataset in ``folder``.
 
-    Raises UserError where there is none, or what is there is no manifest of a known schema, or names files
-    outside ``folder``.
+    Raises:
+        UserError: There is none, or it is damaged, of an unknown schema, or names files outside ``folder``.
     """
     path = folder / MANIFEST_NAME
     try:
         manifest = json.loads(path.read_bytes())
-        # What JSON cannot express, such as NaN or half a character, was never written, and has no mac.
+        # What JSON cannot express, such as NaN or half a character, was never written and has no mac.
         canonical(manifest)
     except FileNotFoundError:
-        raise UserError(f"{folder}: no protected data set, it has no {MANIFEST_NAME}") from None
+        raise UserError(f"{folder}: not a protected dataset: it has no {MANIFEST_NAME}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: damaged: not JSON text") from None
+        raise UserError(f"{path}: damaged: not valid JSON") from None
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: not a manifest: a JSON object is expected")
+        raise UserError(f"{path}: not a manifest, which is a JSON object")
     for name, kind in _REQUIRED.items():
         if not isinstance(manifest.get(name), kind):
             raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
@@ -84,7 +88,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a manifest says of each image: {"label": int, "protected": bool, …} by the name of its sample.
+    """What a manifest says about each image: {"label": int, "protected": bool, …} by the name of its sample.
 
     Args:
         manifest: The whole manifest, of a tree of files or of an array.
@@ -101,7 +105,7 @@ def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def file_digests(manifest: dict[str, Any]) -> dict[str, Any]:
-    """SHA-256 by relative path, of every file that a manifest answers for."""
+    """SHA-256 (hexadecimal) of every file that a manifest vouches for, by its path relative to the folder."""
     digests = {
         name: entry.get("sha256") if isinstance(entry, dict) else None
         for name, entry in manifest["files"].items()

@@ -9,18 +9,29 @@ import torch
 from torch import Tensor
 
 from unlearnable_kernels.data.arrays import LabelledImages
+from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.errors import UserError
 
 
 def mix(
     protected: LabelledImages, clean: LabelledImages, fraction: float, only_clean: bool
 ) -> LabelledImages:
-    """Of every class's n images ⌊fraction·n + ½⌋ from ``protected``, the others from ``clean``.
+    """Take ⌊fraction·n + ½⌋ of every class's n images from ``protected``, the others from ``clean``.
 
-    Both hold the same images by class and name, whatever their suffixes. Those that the manifest of
-    ``protected`` calls protected are ranked by a hash of their name, so a larger fraction contains the
-    smaller one. only_clean: leave the protected ones out. Raises UserError where an image lacks its original,
-    where sizes differ, where too few are protected, and where nothing is left.
+    Images that the manifest of ``protected`` calls protected are ranked by a hash of their name, so a larger
+    fraction contains the smaller one.
+
+    Args:
+        protected: The protected images, uint8 [N, H, W, 3].
+        clean: Their originals, uint8 [M, H, W, 3], in any order; classes and names agree but for suffixes.
+        fraction: Part of each class to take in protected form, in [0, 1].
+        only_clean: Leave the protected images out.
+
+    Returns:
+        The images in the order of ``protected``: uint8 [N, H, W, 3], fewer with ``only_clean``.
+
+    Raises:
+        UserError: An image lacks its original, sizes differ, too few images are protected, or none is left.
     """
     originals = _rows_of_originals(protected, clean)
     if protected.images.shape[1:] != clean.images.shape[1:]:
@@ -46,25 +57,16 @@ def mix(
 
 
 def _rows_of_originals(protected: LabelledImages, clean: LabelledImages) -> Tensor:
-    """For each protected image the row of its original: of the same name, or of the same but for suffixes."""
-    rows: dict[str, int] = {}
-    for number, name in enumerate(clean.names):
-        rows.setdefault(_stem(name), number)
-    rows |= {name: row for row, name in enumerate(clean.names)}
+    """Int64 [N]: for each protected image the row of its original."""
     found = []
-    for name, label in zip(protected.names, protected.labels.tolist(), strict=True):
-        row = rows.get(name, rows.get(_stem(name)))
+    rows = match_originals(protected.names, clean.names)
+    for name, label, row in zip(protected.names, protected.labels.tolist(), rows, strict=True):
         if row is None or clean.classes[clean.labels[row]] != protected.classes[label]:
             raise UserError(
-                f"the clean images have none for {name}: give the originals of the protected ones"
+                f"the clean images do not include the original of {name}: give those that were protected"
             )
         found.append(row)
     return torch.tensor(found)
-
-
-def _stem(name: str) -> str:
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and "/" not in suffix else name
 
 
 def _size(data: LabelledImages) -> str:
@@ -72,13 +74,13 @@ def _size(data: LabelledImages) -> str:
 
 
 def _choose(protected: LabelledImages, fraction: float) -> Tensor:
-    """bool [N]: the images to take in their protected form."""
+    """Bool [N]: the images to take in their protected form."""
     flagged = protected.protected_flags()
     by_class: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
     sizes = torch.bincount(protected.labels).tolist()
     for row, (name, label) in enumerate(zip(protected.names, protected.labels.tolist(), strict=True)):
         if flagged[row]:
-            by_class[label].append((hashlib.sha256(_stem(name).encode()).digest(), row))
+            by_class[label].append((hashlib.sha256(stem(name).encode()).digest(), row))
     taken = torch.zeros(len(protected), dtype=torch.bool)
     for label, size in enumerate(sizes):
         wanted, members = math.floor(fraction * size + 0.5), sorted(by_class[label])

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unlearnable_kernels.data.formats.folder import output_names
-from unlearnable_kernels.data.manifest import read_manifest
+from unlearnable_kernels.data.formats import WRITERS
+from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
+from unlearnable_kernels.data.manifest import read_manifest, sample_entries
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.files import replacing, resolved
+from unlearnable_kernels.files import replacing, require_replaceable, resolved
 from unlearnable_kernels.progress import no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods import METHODS, make_method
@@ -24,14 +25,13 @@ from unlearnable_kernels.protect.pipeline.plan import (
     make_task,
     make_writer,
 )
+from unlearnable_kernels.report.differences import amplification, amplified_difference
 
 # Common small sizes, 32, 64 and 96, fit in a whole number of times.
 CELL = 192
 GAP = 8
 TITLE = 24
 MAX_CLASSES = 200
-_FULL_SCALE = 112.0
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def write_preview(
@@ -48,11 +48,28 @@ def write_preview(
 ) -> Path:
     """Write a PNG with a row for each of the first ``classes`` classes: clean, difference, protected.
 
-    The image is the first of its class, filtered as ``protect_dataset`` would with the same arguments
-    (``method_options`` are those of ``ClasswiseConv``), and written nowhere else. A method that optimises all
-    images together has nothing to show beforehand: see ``write_comparison``. The difference is protected
-    minus clean, amplified alike in all rows, grey being none. Raises UserError for bad arguments, a source
-    without images, and an ``out_png`` that lies within ``src`` or is there and no PNG file.
+    The image is the first of its class, protected as ``protect_dataset`` would with the same arguments, and
+    written nowhere else. A method that optimises all images together has nothing to show beforehand: see
+    ``write_comparison``. The difference is protected minus clean, amplified alike in all rows; mid-grey
+    means no change.
+
+    Args:
+        src: The source, in any format that ``open_source`` knows.
+        out_png: Where to write the sheet.
+        secret: Key or seed of the perturbation.
+        method: A name in ``METHODS``; one whose images are perturbed one by one.
+        resize: As in ``protect_dataset``.
+        dataset_name: As in ``protect_dataset``.
+        classes: At most so many rows, from 1 to ``MAX_CLASSES``.
+        on_error: "raise", or "skip" to take the next image of a class in place of one that cannot be read.
+        **method_settings: Fields of the method's class, as in ``protect_dataset``.
+
+    Returns:
+        ``out_png``.
+
+    Raises:
+        UserError: Bad arguments, a source without images, or an ``out_png`` that lies within ``src`` or
+            exists and is not a PNG file.
     """
     chosen = make_method(method, method_settings)
     if not chosen.per_image:
@@ -79,22 +96,33 @@ def write_preview(
 def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:
     """Write the same sheet from ``dst``, which ``protect_dataset`` made from ``src`` by whatever method.
 
-    The images are the first of each class that are protected. Raises UserError where ``dst`` has no manifest
-    or was made from other files than those in ``src``, for an image that cannot be read, and as
-    ``write_preview``.
+    The image is the first of each class that is protected.
+
+    Args:
+        src: The source.
+        dst: Its protected copy.
+        out_png: Where to write the sheet.
+        classes: At most so many rows, from 1 to ``MAX_CLASSES``.
+
+    Returns:
+        ``out_png``.
+
+    Raises:
+        UserError: ``dst`` has no manifest or was made from other files than those in ``src``, an image
+            cannot be read, or the arguments are such that ``write_preview`` would raise.
     """
-    _check_arguments(classes, out_png, {"source": src, "protected data set": dst})
+    _check_arguments(classes, out_png, {"source": src, "protected dataset": dst})
     manifest = read_manifest(Path(dst))
     parameters, method = manifest["parameters"], manifest["method"]
     if method not in METHODS:
-        raise UserError(f"{dst}: method {method!r} is none of {', '.join(METHODS)}")
+        raise UserError(f"{dst}: method {method!r} is not one of {', '.join(METHODS)}")
     try:
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
         pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{dst}: its manifest is damaged: {error}") from None
     if not pairs:
-        raise UserError(f"{dst}: not one image of the first {classes} classes is protected")
+        raise UserError(f"{dst}: none of the images of the first {classes} classes is protected")
     return _write_sheet([(manifest["classes"][y], *pair) for y, pair in pairs], heading, out_png)
 
 
@@ -102,25 +130,23 @@ def _protected_pairs(
     src: Path, dst: Path, manifest: dict[str, Any], classes: int
 ) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
     """(label, (clean, protected)) of the first protected image of each of the first classes that have one."""
-    parameters = manifest["parameters"]
     # What was skipped then is not looked at now.
     source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
     if manifest["source_listing_sha256"] != listing_digest(source, with_times=False):
         raise UserError(f"{dst} was not made from the files that are in {src} now")
-    as_array = parameters["format"] == "npz"
-    outputs = [s.name for s in source.samples] if as_array else output_names(source, parameters["format"])
-    entries = next(iter(manifest["files"].values()))["samples"] if as_array else manifest["files"]
-    result = open_source(dst, "train")
-    written = {sample.name: sample for sample in result.samples}
+    entries = sample_entries(manifest)
+    outputs = WRITERS.create(manifest["parameters"]["format"]).outputs(source)
+    protected = open_source(dst, "train")
+    present = {sample.name: sample for sample in protected.samples}
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for sample, output in zip(source.samples, outputs, strict=True):
-        if sample.label >= classes or sample.label in found or not entries.get(output, {}).get("protected"):
+        name = output if output in entries else output.removeprefix(f"{manifest['prefix']}/")
+        if sample.label >= classes or sample.label in found or not entries.get(name, {}).get("protected"):
             continue
-        name = output if as_array else output.removeprefix(f"{source.prefix}/")
-        if name not in written:
-            raise UserError(f"{dst}: {output} is missing")
-        clean = load_image(source, sample, parameters["resize"])
-        found[sample.label] = clean, load_image(result, written[name], None)
+        if name not in present:
+            raise UserError(f"{dst}: {name} is missing")
+        clean = load_image(source, sample, manifest["parameters"]["resize"])
+        found[sample.label] = clean, load_image(protected, present[name], None)
     return sorted(found.items())
 
 
@@ -130,7 +156,7 @@ def _check_arguments(classes: int, out_png: Path, folders: dict[str, Path]) -> N
     for what, folder in folders.items():
         if resolved(Path(folder)) in resolved(Path(out_png)).parents:
             raise UserError(f"{out_png} must lie outside the {what} {folder}")
-    _check_replaceable(Path(out_png))
+    require_replaceable(Path(out_png), PNG_SIGNATURE, "a PNG file")
 
 
 def _write_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: str, out_png: Path) -> Path:
@@ -141,49 +167,38 @@ def _write_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: str
     return Path(out_png)
 
 
-def _check_replaceable(path: Path) -> None:
-    """Only an older picture is overwritten: one slip, and a key would be lost."""
-    if not path.exists():
-        return
-    try:
-        is_png = path.is_file() and path.open("rb").read(len(_PNG)) == _PNG
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if not is_png:
-        raise UserError(f"{path} exists and is no PNG file; choose another name")
-
-
 def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: str) -> Image.Image:
-    """Rows of clean | difference | protected for (class name, clean, protected), uint8 [H, W, 3] each."""
-    differences = [after.astype(np.int16) - before for _, before, after in triples]
-    gain = amplification(differences)
+    """Draw rows of clean | difference | protected.
+
+    Args:
+        triples: (class name, clean image, protected image) for each row: uint8 [H, W, 3], sizes may differ
+            between rows.
+        heading: One line above all rows.
+
+    Returns:
+        The sheet, RGB.
+    """
+    factor = amplification((before, after) for _, before, after in triples)
     width, height = 4 * GAP + 3 * CELL, 2 * TITLE + len(triples) * (CELL + TITLE) + GAP
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     draw.text((GAP, 5), heading, "black", font)
-    times = f" x{gain}" if gain > 1 else ""
-    for column, text in enumerate(("clean", f"difference{times}", "protected")):
+    difference = f"difference x{factor}" if factor > 1 else "difference"
+    for column, text in enumerate(("clean", difference, "protected")):
         draw.text((GAP + column * (CELL + GAP), TITLE), text, "gray", font)
-    for row, ((name, before, after), difference) in enumerate(zip(triples, differences, strict=True)):
+    for row, (name, before, after) in enumerate(triples):
         top = 2 * TITLE + row * (CELL + TITLE)
         draw.text((GAP, top), name, "black", font)
-        shown = np.clip(128 + gain * difference.astype(np.int32), 0, 255).astype(np.uint8)
-        for column, image in enumerate((before, shown, after)):
+        for column, image in enumerate((before, amplified_difference(before, after, factor), after)):
             cell = _fitted(image)
             left = GAP + column * (CELL + GAP) + (CELL - cell.width) // 2
             sheet.paste(cell, (left, top + TITLE + (CELL - cell.height) // 2 - 4))
     return sheet
 
 
-def amplification(differences: list[np.ndarray]) -> int:
-    """The whole factor, 1 to 16, that brings all but the largest twentieth of differences within range."""
-    peak = max(float(np.percentile(np.abs(difference), 95)) for difference in differences)
-    return int(np.clip(_FULL_SCALE / max(peak, 1.0), 1, 16))
-
-
 def _fitted(image: np.ndarray) -> Image.Image:
-    """Enlarged by a whole factor with its pixels left square, or reduced smoothly."""
+    """Fit uint8 [H, W, 3] into a cell: enlarged by a whole factor, pixels left square, or reduced."""
     height, width, _ = image.shape
     longer = max(height, width)
     picture = Image.fromarray(image)

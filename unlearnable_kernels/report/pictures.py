@@ -2,7 +2,7 @@
 
 import base64
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from unlearnable_kernels.data.arrays import find_manifest
 from unlearnable_kernels.data.images import encode, resize
 from unlearnable_kernels.data.manifest import sample_entries
+from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.report.differences import amplification, amplified_difference
 
 MAX_CLASSES = 20
 MAX_SIDE = 256  # px; larger pictures are reduced for the page
@@ -24,7 +26,14 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class PictureSet:
-    """``rows``: (class name, one data URI for each of ``columns``)."""
+    """Pictures of one dataset, or of a clean and a protected one side by side.
+
+    Attributes:
+        heading: What is shown.
+        columns: What each picture of a row is.
+        rows: (class name, one data URI for each of ``columns``).
+        classes: How many the dataset has, shown or not.
+    """
 
     heading: str
     columns: list[str]
@@ -33,10 +42,16 @@ class PictureSet:
 
 
 def picture_sets(paths: list[Path]) -> tuple[list[PictureSet], list[str]]:
-    """Pictures of the training sets at ``paths``, and a line on each that cannot be read.
+    """Make the pictures of training sets.
 
-    Every protected set is shown beside the first clean one that it shares sample names with; sets that are
-    in no such pair are shown alone. A damaged manifest or image costs its own pictures alone.
+    Every protected set is shown beside the first clean one that holds originals of its images; sets that
+    have no such partner are shown alone. A damaged manifest or image costs only its own pictures.
+
+    Args:
+        paths: Where the training sets are.
+
+    Returns:
+        The pictures, and one line on each set that cannot be read.
     """
     sources: dict[Path, Source] = {}
     manifests: dict[Path, Manifest] = {}
@@ -78,29 +93,34 @@ def _reason(error: Exception) -> str:
 
 
 def compare(clean: Source, protected: Source, manifest: Manifest) -> PictureSet | None:
-    """Clean, difference and protected for one sample of each class; None if no sample is in both sets.
+    """Show the clean image, the difference and the protected image for one sample of each class.
 
-    manifest: the whole manifest of ``protected``. The difference is protected minus clean, amplified as the
-    heading of its column says, around mid-grey.
+    The difference is protected minus clean, amplified as the heading of its column says, around mid-grey.
+
+    Args:
+        clean: A clean dataset.
+        protected: A protected one.
+        manifest: The whole manifest of ``protected``.
+
+    Returns:
+        The pictures; None if no image of ``protected`` has its original in ``clean``.
     """
     size = manifest["parameters"].get("resize")
     chosen = _protected_names(manifest)
-    find = _Originals(clean)
+    positions = match_originals([s.name for s in protected.samples], [s.name for s in clean.samples])
     pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for sample in protected.samples:
+    for sample, position in zip(protected.samples, positions, strict=True):
         if len(pairs) == MAX_CLASSES:
             break
-        if sample.label in pairs or sample.name not in chosen:
+        if sample.label in pairs or sample.name not in chosen or position is None:
             continue
-        original = find(sample.name)
-        if original is None:
-            continue
-        before, after = load_image(clean, original, size), load_image(protected, sample, None)
+        before = load_image(clean, clean.samples[position], size)
+        after = load_image(protected, sample, None)
         if before.shape == after.shape:
             pairs[sample.label] = before, after
     if not pairs:
         return None
-    factor = amplification(list(pairs.values()))
+    factor = amplification(pairs.values())
     rows = [
         (
             protected.classes[label],
@@ -113,7 +133,7 @@ def compare(clean: Source, protected: Source, manifest: Manifest) -> PictureSet 
 
 
 def examples(source: Source, heading: str) -> PictureSet:
-    """The first sample of each class."""
+    """Show the first sample of each class of ``source`` under ``heading``."""
     first: dict[int, Sample] = {}
     for sample in source.samples:
         if len(first) == MAX_CLASSES:
@@ -126,41 +146,13 @@ def examples(source: Source, heading: str) -> PictureSet:
     return PictureSet(heading, ["first of its class"], rows, len(source.classes))
 
 
-class _Originals:
-    """Finds a protected sample's source: the same name, the name with a suffix more, or another suffix."""
-
-    def __init__(self, clean: Source) -> None:
-        self._by_name = {sample.name: sample for sample in clean.samples}
-        self._by_stem = {_without_suffix(sample.name): sample for sample in clean.samples}
-
-    def __call__(self, name: str) -> Sample | None:
-        stem = _without_suffix(name)
-        return self._by_name.get(name) or self._by_name.get(stem) or self._by_stem.get(stem)
-
-
-def _without_suffix(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
 def _protected_names(manifest: Manifest) -> set[str]:
-    """Names, relative to the split's root, of the samples that the filter acted on."""
+    """Names, relative to the split's folder, of the samples that are protected."""
     return {name for name, entry in sample_entries(manifest).items() if entry["protected"]}
 
 
-def amplification(pairs: list[tuple[np.ndarray, np.ndarray]]) -> int:
-    """The largest whole factor, up to 16, with which 99 % of all differences stay within the byte's range."""
-    changes = [np.abs(after.astype(np.int16) - before).ravel() for before, after in pairs]
-    typical = float(np.percentile(np.concatenate(changes), 99))
-    return int(np.clip(127 // max(typical, 1.0), 1, 16))
-
-
-def amplified_difference(before: np.ndarray, after: np.ndarray, factor: int) -> np.ndarray:
-    change = after.astype(np.int32) - before.astype(np.int32)
-    difference: np.ndarray = np.clip(128 + factor * change, 0, 255).astype(np.uint8)
-    return difference
-
-
 def _uri(image: np.ndarray) -> str:
+    """``image``, uint8 [H, W, 3], as a data URI; large images are reduced."""
     if min(image.shape[:2]) > MAX_SIDE:
         image = resize(image, MAX_SIDE)
     return "data:image/png;base64," + base64.b64encode(encode(image, "png")).decode("ascii")

@@ -1,4 +1,4 @@
-"""Image files to arrays and back: Pillow's pixels, faster, and nothing damaged or ambiguous let through.
+"""Image files to arrays: Pillow's pixels, faster, and nothing damaged or ambiguous let through.
 
 What happens to every unusual file is listed in ``docs/inputs.md``.
 """
@@ -39,13 +39,21 @@ _UPRIGHT = {
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """The picture in ``data``, upright: uint8 ``[H, W, 3]``, RGB, contiguous, writable.
+    """Decode an image file.
 
     Pixels are those of Pillow's ``convert("RGB")``. Plain 8-bit JPEG and PNG take a faster way to them.
 
-    :param name: what messages call the file.
-    :raises ImageError: truncated, corrupt, more than 8 bits a channel, several frames, over ``MAX_PIXELS``
-        (seen before anything is decoded), transparent somewhere, or no image.
+    Args:
+        data: The content of the file.
+        name: What messages call the file.
+
+    Returns:
+        The picture, upright: uint8 [H, W, 3], RGB, contiguous, writable.
+
+    Raises:
+        ImageError: The file is truncated, corrupt or not an image, has more than 8 bits a channel, several
+            frames or a transparent pixel, or declares more than ``MAX_PIXELS`` (which is checked before
+            anything is decoded).
     """
     try:
         pixels = None
@@ -59,14 +67,14 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 
 class _Refused(Exception):
-    """Why a file is not decoded; :func:`decode` adds its name."""
+    """Why a file is not decoded; ``decode`` adds its name."""
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """The pixels of a plain JPEG, or None where Pillow is to judge.
 
-    Every JPEG goes through the strict decoder, one that Pillow will then convert too: Pillow keeps silent
-    about damage between the markers.
+    Every JPEG goes through the strict decoder, even one that Pillow will convert afterwards: Pillow keeps
+    silent about damage between the markers.
     """
     header = image_headers.jpeg_header(data)
     if header is None:
@@ -138,7 +146,7 @@ def _refusing_what_pillow_raises() -> Iterator[None]:
     except (_Refused, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        raise _Refused("no image of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)") from None
+        raise _Refused("not an image of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)") from None
     except Image.DecompressionBombError as error:
         raise _Refused(str(error)) from None
     except Exception as error:  # Pillow's plugins meet damage with almost any exception.

@@ -14,10 +14,18 @@ JPEG_QUALITY = 95
 
 
 def encode(image: np.ndarray, format: str, quality: int = JPEG_QUALITY) -> bytes:
-    """A file of ``image``, uint8 ``[H, W, 3]`` RGB; ``png`` and ``webp`` keep every bit.
+    """Encode an image; PNG and WebP keep every bit.
 
-    :param format: ``png``, ``webp`` (lossless) or ``jpeg`` (baseline, 4:4:4).
-    :param quality: of a JPEG, 1 to 100; the others ignore it.
+    Args:
+        image: uint8 [H, W, 3], RGB, H and W at least 1, any strides.
+        format: "png", "webp" (lossless) or "jpeg" (baseline, 4:4:4).
+        quality: Of a JPEG, 1 to 100; the others ignore it.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        UserError: One of the arguments is not as above.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(f"image must be uint8 [H, W, 3] and not empty, not {image.dtype} {list(image.shape)}")

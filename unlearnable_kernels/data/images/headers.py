@@ -22,8 +22,16 @@ _PLAIN_CHUNKS = frozenset((b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB",
 
 
 class Header(NamedTuple):
-    """``bits`` a channel; ``channels`` as stored; ``plain``: the fast decoders give the right pixels;
-    ``tagged``: EXIF or XMP is there and may say that the picture lies on its side."""
+    """What a file says about its picture.
+
+    Attributes:
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        bits: Per channel.
+        channels: As stored: 1 for grey or a palette, 4 for CMYK or RGBA.
+        plain: The fast decoders give the right pixels.
+        tagged: EXIF or XMP is present and may say that the picture lies on its side.
+    """
 
     width: int
     height: int
@@ -34,10 +42,16 @@ class Header(NamedTuple):
 
 
 def jpeg_header(data: bytes) -> Header | None:
-    """The header of a JPEG, or None where the markers before the first scan make no sense.
+    """Read the markers of a JPEG up to its first scan.
 
     Not plain: other than 8 bits, other than 1 or 3 channels, a process other than baseline, extended or
     progressive.
+
+    Args:
+        data: The content of the file.
+
+    Returns:
+        The header, or None where the markers make no sense.
     """
     position, end = 2, len(data)
     frame: tuple[int, int, int, int] | None = None
@@ -63,12 +77,19 @@ def jpeg_header(data: bytes) -> Header | None:
 
 
 def png_header(data: bytes) -> Header:
-    """The header of a PNG, every chunk of which is there and has the right checksum.
+    """Read the header of a PNG, and check that every chunk is there and has the right checksum.
 
     Not plain: a palette, transparency, animation, interlacing, other than 8 bits, and any chunk that is not
-    known to leave the pixels alone, as text and EXIF do not.
+    known to leave the pixels alone, text and EXIF included.
 
-    :raises ValueError: saying what is wrong with the file.
+    Args:
+        data: The content of the file.
+
+    Returns:
+        The header.
+
+    Raises:
+        ValueError: The file is truncated or corrupt; the message says where.
     """
     position, end = len(PNG_SIGNATURE), len(data)
     if end < 33 or data[12:16] != b"IHDR":

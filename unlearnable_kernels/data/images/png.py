@@ -19,7 +19,17 @@ _LONGEST_CHUNK = 2**31 - 1
 
 
 def write_png(image: np.ndarray) -> bytes:
-    """An 8-bit RGB PNG of a uint8 ``[H, W, 3]`` array, H and W at least 1, compressed size under 2 GiB."""
+    """Encode an image as an 8-bit RGB PNG.
+
+    Args:
+        image: uint8 [H, W, 3], H and W at least 1.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ValueError: The compressed image takes 2 GiB or more.
+    """
     height, width, _ = image.shape
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = b"IDAT" + isal_zlib.compress(average_filtered(image), 1)
@@ -39,8 +49,14 @@ def write_png(image: np.ndarray) -> bytes:
 
 
 def average_filtered(image: np.ndarray) -> bytes:
-    """Every byte less the mean, rounded down, of the bytes to its left and above it, each row led by the
-    filter's number (PNG specification, filter type 3)."""
+    """Apply PNG's filter type 3: every byte less the mean, rounded down, of those to its left and above it.
+
+    Args:
+        image: uint8 [H, W, 3].
+
+    Returns:
+        H rows of 1 + 3·W bytes, each led by the number of the filter.
+    """
     height, width, _ = image.shape
     stride = 3 + 3 * width
     framed = np.zeros((height + 1, stride), np.uint8)

@@ -8,10 +8,19 @@ from unlearnable_kernels.errors import ImageError
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """``image`` with its shorter side scaled to ``size``, then its central ``size`` x ``size``.
+    """Scale the shorter side to ``size``, then cut out the central square.
 
-    :param image: uint8 ``[H, W, 3]``, as is the result. Bilinear with antialiasing, rounded as torchvision's
-        ``Resize`` and ``CenterCrop`` do.
+    Bilinear with antialiasing; sizes are rounded as torchvision's ``Resize`` and ``CenterCrop`` round them.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: Pixels a side of the result.
+
+    Returns:
+        uint8 [size, size, 3]; ``image`` itself where it has that size already.
+
+    Raises:
+        ImageError: The image is so long and narrow that scaling it would take more than ``MAX_PIXELS``.
     """
     height, width, _ = image.shape
     if height == width == size:

@@ -1,0 +1,41 @@
+"""What is recorded of the machine and the versions that made a result."""
+
+import json
+import os
+import platform
+
+import PIL
+import pytest
+import torch
+
+from unlearnable_kernels import environment
+from unlearnable_kernels.environment import machine, usable_cores, versions
+
+
+def test_machine_and_versions_are_plain_json() -> None:
+    told = json.loads(json.dumps([machine(), versions()]))
+    assert told[0]["cores"] >= 1
+    assert told[0]["memory_gib"] > 0
+    assert told[0]["cpu"]
+    assert (told[0]["gpu"] is None) == (not torch.cuda.is_available())
+    codecs = {"pillow", "opencv-python-headless", "simplejpeg", "isal"}
+    assert set(told[1]) == {"python", "torch", "torchvision", "numpy", "unlearnable_kernels"} | codecs
+    assert told[1]["torch"] == torch.__version__
+    assert told[1]["pillow"] == PIL.__version__
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert usable_cores() == len(allowed)
+
+
+def test_a_missing_codec_is_recorded_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_CODECS", ("pillow", "no-such-codec"))
+    assert versions()["no-such-codec"] == "not installed"
+    assert versions()["pillow"] == PIL.__version__
+    assert versions()["python"] == platform.python_version()

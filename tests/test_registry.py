@@ -1,0 +1,123 @@
+"""Registries: things register themselves, are loaded when first asked for, and plug-ins add theirs."""
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from unlearnable_kernels import registry
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.registry import PLUGINS, Entry, Registry
+
+PACKAGE = "toys_of_test_registry"
+MODULE = """
+from {package} import TOYS
+
+@TOYS.register("{name}", "Toy {name}.", paper="Doe, 2020")
+def make():
+    return "{name}"
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package with a registry and two modules that register a toy each."""
+    folder = tmp_path / PACKAGE
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from unlearnable_kernels.registry import Registry\nTOYS = Registry('toy', __name__)\n"
+    )
+    for name in ("top", "ball"):
+        (folder / f"{name}.py").write_text(MODULE.format(package=PACKAGE, name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield folder
+    for module in [name for name in sys.modules if name.partition(".")[0] in (PACKAGE, "toy_plugin")]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def toys(package: Path) -> Registry[object]:
+    found: Registry[object] = __import__(PACKAGE).TOYS
+    return found
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
+    """Act as if packages with these plug-ins were installed."""
+    points = [EntryPoint(value.replace("_", "-"), value, PLUGINS) for value in values]
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        return points if group == PLUGINS else []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+
+
+def test_modules_are_imported_when_first_asked(toys: Registry[object]) -> None:
+    assert f"{PACKAGE}.ball" not in sys.modules
+    assert "ball" in toys
+    assert f"{PACKAGE}.ball" in sys.modules
+    assert "doll" not in toys
+
+
+def test_names_are_sorted(toys: Registry[object]) -> None:
+    toys.register("zeppelin", "Flies.")(lambda: "up")
+    toys.register("ark", "Swims.")(lambda: "off")
+    assert list(toys) == ["ark", "ball", "top", "zeppelin"]
+    assert [entry.name for entry in toys.entries()] == list(toys)
+
+
+def test_things_come_with_what_is_said_of_them(toys: Registry[object]) -> None:
+    assert toys["ball"]() == "ball"  # type: ignore[operator]
+    assert toys.entries() == [
+        Entry("ball", toys["ball"], "Toy ball.", "Doe, 2020"),
+        Entry("top", toys["top"], "Toy top.", "Doe, 2020"),
+    ]
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(toys: Registry[object]) -> None:
+    with pytest.raises(UserError, match=r"^unknown toy 'doll': choose one of ball, top$"):
+        toys["doll"]
+
+
+def test_a_name_is_given_once(toys: Registry[object]) -> None:
+    def another() -> None: ...
+
+    before = toys["top"]
+    with pytest.raises(ValueError, match="there is a toy named 'top' already"):
+        toys.register("top", "Another.")(another)
+    assert toys["top"] is before
+
+
+def test_classes_learn_their_name_and_functions_are_left_alone(toys: Registry[object]) -> None:
+    @toys.register("kite", "A class.")
+    class Kite:
+        name: str
+
+    @toys.register("yo-yo", "A function.")
+    def yo_yo() -> str:
+        return "down"
+
+    assert Kite.name == "kite"
+    assert toys["kite"] is Kite
+    assert toys["yo-yo"] is yo_yo
+    assert not hasattr(yo_yo, "name")
+    assert toys.entries()[1].paper == ""
+
+
+def test_plugins_add_their_own(
+    toys: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_plugin.py").write_text(MODULE.format(package=PACKAGE, name="doll"))
+    install(monkeypatch, "toy_plugin")
+    assert list(toys) == ["ball", "doll", "top"]
+
+
+def test_a_plugin_that_fails_is_named(
+    toys: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_plugin.py").write_text("raise RuntimeError('first\\nsecond')")
+    install(monkeypatch, "toy_plugin")
+    message = r"^plug-in toy-plugin \(toy_plugin\) cannot be imported: RuntimeError: first$"
+    with pytest.raises(UserError, match=message):
+        list(toys)
