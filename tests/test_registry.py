@@ -1,9 +1,12 @@
 """Registries: things register themselves, are loaded when first asked for, and plug-ins add theirs."""
 
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +124,29 @@ def test_a_plugin_that_fails_is_named(
     message = r"^plug-in toy-plugin \(toy_plugin\) cannot be imported: RuntimeError: first$"
     with pytest.raises(UserError, match=message):
         list(toys)
+
+
+@dataclass(frozen=True)
+class Mower:
+    """Something with settings."""
+
+    blades: int = 2
+    height: float = 0.5
+    label: str | None = None
+    computed: int = field(default=0, init=False)
+
+
+def test_settings_follow_a_name(toys: Registry[Any]) -> None:
+    toys.register("mower", "cuts")(Mower)
+    assert toys.settings("mower") == {"blades": int, "height": float, "label": str | None}
+    assert toys.create("mower") == Mower()
+    assert toys.create("mower:blades=3,height=1/4,label=x") == Mower(3, 0.25, "x")
+    assert toys.parse("mower:blades=3") == ("mower", {"blades": 3})
+    for text, message in (
+        ("mower:wheels=4", "'wheels' is not a setting of toy mower: choose from blades, height, label"),
+        ("mower:computed=1", "'computed' is not a setting of toy mower"),
+        ("mower:blades=two", "blades must be a whole number, not 'two'"),
+        ("rake:blades=2", "unknown toy 'rake'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            toys.create(text)
