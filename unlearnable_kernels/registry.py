@@ -131,9 +131,13 @@ class Registry(Generic[T]):
         if self._loaded:
             return
         self._loaded = True  # before the imports, which may ask in turn
-        for module in pkgutil.iter_modules(import_module(self._package).__path__):
-            import_module(f"{self._package}.{module.name}")
-        load_plugins()
+        try:
+            for module in pkgutil.iter_modules(import_module(self._package).__path__):
+                import_module(f"{self._package}.{module.name}")
+            load_plugins()
+        except UserError:
+            self._loaded = False  # an incomplete set must not pass for a whole one
+            raise
 
 
 def load_plugins() -> None:

@@ -16,6 +16,7 @@ from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, refuse_
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.originals import stem
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, FolderSource, Sample, Source, not_a_dataset
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
 from unlearnable_kernels.errors import ImageError, UserError
@@ -223,7 +224,5 @@ def output_names(source: Source, format: str) -> list[str]:
 
 def _with_suffix(name: str, format: str) -> str:
     # Plain text: pathlib takes longer than the filter does.
-    stem, dot, suffix = name.rpartition(".")
-    if f".{suffix.lower()}" in _OWN_SUFFIXES[format]:
-        return name
-    return (stem if dot and "/" not in suffix else name) + SUFFIX[format]
+    suffix = name.rpartition(".")[2]
+    return name if f".{suffix.lower()}" in _OWN_SUFFIXES[format] else stem(name) + SUFFIX[format]
