@@ -12,17 +12,28 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics, write_tree
+from small_runs import (
+    config_for,
+    data,
+    one_thread,
+    saved_epochs,
+    stop_after,
+    tensors_of,
+    untimed_metrics,
+    write_tree,
+)
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
+from unlearnable_kernels.progress import no_progress
 from unlearnable_kernels.report import write_report
 from unlearnable_kernels.training import (
     DIGITS_DEMO,
     PHOTO_DEMO,
     TrainConfig,
     checkpoint,
+    engine,
     evaluate,
     loop,
     train,
@@ -81,9 +92,9 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 ) -> None:
     run = tmp_path / "run"
 
-    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
+    def stop(what: str, done: int, total: int) -> None:
         images = 2 * 48 if moment == "between epochs" else 2 * 48 + 32
-        if what == "training" and done == images and (moment != "between epochs" or metrics["epoch"] == 2):
+        if what == "training" and done == images and saved_epochs(run) == 2:
             raise KeyboardInterrupt
 
     save = loop.save_checkpoint
@@ -97,12 +108,12 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         if moment == "before the checkpoint":
             patch.setattr(loop, "save_checkpoint", die)
         with pytest.raises(KeyboardInterrupt):
-            train(config_for(data), run, None if moment == "before the checkpoint" else stop)
+            train(config_for(data), run, no_progress if moment == "before the checkpoint" else stop)
     assert json.loads((run / RECORD).read_text())["status"] == "unfinished"
     with (run / METRICS).open("a") as file:
         file.write('{"epoch": 3, "train_l')
     seen = []
-    train(config_for(data), run, lambda what, done, total, metrics: seen.append((what, done, total)))
+    train(config_for(data), run, lambda what, done, total: seen.append((what, done, total)))
     trained = [(done, total) for what, done, total in seen if what == "training"]
     assert trained[0] == (2 * 48 + 4, 4 * 48)
     assert trained[-1] == (4 * 48, 4 * 48)
@@ -171,12 +182,8 @@ def test_changed_data_end_a_run(tmp_path: Path) -> None:
     write_tree(tmp_path / "set" / "train", ["a", "b"], 4, seed=0)
     config = config_for(tmp_path / "set", test=None, epochs=2)
 
-    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
-        if metrics:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", stop)
+        train(config, tmp_path / "run", stop_after(1, tmp_path / "run"))
     changed = tmp_path / "set" / "train" / "a" / "0000.png"
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(changed)
     with pytest.raises(UserError, match="train set has changed"):
@@ -233,7 +240,7 @@ def test_evaluate_matches_classes_by_name(finished: Path, tmp_path: Path) -> Non
 
 
 def test_evaluate_refuses_what_is_no_run(data: Path, finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no run folder: it has no config\.json"):
+    with pytest.raises(UserError, match=r"not a run folder: it has no config\.json"):
         evaluate(tmp_path, data)
     for name in ("config.json", "run.json"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
@@ -365,7 +372,7 @@ def test_a_run_that_cannot_be_written_can_be_resumed(
             train(config, run)
         return
     with monkeypatch.context() as patch:
-        place, point = (loop, "save_checkpoint") if moment == "end" else (loop.Trainer, "train_epoch")
+        place, point = (loop, "save_checkpoint") if moment == "end" else (engine.Engine, "train_epoch")
         original = getattr(place, point)
         patch.setattr(place, point, block)
         with pytest.raises(

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
-from unlearnable_kernels.cli.train_commands import demo, evaluate, report, train
+from unlearnable_kernels.cli.train_commands import demo, evaluate, report, sweep, train
 from unlearnable_kernels.errors import UserError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     verify,
     preview,
     train,
+    sweep,
     evaluate,
     report,
     demo,

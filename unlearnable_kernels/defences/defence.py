@@ -62,9 +62,7 @@ class Defence:
             model: On its device. Its parameters' names and shapes must stay as they are.
         """
 
-    def prepare(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def prepare(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Change the training set once, before training.
 
         Args:
@@ -118,14 +116,15 @@ class Defence:
 
     def settings(self) -> dict[str, Any]:
         """The name and every setting, as JSON: ``make_defence`` takes them."""
-        return {"name": self.name} | {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        names = [field.name for field in fields(self) if field.init]
+        return {"name": self.name} | {name: getattr(self, name) for name in names}
 
     def describe(self) -> str:
         """The settings in a few words; empty if there are none."""
-        shown = {name: value for name, value in self.settings().items() if name != "name" and value is not None}
         return ", ".join(
             f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
-            for name, value in shown.items()
+            for name, value in self.settings().items()
+            if name != "name" and value is not None
         )
 
     def overrides(self, hook: str) -> bool:

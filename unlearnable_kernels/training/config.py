@@ -41,8 +41,8 @@ class TrainConfig:
     """One training run. The defaults are plain training (ERM) as in Sadasivan et al. (CVPR 2023).
 
     Attributes:
-        train, test: Data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is tested
-            while training.
+        train, test: Data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is
+            tested while training.
         network: One of ``NETWORKS``.
         epochs: Passes over the training images.
         batch_size: Images a step, over all processes together.
@@ -63,9 +63,9 @@ class TrainConfig:
         precision: "fp32", or "bf16" for passes through the network in bfloat16 where autocast allows it;
             weights, optimiser and the images that a defence changes stay float32.
         compile: Whether to run the network through torch.compile.
-        clean, protected_fraction, only_clean: With the originals of ``train`` in ``clean``, that part of every
-            class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest alone; see
-            ``data.mixture.mix``.
+        clean, protected_fraction, only_clean: With the originals of ``train`` in ``clean``, that part of
+            every class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest
+            alone; see ``data.mixture.mix``.
 
     Raises:
         UserError: A value is out of range.

@@ -193,9 +193,7 @@ class Engine:
         return torch.stack([loss.detach(), (logits.detach().argmax(1) == truth).sum()])
 
 
-def fresh_network(
-    name: str, num_classes: int, image_size: int, seed: int, device: torch.device
-) -> nn.Module:
+def fresh_network(name: str, num_classes: int, image_size: int, seed: int, device: torch.device) -> nn.Module:
     """An untrained network, channels-last on ``device``; the global generators stay as they are.
 
     Args:

@@ -63,6 +63,6 @@ def half_cosine(lr: float, epochs: int) -> Callable[[int, int, int], float]:
 
 
 def fast_precision(device: torch.device) -> str:
-    """Return "bf16" where the device has units for convolutions and products in bfloat16, otherwise "fp32"."""
+    """The precision "bf16" where the device has units for products in bfloat16, otherwise "fp32"."""
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return "bf16" if fast else "fp32"
