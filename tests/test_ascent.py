@@ -21,7 +21,7 @@ from unlearnable_kernels.protect.methods.ascent import (
     Target,
     adamw_ascent,
 )
-from unlearnable_kernels.protect.methods.embedding import fast_precision, train_embedding
+from unlearnable_kernels.protect.methods.embedding import fast_precision, half_cosine, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.training import features_of, fresh_network, pixel_gradient
 
@@ -188,3 +188,21 @@ def test_the_global_generator_is_left_alone() -> None:
     model = fresh_network("resnet8", 3, 12, 5, CPU)
     train_embedding(model, data.images, data.labels, epochs=1, lr=0.1, seed=1, report=lambda images: None)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_single_last_image_is_passed_over_but_a_single_one_is_not() -> None:
+    """It has no batch statistics; where there is no other, it is all there is."""
+    for count, expected in ((129, 128), (1, 1)):
+        images = torch.zeros(count, 12, 12, 3, dtype=torch.uint8)
+        told: list[int] = []
+        model = fresh_network("resnet8", 2, 12, 5, CPU)
+        labels = torch.zeros(count, dtype=torch.int64)
+        train_embedding(model, images, labels, epochs=2, lr=0.01, seed=1, report=told.append)
+        assert told == [expected] * 2
+
+
+def test_the_rate_falls_as_half_a_cosine_over_all_steps() -> None:
+    rate = half_cosine(0.4, epochs=2)
+    assert [rate(epoch, step, 2) for epoch in (0, 1) for step in (0, 1)] == pytest.approx(
+        [0.4, 0.2 * (1 + 0.5**0.5), 0.2, 0.2 * (1 - 0.5**0.5)]
+    )

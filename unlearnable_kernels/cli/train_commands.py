@@ -61,7 +61,7 @@ def train(
     images and their originals, use --set clean=DIR --set protected_fraction=0.3, and to train on its clean
     part alone --set only_clean=true as well.
 
-    Example: unlearnable train --train protected --out run --defence at-linf:eps=4/255
+    Example: unlearnable train --train protected --out run --defence at-linf
     """
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import TrainConfig
