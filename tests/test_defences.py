@@ -17,7 +17,7 @@ from unlearnable_kernels.defences import DEFENCES, Batch, Defence, make_defence,
 from unlearnable_kernels.defences.adversarial import AtL2, AtLinf
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.report import write_report
-from unlearnable_kernels.training import evaluate, fresh_network, train
+from unlearnable_kernels.training import TrainConfig, evaluate, fresh_network, train
 from unlearnable_kernels.training.engine import Engine, Recipe
 from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.reproducible import derived_seed
@@ -167,6 +167,22 @@ def test_what_does_not_fit_is_named(text: str, told: str) -> None:
         parse_defence(text)
 
 
+def test_an_instance_must_be_of_a_registered_class() -> None:
+    """Another one could not be made again from config.json; a subclass would pass for what it derives from."""
+
+    class Own(AtLinf):
+        pass
+
+    assert config_with(AtLinf(steps=3)) == [AtLinf(steps=3)]
+    for defence, name in ((Own(), "Own"), (Pulling(), "Pulling")):
+        with pytest.raises(UserError, match=f"^{name} is not a registered defence: use DEFENCES.register"):
+            config_with(defence)
+
+
+def config_with(*defences: Defence) -> list[Defence]:
+    return TrainConfig("x", defences=defences).make_defences()
+
+
 def test_every_hook_has_its_place_and_order(data: Path, tmp_path: Path) -> None:
     config = config_for(data, epochs=1, batch_size=24, defences=["watching:tag=a", "watching:tag=b"])
     train(config, tmp_path / "run")
@@ -182,6 +198,17 @@ def test_every_hook_has_its_place_and_order(data: Path, tmp_path: Path) -> None:
     assert SHAPES["augment"] == SHAPES["adversary"] == [images, labels]
     assert SHAPES["loss"] == [(torch.float32, (24, 2)), labels, (torch.float32, ())]
     assert SHAPES["at_test"] == [(torch.uint8, (20, 16, 16, 3))]
+
+
+def test_each_gets_what_the_one_before_it_returned(data: Path, tmp_path: Path) -> None:
+    train(
+        config_for(data, epochs=1, batch_size=24, defences=["fewer", "one-hot", "watching"]), tmp_path / "run"
+    )
+    images, labels = (torch.float32, (24, 3, 16, 16)), (torch.float32, (24, 2))
+    assert SHAPES["prepare"][:2] == [(torch.uint8, (24, 16, 16, 3)), (torch.int64, (24,))]
+    assert SHAPES["augment"] == SHAPES["adversary"] == [images, labels]
+    assert SHAPES["loss"][:2] == [(torch.float32, (24, 2)), labels]
+    assert CALLS.count(("a", "augment")) == 1
 
 
 def test_who_changes_nothing_leaves_no_trace(data: Path, tmp_path: Path) -> None:
@@ -250,11 +277,12 @@ def test_mixed_labels_are_weights_of_classes(data: Path, tmp_path: Path) -> None
 
 
 def test_a_set_can_be_prepared_and_layers_frozen(data: Path, tmp_path: Path) -> None:
-    record = train(config_for(data, epochs=1, defences=["fewer"]), tmp_path / "run")
+    told: list[tuple[str, int, int]] = []
+    config = config_for(data, epochs=1, defences=["fewer"])
+    record = train(config, tmp_path / "run", lambda *event: told.append(event))
+    assert told[-1] == ("training", 24, 24)
     assert record["train"]["images"] == 48
     assert record["train"]["sha256"] == load_arrays(data, "train").digest()
-    accuracy = record["final"]["train_accuracy"]
-    assert accuracy * 24 == pytest.approx(round(accuracy * 24))
     fresh = fresh_network("resnet8", 2, 16, derived_seed(0, "weights"), CPU)
     after = tensors_of(tmp_path / "run")
     same = {name for name, value in fresh.named_parameters() if torch.equal(after[f"model.{name}"], value)}

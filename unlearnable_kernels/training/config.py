@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from unlearnable_kernels import parsing
-from unlearnable_kernels.defences import Defence, make_defence, parse_defence
+from unlearnable_kernels.defences import DEFENCES, Defence, make_defence, parse_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import NETWORKS
@@ -143,9 +143,14 @@ class TrainConfig:
 
 
 def _defence(given: Defence | str | Mapping[str, Any]) -> Defence:
-    if isinstance(given, Defence):
-        return given
-    return parse_defence(given) if isinstance(given, str) else make_defence(given)
+    if isinstance(given, str):
+        return parse_defence(given)
+    if not isinstance(given, Defence):
+        return make_defence(given)
+    name = getattr(given, "name", None)
+    if name not in DEFENCES or DEFENCES[name] is not type(given):
+        raise UserError(f"{type(given).__name__} is not a registered defence: use DEFENCES.register")
+    return given
 
 
 def parse_settings(texts: Sequence[str], taken: Collection[str]) -> dict[str, Any]:
