@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from unlearnable_kernels.progress import Progress
-from unlearnable_kernels.training import TrainConfig
+from unlearnable_kernels.training import TrainConfig, train
 from unlearnable_kernels.training.run_folder import CHECKPOINT, METRICS
 
 
@@ -85,3 +85,10 @@ def stop_after(epochs: int, run: Path) -> Progress:
             raise KeyboardInterrupt
 
     return stop
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(config_for(data), run)
+    return run

@@ -230,5 +230,6 @@ def test_no_images_are_refused(trained: nn.Module) -> None:
 def test_names() -> None:
     assert Pgd("linf", 4 / 255).name == "linf 4/255, 10 steps"
     assert Pgd("l2", 0.5, 7).name == "l2 0.5, 7 steps"
+    assert Pgd("l2", 0.5, 1).name == "l2 0.5, 1 step"
     assert [written(eps) for eps in (1 / 255, 0.1, 1e-9, 255.0)] == ["1/255", "0.1", "1e-09", "65025/255"]
     assert Pgd("l2", 0.5).as_dict() == {"norm": "l2", "eps": 0.5, "steps": 10, "step_size": 0.075}

@@ -21,7 +21,7 @@ from unlearnable_kernels.training import TrainConfig, evaluate, fresh_network, t
 from unlearnable_kernels.training.engine import Engine, Recipe
 from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.reproducible import derived_seed
-from unlearnable_kernels.training.run_folder import CONFIG
+from unlearnable_kernels.training.run_folder import CONFIG, RECORD
 
 __all__ = ["data", "one_thread"]  # fixtures
 CPU = torch.device("cpu")
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_named(text: str, told: str) -> None:
 
 
 def test_an_instance_must_be_of_a_registered_class() -> None:
-    """Another one could not be made again from config.json; a subclass would pass for what it derives from."""
+    """Another one could not be made again from config.json, and a subclass would pass for its base."""
 
     class Own(AtLinf):
         pass
@@ -322,13 +322,15 @@ def test_the_command_takes_several_and_a_run_goes_on_with_these_alone(data: Path
         {"name": "brightening", "spread": 0.5},
         {"name": "at-linf", "eps": 8 / 255, "steps": 1, "step_size": None},
     ]
+    record = json.loads((tmp_path / "run" / RECORD).read_text())
+    assert record["defences"] == config["defences"]
     command("brightening:spread=0.5", "at-linf:eps=8/255,steps=1")
     for others in ((), ("brightening:spread=0.4", "at-linf:eps=8/255,steps=1"), ("at-linf", "brightening")):
         with pytest.raises(UserError, match=r"holds a run with defences \[\{'name': 'brightening', 'spread'"):
             command(*others)
     write_report([tmp_path / "run"], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert "brightening, spread 0.5; at-linf, against linf 8/255, 1 steps" in page
+    assert "brightening, spread 0.5; at-linf, against linf 8/255, 1 step<" in page
 
 
 def test_a_run_whose_defence_is_gone_is_named(data: Path, tmp_path: Path) -> None:

@@ -28,10 +28,7 @@ Network = Annotated[str, typer.Option(help="By name; a wrong one lists all.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 DefenceOption = Annotated[
     list[str] | None,
-    typer.Option(
-        help="NAME or NAME:key=value,…, such as at-linf:eps=4/255,steps=10; repeatable, applied in order; "
-        "a wrong name or key lists all."
-    ),
+    typer.Option(help="NAME[:key=value,…], repeatable, applied in order; a wrong name or key lists all."),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value, repeatable; a wrong name lists all.")
@@ -85,7 +82,7 @@ def train(
     config = TrainConfig(**given, **parse_settings(set or [], given))
     with progress() as report:
         record = run_training(config, out, report)
-    say_what_was_trained({out: record})
+    print_results({out: record})
 
 
 def sweep(
@@ -123,10 +120,10 @@ def sweep(
     given |= parse_settings(set or [], (*given, "protected_fraction", "only_clean"))
     with progress() as report:
         records = sweep_mixtures(given, out, fraction or FRACTIONS, report)
-    say_what_was_trained({out / name: record for name, record in records.items()})
+    print_results({out / name: record for name, record in records.items()})
 
 
-def say_what_was_trained(records: dict[Path, dict[str, Any]]) -> None:
+def print_results(records: dict[Path, dict[str, Any]]) -> None:
     """Print a line for each run folder, given its run.json; once, however many processes there are."""
     from unlearnable_kernels.training.processes import is_first_process
 

@@ -57,7 +57,7 @@ class Pgd:
     @property
     def name(self) -> str:
         """Such as "linf 4/255, 10 steps"."""
-        return f"{self.norm} {written(self.eps)}, {self.steps} steps"
+        return f"{self.norm} {written(self.eps)}, {self.steps} step{'s' * (self.steps > 1)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The settings with their final values, as JSON."""

@@ -7,7 +7,7 @@ from unlearnable_kernels.training.config import DIGITS_DEMO, PHOTO_DEMO, TrainCo
 from unlearnable_kernels.training.engine import Engine, EpochResult, Recipe, fresh_network
 from unlearnable_kernels.training.evaluation import evaluate
 from unlearnable_kernels.training.features import features_of, pixel_gradient
-from unlearnable_kernels.training.inputs import roomy
+from unlearnable_kernels.training.inputs import fitting_device
 from unlearnable_kernels.training.loop import train
 from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.reproducible import deterministic, seeded
@@ -27,10 +27,10 @@ __all__ = [
     "evaluate",
     "evaluate_bayes_error",
     "features_of",
+    "fitting_device",
     "fresh_network",
     "pixel_gradient",
     "robust_accuracy",
-    "roomy",
     "save_tensors",
     "seeded",
     "stored_tensors",

@@ -147,7 +147,7 @@ def _defence(given: Defence | str | Mapping[str, Any]) -> Defence:
         return parse_defence(given)
     if not isinstance(given, Defence):
         return make_defence(given)
-    name = getattr(given, "name", None)
+    name = getattr(given, "name", "")
     if name not in DEFENCES or DEFENCES[name] is not type(given):
         raise UserError(f"{type(given).__name__} is not a registered defence: use DEFENCES.register")
     return given

@@ -63,6 +63,7 @@ def describe(
         "image_size": train_set.images.shape[1],
         "train": data(config.train, train_set) | {"protection": train_set.protection()},
         "test": tested,
+        "defences": config.as_dict()["defences"],
         "machine": machine(),
         "processes": processes,
         "versions": versions(),
@@ -83,8 +84,8 @@ def prepare(config: TrainConfig, defences: Sequence[Defence], data: LabelledImag
     return images, labels
 
 
-def roomy(size: int, device: torch.device) -> torch.device:
+def fitting_device(nbytes: int, device: torch.device) -> torch.device:
     """``device`` if so many bytes fill less than half of what is free there, otherwise the CPU."""
-    if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 2:
+    if device.type == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0] // 2:
         return device
     return torch.device("cpu")

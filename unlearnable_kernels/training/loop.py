@@ -13,7 +13,7 @@ from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkp
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.engine import Engine, Recipe, fresh_network
 from unlearnable_kernels.training.evaluation import at_test, measure
-from unlearnable_kernels.training.inputs import describe, load_sets, prepare, roomy
+from unlearnable_kernels.training.inputs import describe, fitting_device, load_sets, prepare
 from unlearnable_kernels.training.processes import Processes, join_processes
 from unlearnable_kernels.training.reproducible import derived_seed, deterministic
 from unlearnable_kernels.training.run_folder import (
@@ -168,7 +168,7 @@ def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> E
     )
     defences = config.make_defences()
     images, labels = prepare(config, defences, data)
-    home = roomy(images.nbytes, group.device)
+    home = fitting_device(images.nbytes, group.device)
     size, seed = images.shape[1], derived_seed(config.seed, "weights")
     model = fresh_network(config.network, len(data.classes), size, seed, group.device)
     return Engine(model, images.to(home), labels.to(home), recipe, group, defences)

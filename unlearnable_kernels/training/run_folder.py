@@ -3,7 +3,7 @@
 config.json        the full configuration
 metrics.jsonl      one line per finished epoch
 checkpoint.safetensors  the state after the last finished epoch
-run.json           classes, data, machine, versions and, once finished, the result
+run.json           classes, data, defences, machine, versions and, once finished, the result
 evaluations.jsonl  one line per test afterwards
 bayes_error.jsonl  one line per Bayes-error estimate afterwards
 """
@@ -152,7 +152,11 @@ def _read_record(run: Path) -> dict[str, Any]:
 
 
 def _require(value: Any, fields: dict[str, Any], name: str, within: str = "") -> None:
-    """Raise UserError unless ``value`` is an object with all of ``fields``, each of its type."""
+    """Check that ``value`` is an object with all of ``fields``, each of its type.
+
+    Raises:
+        UserError: It is not; the message begins with ``name``.
+    """
     if not isinstance(value, dict):
         raise UserError(f"{name} is damaged: {within.rstrip('.') or 'it'} is not a JSON object")
     for field, kind in fields.items():

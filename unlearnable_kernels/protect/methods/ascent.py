@@ -20,9 +20,9 @@ from unlearnable_kernels.protect.methods.embedding import fast_precision, train_
 from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.training import (
     features_of,
+    fitting_device,
     fresh_network,
     pixel_gradient,
-    roomy,
     save_tensors,
     stored_tensors,
     tensors_under,
@@ -340,4 +340,4 @@ def adamw_ascent(x: Tensor, gradient: Tensor, moments: list[Tensor], step: int) 
 def _home(target: Target, device: torch.device) -> torch.device:
     """Where images and their state live: on the device if they fill less than half of what is free there."""
     state = target.images.nbytes + len(target.rows) * target.images[0].nbytes * (1 + 3 * 4)
-    return roomy(state, device)
+    return fitting_device(state, device)
