@@ -28,7 +28,7 @@ from unlearnable_kernels.device import pick_device
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.ops.crop_flip import reference as plain_crop_flip
-from unlearnable_kernels.training import TrainConfig, loop
+from unlearnable_kernels.training import TrainConfig, engine, loop
 from unlearnable_kernels.training.processes import Processes
 
 GPU = torch.cuda.is_available()
@@ -37,7 +37,7 @@ EPS = 4 / 255
 
 @dataclass(frozen=True)
 class Case:
-    protocol: str
+    defence: str | None
     images: int
     batch: int
     rounds: int
@@ -45,9 +45,9 @@ class Case:
 
 
 CASES = (
-    [Case("erm", 20 * 512, 512, 7, 60_000), Case("at-linf", 4 * 512, 512, 7, 8_000)]
+    [Case(None, 20 * 512, 512, 7, 60_000), Case("at-linf", 4 * 512, 512, 7, 8_000)]
     if GPU
-    else [Case("erm", 128, 128, 5), Case("at-linf", 32, 32, 3)]
+    else [Case(None, 128, 128, 5), Case("at-linf", 32, 32, 3)]
 )
 
 
@@ -59,8 +59,10 @@ def images_for(case: Case) -> LabelledImages:
 
 
 def trainer_for(config: TrainConfig, data: LabelledImages) -> Callable[[], object]:
-    trainer = loop.Trainer(config, data, Processes(0, 1, pick_device()))
-    return lambda: trainer.train_epoch(0, lambda done: None)
+    device = pick_device()
+    trainer = loop.engine_for(config, data, Processes(0, 1, device))
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda: trainer.train_epoch(0, generator, lambda images: None)
 
 
 def plain_step_(x: Tensor, grad: Tensor, origin: Tensor, step: float, eps: float, norm: str) -> None:
@@ -72,7 +74,7 @@ def plain_step_(x: Tensor, grad: Tensor, origin: Tensor, step: float, eps: float
 def without_operators(run: Callable[[], object]) -> Callable[[], object]:
     def plain() -> None:
         with (
-            patch.object(loop, "crop_flip", plain_crop_flip),
+            patch.object(engine, "crop_flip", plain_crop_flip),
             patch.object(attacks, "pgd_step_", plain_step_),
         ):
             run()
@@ -99,7 +101,7 @@ def released_way(case: Case, data: LabelledImages, network: str) -> Callable[[],
     model = create_network(network, 10, 32).to(device)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
     attack: Callable[[Tensor, Tensor], Tensor] = lambda images, labels: images  # noqa: E731
-    if case.protocol != "erm":
+    if case.defence is not None:
         import torchattacks
 
         attack = torchattacks.PGD(model, eps=EPS, alpha=1.5 * EPS / 10, steps=10)
@@ -122,20 +124,23 @@ def released_way(case: Case, data: LabelledImages, network: str) -> Callable[[],
     return epoch
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.protocol)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.defence or "erm")
 def test_training(benchmark, case, report_figures):
     if "UNLEARNABLE_CPU_CAPABILITY" in os.environ:
         pytest.skip("the forced AVX2 path is for the operators' own benchmarks")
     network, data = "resnet18" if GPU else "resnet8", images_for(case)
     config = TrainConfig(
-        ".", network=network, batch_size=case.batch, protocol=case.protocol, precision="bf16",
-        eps=None if case.protocol == "erm" else EPS,
-    )  # fmt: skip
+        ".",
+        network=network,
+        batch_size=case.batch,
+        defences=[] if case.defence is None else [{"name": case.defence, "eps": EPS}],
+        precision="bf16",
+    )
     variants = {
         "ours": trainer_for(config, data),
         "fp32": trainer_for(replace(config, precision="fp32"), data),
     }
-    if case.protocol == "erm" or find_spec("torchattacks"):
+    if case.defence is None or find_spec("torchattacks"):
         variants["a"] = released_way(case, data, network)
     off = without_operators(trainer_for(config, data))
     variants["b"] = off
@@ -152,7 +157,7 @@ def test_training(benchmark, case, report_figures):
     benchmark.extra_info["rates"] = rates
     where = torch.cuda.get_device_name() if GPU else cpu_capability()
     report_figures(
-        f"training {case.protocol}: {network}, batches of {case.batch} of 32x32, {where}",
+        f"training {case.defence or 'erm'}: {network}, batches of {case.batch} of 32x32, {where}",
         {name: f"{rate:,.0f} images/s" for name, rate in rates.items()},
         measured,
         {} if case.target is None else {f"{case.target:,} images/s": 1.0},

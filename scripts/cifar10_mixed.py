@@ -60,8 +60,7 @@ def protect(clean: Path, out: Path, key: Path, **options: Any) -> Path:
             clean,
             out,
             secret=read_key_file(key),
-            progress=lambda done, total: report("protecting", done, total),
-            stages=lambda what, done, total: report(what, done, total),
+            progress=report,
             **options,
         )
     return out
@@ -99,11 +98,7 @@ def main() -> None:
     for name, own in jobs.items():
         folder = out / "runs" / name
         with progress() as report:
-            record = train(
-                TrainConfig(test=str(test), **own, **options),
-                folder,
-                lambda what, done, total, _, report=report: report(what, done, total),  # type: ignore[misc]
-            )
+            record = train(TrainConfig(test=str(test), **own, **options), folder, report)
         print(f"{name}: test accuracy {record['final']['test_accuracy']:.2%}", flush=True)
         runs.append(folder)
         collect_runs(runs, what, out / "runs.json")

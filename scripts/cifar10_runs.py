@@ -21,13 +21,18 @@ from unlearnable_kernels.protect.keys import Seed
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.training import TrainConfig, train
 
-PROTOCOLS = ("erm", "at-linf", "at-l2")
+PLAIN = "erm"
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
+    parser.add_argument(
+        "--defences",
+        nargs="+",
+        default=[PLAIN, "at-linf", "at-l2"],
+        help="runs to make, each with one defence as NAME:key=value,… or with none (erm)",
+    )
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=512)
@@ -43,29 +48,30 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = vars(parse())
-    out, protocols = options.pop("out"), options.pop("protocols")
+    out, defences = options.pop("out"), options.pop("defences")
     clean, protected = find_cifar10(), out / "protected"
     with progress() as report:
         protect_dataset(
             clean,
             protected,
             secret=Seed(0),
-            progress=lambda done, total: report("protecting", done, total),
+            progress=report,
         )
     finished: list[Path] = []
-    for protocol in protocols:
+    for defence in defences:
         for name, images in (("clean", clean), ("protected", protected)):
-            finished.append(run(out / f"{name}-{protocol}", images, clean, protocol, options))
+            finished.append(run(out / f"{name}-{defence.replace('/', '_')}", images, clean, defence, options))
             limit = options["limit_per_class"]
             what = f"CIFAR-10{f', {limit} images a class' if limit else ''}, {options['network']}, "
             what += f"{options['epochs']} epochs, classwise_conv with seed 0"
             collect_runs(finished, what, out / "runs.json")
 
 
-def run(folder: Path, images: Path, clean: Path, protocol: str, options: dict[str, Any]) -> Path:
-    config = TrainConfig(train=str(images), test=str(clean), protocol=protocol, **options)
+def run(folder: Path, images: Path, clean: Path, defence: str, options: dict[str, Any]) -> Path:
+    defences = () if defence == PLAIN else (defence,)
+    config = TrainConfig(train=str(images), test=str(clean), defences=defences, **options)
     with progress() as report:
-        record = train(config, folder, lambda what, done, total, _: report(what, done, total))
+        record = train(config, folder, report)
     print(f"{folder.name}: test accuracy {record['final']['test_accuracy']:.2%}", flush=True)
     return folder
 

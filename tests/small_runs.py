@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from unlearnable_kernels.training import TrainConfig
+from unlearnable_kernels.progress import Progress
+from unlearnable_kernels.training import TrainConfig, train
 from unlearnable_kernels.training.run_folder import CHECKPOINT, METRICS
 
 
@@ -68,9 +69,26 @@ def tensors_of(run: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def stop_after(epochs: int) -> Any:
-    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
-        if metrics.get("epoch") == epochs:
+def saved_epochs(run: Path) -> int:
+    """How many epochs a run's checkpoint holds."""
+    if not (run / CHECKPOINT).is_file():
+        return 0
+    with safe_open(run / CHECKPOINT, framework="pt") as file:
+        return int(file.metadata()["epoch"])
+
+
+def stop_after(epochs: int, run: Path) -> Progress:
+    """A ``progress`` that interrupts the run once so many epochs are saved."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if saved_epochs(run) == epochs:
             raise KeyboardInterrupt
 
     return stop
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(config_for(data), run)
+    return run

@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import zlib
 from collections.abc import Iterator
@@ -8,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
-from unlearnable_kernels.protect.methods import embedding
+from unlearnable_kernels.protect.methods import ascent as ascent_module
 from unlearnable_kernels.protect.methods.ascent import (
     ADAM_LR,
     AUTHORS,
@@ -21,13 +21,9 @@ from unlearnable_kernels.protect.methods.ascent import (
     Target,
     adamw_ascent,
 )
-from unlearnable_kernels.protect.methods.embedding import (
-    features,
-    fresh_embedding,
-    pixel_gradient,
-    train_embedding,
-)
+from unlearnable_kernels.protect.methods.embedding import fast_precision, half_cosine, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
+from unlearnable_kernels.training import features_of, fresh_network, pixel_gradient
 
 CPU = torch.device("cpu")
 
@@ -42,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "reduced_precision", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(ascent_module, "fast_precision", lambda device: "fp32")
 
 
 def target(count: int = 40, classes: int = 3) -> Target:
@@ -66,8 +62,8 @@ def make(loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: fl
 def test_the_gradient_in_parts_is_that_of_the_whole(full_precision: None, tmp_path: Path) -> None:
     """The mean error of all images, through features and scaling, as autograd has it in one piece."""
     ascent = make(OURS, tmp_path)
-    model = fresh_embedding("resnet8", 3, 12, 0, CPU)
-    found = features(model, ascent.current)
+    model = fresh_network("resnet8", 3, 12, 0, CPU)
+    found = features_of(model, ascent.current)
     upstream = ascent._feature_gradient(found)
     parts = [pixel_gradient(model, ascent.current[a : a + 7], upstream[a : a + 7]) for a in range(0, 40, 7)]
     pixels = (ascent.current / 255).permute(0, 3, 1, 2).requires_grad_()
@@ -89,7 +85,7 @@ def test_ascending_raises_the_error_of_the_embedding_at_hand(tmp_path: Path, nor
     ascent._train_all(0)
 
     def estimate(name: str) -> float:
-        scaled, _ = ascent._scaled(features(ascent.models[name], ascent.current))
+        scaled, _ = ascent._scaled(ascent._features(ascent.models[name], ascent.current))
         return float(bayes_error(scaled, ascent.labels, 3, 0.3).mean())
 
     before = [estimate(f"ascended {index}") for index in range(2)]
@@ -111,14 +107,12 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
         seen.append((epochs, seed))
         true_training(model, images, labels, epochs=epochs, lr=lr, seed=seed, report=report)
 
-    def gradient(model, images, upstream):  # type: ignore[no-untyped-def]
+    def gradient(model, images, upstream, precision):  # type: ignore[no-untyped-def]
         ascended.append(id(model))
-        return true_gradient(model, images, upstream)
+        return true_gradient(model, images, upstream, precision)
 
-    from unlearnable_kernels.protect.methods import ascent as module
-
-    monkeypatch.setattr(module, "train_embedding", training)
-    monkeypatch.setattr(module, "pixel_gradient", gradient)
+    monkeypatch.setattr(ascent_module, "train_embedding", training)
+    monkeypatch.setattr(ascent_module, "pixel_gradient", gradient)
     ascent = make(
         dataclasses.replace(OURS, embeddings=2, first_epochs=2, epochs=1, inner_steps=1), tmp_path, steps=2
     )
@@ -174,15 +168,15 @@ def test_training_learns_and_repeats() -> None:
     data = target(60)
     runs = []
     for _ in range(2):
-        model = fresh_embedding("resnet8", 3, 12, 5, CPU)
+        model = fresh_network("resnet8", 3, 12, 5, CPU)
         told: list[int] = []
         train_embedding(model, data.images, data.labels, epochs=6, lr=0.1, seed=1, report=told.append)
         assert sum(told) == 6 * 60
-        runs.append(features(model, data.images))
+        runs.append(features_of(model, data.images, fast_precision(CPU)))
     assert torch.equal(*runs)
     model.train()  # six steps are too few for the running statistics
     with torch.no_grad():
-        guesses = model(embedding.to_float(data.images)).argmax(1)
+        guesses = model(to_float(data.images)).argmax(1)
     assert (guesses == data.labels).float().mean() > 0.6
 
 
@@ -191,6 +185,24 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    model = fresh_embedding("resnet8", 3, 12, 5, CPU)
+    model = fresh_network("resnet8", 3, 12, 5, CPU)
     train_embedding(model, data.images, data.labels, epochs=1, lr=0.1, seed=1, report=lambda images: None)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_single_last_image_is_passed_over_but_a_single_one_is_not() -> None:
+    """It has no batch statistics; where there is no other, it is all there is."""
+    for count, expected in ((129, 128), (1, 1)):
+        images = torch.zeros(count, 12, 12, 3, dtype=torch.uint8)
+        told: list[int] = []
+        model = fresh_network("resnet8", 2, 12, 5, CPU)
+        labels = torch.zeros(count, dtype=torch.int64)
+        train_embedding(model, images, labels, epochs=2, lr=0.01, seed=1, report=told.append)
+        assert told == [expected] * 2
+
+
+def test_the_rate_falls_as_half_a_cosine_over_all_steps() -> None:
+    rate = half_cosine(0.4, epochs=2)
+    assert [rate(epoch, step, 2) for epoch in (0, 1) for step in (0, 1)] == pytest.approx(
+        [0.4, 0.2 * (1 + 0.5**0.5), 0.2, 0.2 * (1 - 0.5**0.5)]
+    )

@@ -213,8 +213,8 @@ def test_an_empty_batch_stays_empty(trained: nn.Module) -> None:
         ({"norm": "l1"}, "unknown norm 'l1': choose one of linf, l2"),
         ({"eps": 0.0}, "eps is 0.0: a finite number above 0"),
         ({"eps": math.nan}, "eps is nan: a finite number above 0"),
-        ({"steps": 0}, "attack_steps is 0: at least 1"),
-        ({"step_size": -1.0}, "attack_step_size is -1.0: a finite number above 0"),
+        ({"steps": 0}, "^steps is 0: at least 1"),
+        ({"step_size": -1.0}, "^step_size is -1.0: a finite number above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], told: str) -> None:
@@ -230,5 +230,6 @@ def test_no_images_are_refused(trained: nn.Module) -> None:
 def test_names() -> None:
     assert Pgd("linf", 4 / 255).name == "linf 4/255, 10 steps"
     assert Pgd("l2", 0.5, 7).name == "l2 0.5, 7 steps"
+    assert Pgd("l2", 0.5, 1).name == "l2 0.5, 1 step"
     assert [written(eps) for eps in (1 / 255, 0.1, 1e-9, 255.0)] == ["1/255", "0.1", "1e-09", "65025/255"]
     assert Pgd("l2", 0.5).as_dict() == {"norm": "l2", "eps": 0.5, "steps": 10, "step_size": 0.075}

@@ -7,12 +7,11 @@ import torch
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import read_jsonl
-from unlearnable_kernels.training import TrainConfig, evaluate_bayes_error, train
+from unlearnable_kernels.training import TrainConfig, evaluate_bayes_error, features_of, train
 from unlearnable_kernels.training.bayes_estimate import (
     bootstrap_interval,
     cover_hart,
     estimate,
-    features_of,
     nearest_neighbour_error,
 )
 
@@ -95,7 +94,7 @@ def test_features_are_those_the_classifier_sees(digits_run):
 
     model, *_ = load_trained(digits_run[0], torch.device("cpu"))
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    features = features_of(model, images, torch.device("cpu"))
+    features = features_of(model, images)
     logits = model(images.permute(0, 3, 1, 2) / 255)
     torch.testing.assert_close(model.fc(features), logits)
 

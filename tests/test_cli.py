@@ -15,7 +15,7 @@ from typer.main import get_command
 from unlearnable_kernels import progress
 from unlearnable_kernels.cli import LISTED, app, main, registries
 
-COMMANDS = ("keygen", "protect", "verify", "preview", "train", "evaluate", "report", "demo", "info")
+COMMANDS = ("keygen", "protect", "verify", "preview", "train", "sweep", "evaluate", "report", "demo", "info")
 
 
 class Result(NamedTuple):
@@ -95,11 +95,15 @@ BAD_CALLS = {
     ("verify", "no-such-folder"): "no-such-folder",
     ("train", "--train", "no-such-folder", "--out", "r"): "no-such-folder",
     ("train", "--train", ".", "--out", "r", "--network", "alexnet"): "resnet18",
-    ("train", "--train", ".", "--out", "r", "--protocol", "trades"): "'erm', 'at-linf', 'at-l2'",
-    ("train", "--train", ".", "--out", "r", "--eps", "4/255"): "protocol erm has no attack",
-    ("train", "--train", ".", "--out", "r", "--protocol", "at-l2", "--eps", "a half"): "not 'a half'",
-    ("train", "--train", ".", "--out", "r", "--protocol", "at-linf", "--eps", "4"): "with linf at most 1",
-    ("train", "--train", ".", "--out", "r", "--set", "flips=1"): "'flips=1' is no setting",
+    ("train", "--train", ".", "--out", "r", "--protocol", "at-l2"): "No such option: --protocol",
+    ("train", "--train", ".", "--out", "r", "--defence", "trades"): "choose one of at-l2, at-linf",
+    ("train", "--train", ".", "--out", "r", "--defence", "at-l2:epsilon=1"): "choose from eps, steps, step_s",
+    ("train", "--train", ".", "--out", "r", "--defence", "at-l2:eps=a half"): "eps must be a number or a fr",
+    ("train", "--train", ".", "--out", "r", "--defence", "at-linf:eps=4"): "at-linf: eps is 4.0: with linf",
+    ("train", "--train", ".", "--out", "r", "--set", "flips=1"): "'flips' is not a setting of training",
+    ("train", "--train", ".", "--out", "r", "--set", "eps=1"): "'eps' is not a setting of training",
+    ("sweep", "--train", ".", "--clean", ".", "--out", "r", "--fraction", "2"): "above 0 and at most 1",
+    ("sweep", "--train", ".", "--clean", ".", "--out", "r", "--set", "clean=x"): "'clean' is not a setting",
     ("evaluate", "no-such-run", "--test", "."): "no-such-run",
     ("evaluate", "no-such-run", "--test", ".", "--eps", "0.5"): "eps is 0.5, but there is no attack",
     ("evaluate", "no-such-run", "--test", ".", "--steps", "5"): "steps is 5, but there is no attack",

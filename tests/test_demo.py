@@ -25,7 +25,7 @@ def test_demo_in_short(tmp_path, monkeypatch, capsys):
 
 def test_demo_leaves_other_folders_alone(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"precious")
-    with pytest.raises(UserError, match="no earlier demo"):
+    with pytest.raises(UserError, match="something else than an earlier demo"):
         demo.run_demo(tmp_path)
     assert (tmp_path / "photo.jpg").read_bytes() == b"precious"
 

@@ -12,6 +12,7 @@ from unlearnable_kernels.data.mixture import mix
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Seed, create_key_file
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.recipes.mixture_sweep import sweep_mixtures
 from unlearnable_kernels.training import TrainConfig
 
 PER_CLASS = 20
@@ -104,13 +105,13 @@ def test_half_a_mixture_is_refused(settings, message):
 
 
 def command(photos, out, *more):
-    base = ["train", "--train", photos / "whole", "--out", out, "--protocol", "mixed", *more]
-    short = ["--network", "resnet8", "--epochs", "1", "--batch-size", "16"]
+    base = ["sweep", "--train", photos / "whole", "--clean", photos / "photos", "--out", out, *more]
+    short = ["--network", "resnet8", "--epochs", "1", "--set", "batch_size=16"]
     app([str(each) for each in [*base, *short]], standalone_mode=False)
 
 
-def test_the_protocol_trains_on_each_mixture_and_beside_it_on_its_clean_part(photos, tmp_path, capsys):
-    command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--test", photos / "photos")
+def test_the_sweep_trains_on_each_mixture_and_beside_it_on_its_clean_part(photos, tmp_path, capsys):
+    command(photos, tmp_path, "--test", photos / "photos")
     tenths = [f"protected-0.{n}" for n in range(1, 10)]
     expected = {*tenths, *(f"{name}-clean-part" for name in tenths), "protected-1"}
     assert {folder.name for folder in tmp_path.iterdir()} == expected
@@ -125,17 +126,36 @@ def test_the_protocol_trains_on_each_mixture_and_beside_it_on_its_clean_part(pho
 
 def test_where_too_few_are_protected_nothing_is_trained(photos, tmp_path):
     with pytest.raises(UserError, match=r"1\.0, but only 10 of the 20 images of 'cat' are protected"):
-        command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--train", photos / "half")
+        command(photos, tmp_path, "--train", photos / "half")
     assert not list(tmp_path.iterdir())
 
 
-def test_one_fraction_alone(photos, tmp_path):
-    command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--set", "protected_fraction=0.5")
-    assert {folder.name for folder in tmp_path.iterdir()} == {"protected-0.5", "protected-0.5-clean-part"}
+def test_fractions_of_choice_and_with_a_defence(photos, tmp_path):
+    command(photos, tmp_path, "--fraction", 0.5, "--fraction", 0.25, "--defence", "at-linf:steps=1")
+    names = {f"protected-{each}" for each in ("0.5", "0.5-clean-part", "0.25", "0.25-clean-part")}
+    assert {folder.name for folder in tmp_path.iterdir()} == names
+    config = json.loads((tmp_path / "protected-0.25-clean-part" / "config.json").read_text())
+    assert config["defences"] == [{"name": "at-linf", "eps": 4 / 255, "steps": 1, "step_size": None}]
+    assert (config["protected_fraction"], config["only_clean"]) == (0.25, True)
 
 
-def test_without_the_originals_one_line_says_so(photos, tmp_path):
-    with pytest.raises(UserError, match=r"^protocol mixed needs the originals .* set clean to their folder$"):
-        command(photos, tmp_path)
-    with pytest.raises(UserError, match=r"^protocol mixed trains without an attack: leave eps out$"):
-        command(photos, tmp_path, "--set", f"clean={photos / 'photos'}", "--eps", "0.1")
+def test_one_mixture_is_an_ordinary_run(photos, tmp_path):
+    mixture = ["--set", f"clean={photos / 'photos'}", "--set", "protected_fraction=0.5"]
+    command = ["train", "--train", photos / "whole", "--out", tmp_path / "run", *mixture]
+    short = ["--network", "resnet8", "--epochs", "1", "--batch-size", "16", "--set", "only_clean=true"]
+    app([str(each) for each in [*command, *short]], standalone_mode=False)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["train"]["images"] == 20
+
+
+def test_a_wrong_fraction_ends_a_sweep_before_it_begins(photos, tmp_path):
+    with pytest.raises(UserError, match=r"^protected_fraction is -0\.5: above 0 and at most 1"):
+        command(photos, tmp_path, "--fraction", 0.5, "--fraction", -0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_originals_or_a_fraction_one_line_says_so(photos, tmp_path):
+    settings = {"train": str(photos / "whole")}
+    with pytest.raises(UserError, match=r"^a sweep needs the originals .* set clean to their folder$"):
+        sweep_mixtures(settings, tmp_path)
+    with pytest.raises(UserError, match=r"^a sweep needs at least one fraction$"):
+        sweep_mixtures(settings | {"clean": str(photos / "photos")}, tmp_path, ())

@@ -51,8 +51,8 @@ OPTIMISED = {
 TRAINED: dict[str, dict[str, Any]] = {
     "erm": {},
     "erm, bf16, one-cycle": {"precision": "bf16", "schedule": "one-cycle"},
-    "at-linf": {"protocol": "at-linf", "attack_steps": 3},
-    "at-l2": {"protocol": "at-l2", "eps": 0.25, "attack_steps": 2},
+    "at-linf": {"defences": ["at-linf:steps=3"]},
+    "at-l2": {"defences": [{"name": "at-l2", "eps": 0.25, "steps": 2}]},
 }
 
 

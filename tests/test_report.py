@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import stop_after
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
@@ -191,15 +192,14 @@ def test_only_protected_samples_are_compared(work: Path, tmp_path: Path) -> None
 
 def test_a_protected_run_is_compared_with_the_clean_one_most_like_it(work: Path, tmp_path: Path) -> None:
     for name, data in (("clean", "animals"), ("protected", "guarded")):
-        config = config_for(work, str(work / data), epochs=1, protocol="at-linf", attack_steps=1)
+        config = config_for(work, str(work / data), epochs=1, defences=["at-linf:steps=1"])
         train(config, tmp_path / name)
     clean = [work / "runs" / "clean", tmp_path / "clean"]
     write_report([*clean, tmp_path / "protected"], tmp_path / "r.html")
     page = Page(tmp_path / "r.html")
     accuracy = page.row("Clean-test accuracy")[1]
     assert (
-        f"Trained adversarially on the clean images of animals, the network recognises {accuracy}"
-        in page.text
+        f"Trained with at-linf on the clean images of animals, the network recognises {accuracy}" in page.text
     )
     assert "also differ" not in page.text
 
@@ -240,12 +240,8 @@ def test_a_training_set_that_is_gone_is_no_obstacle(work: Path, tmp_path: Path) 
 
 
 def test_an_unfinished_run_is_marked(work: Path, tmp_path: Path) -> None:
-    def stop(what: str, done: int, total: int, metrics: dict[str, Any]) -> None:
-        if metrics:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(config_for(work, "animals"), tmp_path / "run", stop)
+        train(config_for(work, "animals"), tmp_path / "run", stop_after(1, tmp_path / "run"))
     write_report([tmp_path / "run"], tmp_path / "r.html")
     assert Page(tmp_path / "r.html").row("Epochs") == ["1 of 2, unfinished"]
 
@@ -253,7 +249,7 @@ def test_an_unfinished_run_is_marked(work: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_reported(work: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one run"):
         write_report([], tmp_path / "r.html")
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         write_report([tmp_path], tmp_path / "r.html")
     with pytest.raises(UserError, match="given twice"):
         write_report([work / "runs" / "clean"] * 2, tmp_path / "r.html")

@@ -13,7 +13,7 @@ from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics
 from torch import nn
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.training import TrainConfig, loop, train
+from unlearnable_kernels.training import TrainConfig, engine, train
 from unlearnable_kernels.training import processes as distributed
 from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.run_folder import RECORD
@@ -24,19 +24,21 @@ __all__ = ["data", "one_thread"]  # fixtures
 COMMON: dict[str, Any] = {"epochs": 2, "batch_size": 15, "limit_per_class": 23, "lr": 0.02}
 RUNS: dict[str, dict[str, Any]] = {
     "erm": COMMON,
-    "at": COMMON | {"protocol": "at-l2", "eps": 0.5, "attack_steps": 2},
+    "at": COMMON | {"defences": ["at-l2:eps=0.5,steps=2"]},
 }
 
 
 def command_line(config: TrainConfig, out: Path) -> list[str]:
     settings = {name: value for name, value in config.as_dict().items() if value is not None}
-    options = ("train", "test", "network", "epochs", "batch_size", "lr", "protocol", "eps", "limit_per_class")
+    options = ("train", "test", "network", "epochs", "batch_size", "lr", "limit_per_class")
     line = ["train", "--out", str(out)]
     for name in options:
         if name in settings:
             line += [f"--{name.replace('_', '-')}", str(settings[name])]
-    for name in ("crop_padding", "schedule", "attack_steps"):
+    for name in ("crop_padding", "schedule"):
         line += ["--set", f"{name}={settings[name]}"]
+    for defence in settings["defences"]:
+        line += ["--defence", f"{defence['name']}:eps={defence['eps']},steps={defence['steps']}"]
     return line
 
 
@@ -66,14 +68,14 @@ def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("one")
     taken = []
-    crop_flip = loop.crop_flip
+    crop_flip = engine.crop_flip
 
     def noting(images: Any, offsets: Any, flips: Any, padding: int, index: Any, dtype: Any) -> Any:
         taken.append([[*row, i] for row, i in zip(offsets.tolist(), index.tolist(), strict=True)])
         return crop_flip(images, offsets, flips, padding, index, dtype)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "crop_flip", noting)
+        patch.setattr(engine, "crop_flip", noting)
         for name, changes in RUNS.items():
             train(config_for(data, **changes), root / name)
     (root / "taken").write_text(json.dumps(taken))

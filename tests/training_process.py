@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.cli import main
-from unlearnable_kernels.training import loop
+from unlearnable_kernels.training import engine
 
 notes, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
-crop_flip = loop.crop_flip
+crop_flip = engine.crop_flip
 
 
 def noting(images: Any, offsets: Any, flips: Any, padding: int, index: Any, dtype: Any) -> Any:
@@ -24,7 +24,7 @@ def noting(images: Any, offsets: Any, flips: Any, padding: int, index: Any, dtyp
     return crop_flip(images, offsets, flips, padding, index, dtype)
 
 
-loop.crop_flip = noting
+engine.crop_flip = noting
 exits = []
 for command in commands:
     sys.argv = ["unlearnable", *command]

@@ -18,7 +18,7 @@ from unlearnable_kernels.report import write_report
 from unlearnable_kernels.training import DIGITS_DEMO, PHOTO_DEMO, TrainConfig, train
 
 MARK = ".unlearnable-demo"
-# All that the demo makes; what else lies in its folder is somebody's own.
+# All that the demo makes; whatever else lies in its folder is not its own.
 MADE = ("digits", "my.key", "protected", "protected.partial", "runs/clean", "runs/protected", "report.html")
 SETTINGS = {"digits": DIGITS_DEMO, "cifar10": PHOTO_DEMO}
 # On photographs the published zero padding: in a run this short the default, reflect, leaves about half of
@@ -27,12 +27,21 @@ PADDING = {"digits": None, "cifar10": "zeros"}
 
 
 def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
-    """Run the demo in the folder ``out``, made anew, and return the clean-test accuracies in [0, 1].
+    """Run the demo in the folder ``out``, made anew.
 
-    data: "digits", scikit-learn's embedded set as 32x32 RGB, or "cifar10", found in the folder that
-    UNLEARNABLE_DATA names, else downloaded by torchvision. Writes ``out``/report.html, the key, the
-    protected images and both run folders; of an earlier demo only these are replaced. Raises UserError if
-    ``out`` holds anything but an earlier demo, is a file or a link, or cannot be written.
+    Writes ``out``/report.html, the key, the protected images and both run folders; of an earlier demo only
+    these are replaced.
+
+    Args:
+        out: Where to work.
+        data: "digits", scikit-learn's embedded set as 32x32 RGB, or "cifar10", found in the folder that
+            UNLEARNABLE_DATA names or downloaded by torchvision.
+
+    Returns:
+        The accuracies on clean test images, in [0, 1], by what was trained on: "clean" and "protected".
+
+    Raises:
+        UserError: ``out`` holds anything but an earlier demo, is a file or a link, or cannot be written.
     """
     if data not in SETTINGS:
         raise UserError(f"unknown demo data {data!r}: choose one of {', '.join(SETTINGS)}")
@@ -59,13 +68,18 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
 
 
 def start_anew(out: Path) -> None:
+    """Make ``out``, or remove from it what an earlier demo made.
+
+    Raises:
+        UserError: It is something else, or cannot be written.
+    """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError(f"{out} is a link or a file; choose a folder with --out")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if not (out / MARK).is_file() and any(out.iterdir()):
             raise UserError(
-                f"{out} holds something that is no earlier demo; choose another folder with --out"
+                f"{out} holds something else than an earlier demo; choose another folder with --out"
             )
         (out / MARK).touch()
         if (out / "runs").is_symlink():
@@ -75,6 +89,7 @@ def start_anew(out: Path) -> None:
 
 
 def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -82,6 +97,11 @@ def remove(path: Path) -> None:
 
 
 def find_cifar10() -> Path:
+    """CIFAR-10's folder, downloaded where it is missing.
+
+    Raises:
+        UserError: It can be neither found nor downloaded.
+    """
     root = os.environ.get("UNLEARNABLE_DATA")
     if root and (found := Path(root).expanduser() / "cifar10").is_dir():
         return found
@@ -99,13 +119,15 @@ def find_cifar10() -> Path:
 
 
 def train_and_test(images: Path, clean: Path, run: Path, settings: dict[str, Any]) -> float:
+    """Train on ``images`` into the run folder; returns the accuracy on the test images of ``clean``."""
     config = TrainConfig(train=str(images), test=str(clean), **settings)
     with progress() as report:
-        record = train(config, run, lambda what, done, all_, _: report(f"{run.name}: {what}", done, all_))
+        record = train(config, run, lambda what, done, total: report(f"{run.name}: {what}", done, total))
     return float(record["final"]["test_accuracy"])
 
 
 def show(accuracies: dict[str, float], fingerprint: str, page: Path) -> None:
+    """Print the result as a table."""
     table = Table()
     table.add_column("trained on")
     table.add_column("test accuracy", justify="right")

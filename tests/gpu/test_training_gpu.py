@@ -69,7 +69,7 @@ def test_the_graph_leaves_the_network_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"precision": "bf16"}, {"protocol": "at-l2", "eps": 0.2, "attack_steps": 2, "precision": "bf16"}],
+    [{}, {"precision": "bf16"}, {"defences": ["at-l2:eps=0.2,steps=2"], "precision": "bf16"}],
     ids=["erm", "bf16", "at"],
 )
 def test_runs_learn_and_resume(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ def test_runs_learn_and_resume(data: Path, tmp_path: Path, changes: dict[str, An
     train(config, tmp_path / "whole")
     assert untimed_metrics(tmp_path / "whole")[-1]["test_accuracy"] >= 0.8
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "resumed", stop_after(2))
+        train(config, tmp_path / "resumed", stop_after(2, tmp_path / "resumed"))
     train(config, tmp_path / "resumed")
     assert untimed_metrics(tmp_path / "resumed") == untimed_metrics(tmp_path / "whole")
     expected = tensors_of(tmp_path / "whole")
@@ -86,15 +86,15 @@ def test_runs_learn_and_resume(data: Path, tmp_path: Path, changes: dict[str, An
 
 
 def test_the_images_stay_on_the_device(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unlearnable_kernels.training import loop
+    from unlearnable_kernels.training import engine
 
     places = set()
-    crop_flip = loop.crop_flip
+    crop_flip = engine.crop_flip
 
     def noting(images: torch.Tensor, *others: Any) -> torch.Tensor:
         places.add((images.device.type, len(images)))
         return crop_flip(images, *others)
 
-    monkeypatch.setattr(loop, "crop_flip", noting)
+    monkeypatch.setattr(engine, "crop_flip", noting)
     train(config_for(data, epochs=1), tmp_path / "run")
     assert places == {("cuda", 48)}

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from unlearnable_kernels.defences.defence import Defence
 
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import encode
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
 from unlearnable_kernels.defences import DEFENCES
+from unlearnable_kernels.defences.defence import Defence
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import sha256_of, write_file
 from unlearnable_kernels.networks import NETWORKS
@@ -85,7 +85,7 @@ class ToyDim(Defence):
 
     factor: float = 0.5
 
-    def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return (images * self.factor).to(torch.uint8), labels
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
-from unlearnable_kernels.cli.train_commands import demo, evaluate, report, train
+from unlearnable_kernels.cli.train_commands import demo, evaluate, report, sweep, train
 from unlearnable_kernels.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ UsageError: Any = typer.BadParameter.__base__
 
 
 def info() -> None:
-    """Print versions, the machine, and which kernels are in use.
+    """Print versions, the machine, which kernels are in use, and everything that can be chosen by name.
 
     Example: unlearnable info
     """
@@ -49,6 +49,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     verify,
     preview,
     train,
+    sweep,
     evaluate,
     report,
     demo,
@@ -59,6 +60,7 @@ LISTED = {
     "protect": ("methods", "writers"),
     "preview": ("methods",),
     "train": ("networks", "defences"),
+    "sweep": ("networks", "defences"),
 }
 for command in COMMANDS:
     app.command()(command)

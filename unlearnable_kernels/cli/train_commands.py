@@ -1,4 +1,4 @@
-"""The commands that train networks and show what they learned: train, evaluate, report and demo."""
+"""The commands that train networks and show what they learned: train, sweep, evaluate, report and demo."""
 
 from enum import Enum
 from pathlib import Path
@@ -7,13 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from unlearnable_kernels.errors import UserError
-
-
-class Protocol(str, Enum):
-    erm = "erm"
-    at_linf = "at-linf"
-    at_l2 = "at-l2"
-    mixed = "mixed"
 
 
 class Precision(str, Enum):
@@ -31,7 +24,15 @@ class DemoData(str, Enum):
     cifar10 = "cifar10"
 
 
-Eps = Annotated[str | None, typer.Option(help="Of the attack.  [default: linf 4/255, l2 0.5]")]
+Network = Annotated[str, typer.Option(help="One of those listed below.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
+DefenceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[:SETTING=VALUE,...]",
+        help="What a thief may try; repeatable, applied in order; listed below.",
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value, repeatable; a wrong name lists all.")
 ]
@@ -42,14 +43,11 @@ def train(
     train: Annotated[Path, typer.Option(help="Training images, protected or not.")],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is resumed.")],
     test: Annotated[Path | None, typer.Option(help="Clean images to test on after every epoch.")] = None,
-    network: Annotated[str, typer.Option(help="resnet18 or resnet8.")] = "resnet18",
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 100,
+    network: Network = "resnet18",
+    epochs: Epochs = 100,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 512,
     lr: Annotated[float, typer.Option(help="Highest learning rate of SGD.")] = 0.1,
-    protocol: Annotated[
-        Protocol, typer.Option(help="Plain, adversarial, or mixed with clean images.")
-    ] = Protocol.erm,
-    eps: Eps = None,
+    defence: DefenceOption = None,
     precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
@@ -57,21 +55,18 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     set: Settings = None,
 ) -> None:
-    """Train a network, plainly (ERM) or adversarially (PGD), with torchrun on several processes.
+    """Train a network, plainly (ERM) or with defences; with torchrun on several processes.
 
-    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023). Protocol mixed trains plainly on
-    mixtures of the protected images and their originals (--set clean=DIR), a tenth of them protected, two
-    tenths and so on (or --set protected_fraction=F), and beside each on its clean part alone.
+    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023). To train on a mixture of protected
+    images and their originals, use --set clean=DIR --set protected_fraction=0.3, and to train on its clean
+    part alone --set only_clean=true as well.
 
-    Example: unlearnable train --train protected --out run --protocol at-linf
+    Example: unlearnable train --train protected --out run --defence at-linf
     """
-    from unlearnable_kernels.parsing import parse_number
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.recipes.mixture_sweep import train_mixed
     from unlearnable_kernels.training import TrainConfig
     from unlearnable_kernels.training import train as run_training
     from unlearnable_kernels.training.config import parse_settings
-    from unlearnable_kernels.training.processes import is_first_process
 
     given: dict[str, Any] = {
         "train": str(train),
@@ -80,24 +75,61 @@ def train(
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
-        "protocol": protocol.value,
-        "eps": None if eps is None else parse_number("eps", eps),
+        "defences": defence or [],
         "precision": precision.value,
         "compile": compile,
         "image_size": image_size,
         "limit_per_class": limit_per_class,
         "seed": seed,
     }
-    given |= parse_settings(set or [], given)
+    config = TrainConfig(**given, **parse_settings(set or [], given))
     with progress() as report:
+        record = run_training(config, out, report)
+    print_results({out: record})
 
-        def tell(what: str, done: int, total: int, _: dict[str, Any]) -> None:
-            report(what, done, total)
 
-        if protocol is Protocol.mixed:
-            records = {out / name: record for name, record in train_mixed(given, out, tell).items()}
-        else:
-            records = {out: run_training(TrainConfig(**given), out, tell)}
+def sweep(
+    train: Annotated[Path, typer.Option(help="Protected training images.")],
+    clean: Annotated[Path, typer.Option(help="Their originals.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run folders; interrupted runs are resumed.")],
+    test: Annotated[Path | None, typer.Option(help="Clean images to test on after every epoch.")] = None,
+    fraction: Annotated[
+        list[float] | None,
+        typer.Option(help="Part that is protected; repeatable.  [default: 0.1, 0.2, … 1]"),
+    ] = None,
+    network: Network = "resnet18",
+    epochs: Epochs = 100,
+    defence: DefenceOption = None,
+    set: Settings = None,
+) -> None:
+    """Train on mixtures of protected images and their originals, and beside each on its clean part alone.
+
+    This shows what the protected images add to the clean ones where only some are protected.
+
+    Example: unlearnable sweep --train protected --clean photos --test photos --out runs/mixed --fraction 0.3
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.recipes.mixture_sweep import FRACTIONS, sweep_mixtures
+    from unlearnable_kernels.training.config import parse_settings
+
+    given: dict[str, Any] = {
+        "train": str(train),
+        "test": None if test is None else str(test),
+        "clean": str(clean),
+        "network": network,
+        "epochs": epochs,
+        "defences": defence or [],
+    }
+    given |= parse_settings(set or [], (*given, "protected_fraction", "only_clean"))
+    with progress() as report:
+        records = sweep_mixtures(given, out, fraction or FRACTIONS, report)
+    print_results({out / name: record for name, record in records.items()})
+
+
+def print_results(records: dict[Path, dict[str, Any]]) -> None:
+    """Print a line for each run folder, given its run.json; once, however many processes there are."""
+    from unlearnable_kernels.training.processes import is_first_process
+
     for folder, record in records.items() if is_first_process() else ():
         final = record["final"]
         tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
@@ -108,7 +140,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of `unlearnable train`.")],
     test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
     attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
-    eps: Eps = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Of the attack, such as 8/255.  [default: linf 4/255, l2 0.5]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the attack.  [default: 10]")] = None,
     bayes_error: Annotated[
         tuple[Path, Path] | None,
@@ -137,18 +171,20 @@ def evaluate(
 
 
 def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, steps: int | None) -> None:
+    """Test the run's network and print its accuracy."""
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import evaluate as run_evaluation
     from unlearnable_kernels.training.config import requested_attack
 
     pgd = requested_attack(norm, eps, steps)
     with progress() as report:
-        result = run_evaluation(run, test, pgd, lambda done, total: report("testing", done, total))
+        result = run_evaluation(run, test, pgd, report)
     under = "" if pgd is None else f" under {pgd.name}"
     print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}")
 
 
 def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float) -> None:
+    """Estimate the Bayes errors of two sets in the run's features and print them."""
     from unlearnable_kernels.training import evaluate_bayes_error
 
     for (name, found), path in zip(evaluate_bayes_error(run, *sets, bandwidth).items(), sets, strict=True):

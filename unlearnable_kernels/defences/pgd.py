@@ -22,9 +22,14 @@ PUBLISHED_EPS = {"linf": 4 / 255, "l2": 0.5}
 class Pgd:
     """The settings of PGD (Madry et al., ICLR 2018): ``steps`` ascents of the loss within a ball.
 
-    norm: "linf" or "l2". eps: the ball's radius, for images in [0, 1]. step_size: None means
-    1.5 * eps / steps, as in the training recipe of Sadasivan et al. (CVPR 2023). Raises UserError for a value
-    out of range.
+    Attributes:
+        norm: "linf" or "l2".
+        eps: The ball's radius, for images in [0, 1].
+        steps: How many ascents.
+        step_size: None means 1.5 * eps / steps, as in the training recipe of Sadasivan et al. (CVPR 2023).
+
+    Raises:
+        UserError: A value is out of range.
     """
 
     norm: str
@@ -40,27 +45,37 @@ class Pgd:
         if self.norm == "linf" and self.eps > 1:
             raise UserError(f"eps is {self.eps}: with linf at most 1 is allowed, images are in [0, 1]")
         if self.steps < 1:
-            raise UserError(f"attack_steps is {self.steps}: at least 1 is allowed")
+            raise UserError(f"steps is {self.steps}: at least 1 is allowed")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise UserError(f"attack_step_size is {self.step_size}: a finite number above 0 is allowed")
+            raise UserError(f"step_size is {self.step_size}: a finite number above 0 is allowed")
 
     @property
     def step(self) -> float:
+        """The step size, for images in [0, 1]."""
         return 1.5 * self.eps / self.steps if self.step_size is None else self.step_size
 
     @property
     def name(self) -> str:
         """Such as "linf 4/255, 10 steps"."""
-        return f"{self.norm} {written(self.eps)}, {self.steps} steps"
+        return f"{self.norm} {written(self.eps)}, {self.steps} step{'s' * (self.steps > 1)}"
 
     def as_dict(self) -> dict[str, Any]:
+        """The settings with their final values, as JSON."""
         return asdict(self) | {"step_size": self.step}
 
     def noise(self, images: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random starts within the ball for ``count`` images of the shape, type and layout of ``images``.
+        """Random starts within the ball.
 
-        linf: uniform in the cube. l2: a uniform direction with a length uniform in [0, eps], as torchattacks
-        draws it. generator: on the images' device; None takes the global one.
+        With linf uniform in the cube; with l2 a uniform direction and a length uniform in [0, eps], as
+        torchattacks draws it.
+
+        Args:
+            images: float [B, C, H, W], whose shape, type, device and layout the starts get.
+            count: How many starts.
+            generator: On the images' device; None takes the global one.
+
+        Returns:
+            [count, C, H, W], each of at most ``eps`` in the norm, to be added to images.
         """
         layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
         noise = torch.empty(
@@ -78,7 +93,7 @@ class Pgd:
 
 
 def written(eps: float) -> str:
-    """4/255 where it is a whole number of 255ths, else as a decimal number."""
+    """4/255 where it is a whole number of 255ths, otherwise as a decimal number."""
     levels = round(255 * eps)
     return f"{levels}/255" if levels and abs(255 * eps - levels) < 1e-6 else f"{eps:g}"
 
@@ -89,10 +104,14 @@ class Attack:
     The network is attacked in evaluation mode, as torchattacks and so the released program do, in training
     too: batch-norm statistics take no part. Its modes, buffers, parameters, their gradients and
     ``requires_grad`` are afterwards as they were found. Only the gradient for the images is computed.
-    precision: "fp32" or "bf16"; the images are float32 either way, since bfloat16 cannot hold a step.
 
     On a GPU one step is recorded as a CUDA graph for the shape of the first batch and replayed; batches of
     other shapes run step by step. The parameters' memory must then stay where it is.
+
+    Args:
+        model: The network.
+        pgd: The attack's settings.
+        precision: "fp32" or "bf16"; the images are float32 either way, since bfloat16 cannot hold a step.
     """
 
     def __init__(self, model: nn.Module, pgd: Pgd, precision: str = "fp32") -> None:
@@ -102,9 +121,16 @@ class Attack:
         self._graph: _Graph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Attacked copies of images float32 [B, C, H, W] in [0, 1] with labels int64 [B].
+        """Attacked copies of images.
 
-        noise: from ``Pgd.noise``, where the ascent begins; None begins at the images themselves.
+        Args:
+            images: float32 [B, C, H, W] in [0, 1].
+            labels: int64 [B], or float32 [B, K] where classes are mixed.
+            noise: float32 [B, C, H, W] from ``Pgd.noise``, where the ascent begins; None begins at the images
+                themselves.
+
+        Returns:
+            float32 [B, C, H, W] in [0, 1], within the ball around ``images``.
         """
         x = images.clone() if noise is None else (images + noise).clamp_(0, 1)
         with _frozen(self.model):
@@ -168,11 +194,19 @@ def robust_accuracy(
     batch_size: int = 256,
     seed: int = 0,
 ) -> float:
-    """The part of images float32 [N, C, H, W] in [0, 1] that ``model`` still recognises under PGD, in [0, 1].
+    """The part of the images that ``model`` still recognises under PGD, in [0, 1].
 
-    The model, in evaluation mode or not, is tested in evaluation mode and left as it was. labels: int64 [N],
-    on the images' device, which is the model's. norm, eps, steps, step_size: see ``Pgd``. Raises UserError
-    for a value out of range, or if there are no images.
+    Args:
+        model: Tested in evaluation mode, whatever mode it is in, and left as it was.
+        images: float32 [N, C, H, W] in [0, 1], on the model's device.
+        labels: int64 [N], on the same device.
+        norm, eps, steps, step_size: See ``Pgd``.
+        random_start: Whether the ascent begins at a random place in the ball.
+        batch_size: Images attacked at a time.
+        seed: Of the random starts.
+
+    Raises:
+        UserError: A value is out of range, or there are no images.
     """
     if not len(images):
         raise UserError("there are no images to attack")

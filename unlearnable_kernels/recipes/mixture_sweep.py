@@ -1,39 +1,49 @@
-"""The protocol ``mixed``: training on clean and protected images together, and on the clean alone."""
+"""Training on mixtures of clean and protected images, and on their clean parts alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.inputs import Progress
-from unlearnable_kernels.training.loop import train
+from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.training import TrainConfig, train
 
 FRACTIONS = tuple(tenths / 10 for tenths in range(1, 11))
 
 
-def train_mixed(
-    settings: dict[str, Any], out: Path, progress: Progress | None = None
+def sweep_mixtures(
+    settings: dict[str, Any],
+    out: Path,
+    fractions: Sequence[float] = FRACTIONS,
+    progress: Progress = no_progress,
 ) -> dict[str, dict[str, Any]]:
-    """For each fraction two plain runs in ``out``: on the mixture, and on its clean part alone.
+    """For each fraction two runs in ``out``: on the mixture, and on its clean part alone.
 
-    settings: TrainConfig's fields. train holds protected images, clean their originals; protected_fraction
-    is the one fraction, or 0.1, 0.2 … 1.0 where it is left out. The run folder protected-0.3 is that of the
-    mixture whose images are protected to three tenths, protected-0.3-clean-part that of the other seven
-    tenths by themselves, which 1.0 lacks. Returns the run.json of each by folder name. Raises UserError as
-    ``train`` does, and without clean.
+    The run folder protected-0.3 is that of the mixture of which three tenths are protected,
+    protected-0.3-clean-part that of the other seven tenths by themselves, which 1.0 lacks.
+
+    Args:
+        settings: Fields of ``TrainConfig``, but for protected_fraction and only_clean: train holds protected
+            images, clean their originals.
+        out: Folder for the run folders; runs in it are resumed.
+        fractions: Parts of each class to be taken in protected form, above 0 and at most 1.
+        progress: Called with the images of each run.
+
+    Returns:
+        The run.json of each run by folder name.
+
+    Raises:
+        UserError: As ``train`` does, and without clean or a fraction.
     """
     if settings.get("clean") is None:
-        raise UserError(
-            "protocol mixed needs the originals of the protected images: set clean to their folder"
-        )
-    if settings.get("eps") is not None:
-        raise UserError("protocol mixed trains without an attack: leave eps out")
-    fraction = settings.get("protected_fraction")
-    records = {}
+        raise UserError("a sweep needs the originals of the protected images: set clean to their folder")
+    if not fractions:
+        raise UserError("a sweep needs at least one fraction")
+    configs = {}
     # The largest first: that too few images are protected for it shows at once, not after hours of training.
-    for part in reversed(FRACTIONS) if fraction is None else (fraction,):
-        for only_clean in (False,) if part == 1 else (False, True):
-            own = {"protocol": "erm", "protected_fraction": part, "only_clean": only_clean}
-            name = f"protected-{part:g}{'-clean-part' if only_clean else ''}"
-            records[name] = train(TrainConfig(**settings | own), out / name, progress)
-    return records
+    for fraction in sorted(set(fractions), reverse=True):
+        for only_clean in (False,) if fraction == 1 else (False, True):
+            name = f"protected-{fraction:g}{'-clean-part' if only_clean else ''}"
+            own = {"protected_fraction": fraction, "only_clean": only_clean}
+            configs[name] = TrainConfig(**settings | own)
+    return {name: train(config, out / name, progress) for name, config in configs.items()}

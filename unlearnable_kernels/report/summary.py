@@ -40,7 +40,8 @@ def _sentence(clean: Run, clean_accuracy: float, run: Run, accuracy: float) -> s
 
 
 def _how(config: TrainConfig) -> str:
-    return "" if config.protocol == "erm" else "adversarially "
+    names = [defence.name for defence in config.make_defences()]
+    return f"with {' and '.join(names)} " if names else ""
 
 
 def _comparable(clean: Run, protected: Run) -> bool:

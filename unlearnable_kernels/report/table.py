@@ -18,7 +18,7 @@ def table_rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
         "Protection": [_protection(run) for run in runs],
         "Key fingerprint": [run.protected_by("key").get("fingerprint", "-") for run in runs],
         "Network": [f"{run.config.network}, {run.record['image_size']} px" for run in runs],
-        "Protocol": [_protocol(run.config) for run in runs],
+        "Defences": [_defences(run.config) for run in runs],
         "Epochs": [_epochs(run) for run in runs],
         "Training": [_recipe(run.config) for run in runs],
         "Seed": [str(run.config.seed) for run in runs],
@@ -68,10 +68,9 @@ def _epochs(run: Run) -> str:
     return str(done) if done == run.config.epochs else f"{done} of {run.config.epochs}, unfinished"
 
 
-def _protocol(config: TrainConfig) -> str:
-    if config.attack is None:
-        return "plain (ERM)"
-    return f"adversarial, trained and in training tested against {config.attack.name}"
+def _defences(config: TrainConfig) -> str:
+    told = [(defence.name, defence.describe()) for defence in config.make_defences()]
+    return "; ".join(f"{name}, {what}" if what else name for name, what in told) or "none: plain (ERM)"
 
 
 def _under(line: dict[str, Any]) -> str:

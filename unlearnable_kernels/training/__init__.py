@@ -1,22 +1,39 @@
 """Training, testing, and the run folders that both write to."""
 
 from unlearnable_kernels.defences.pgd import Attack, Pgd, robust_accuracy
-from unlearnable_kernels.recipes.mixture_sweep import train_mixed
 from unlearnable_kernels.training.bayes_estimate import BayesEstimate, evaluate_bayes_error
+from unlearnable_kernels.training.checkpoint import save_tensors, stored_tensors, tensors_under
 from unlearnable_kernels.training.config import DIGITS_DEMO, PHOTO_DEMO, TrainConfig
+from unlearnable_kernels.training.engine import Engine, EpochResult, Recipe, fresh_network
 from unlearnable_kernels.training.evaluation import evaluate
+from unlearnable_kernels.training.features import features_of, pixel_gradient
+from unlearnable_kernels.training.inputs import fitting_device
 from unlearnable_kernels.training.loop import train
+from unlearnable_kernels.training.processes import Processes
+from unlearnable_kernels.training.reproducible import deterministic, seeded
 
 __all__ = [
     "DIGITS_DEMO",
     "PHOTO_DEMO",
     "Attack",
     "BayesEstimate",
+    "Engine",
+    "EpochResult",
     "Pgd",
+    "Processes",
+    "Recipe",
     "TrainConfig",
+    "deterministic",
     "evaluate",
     "evaluate_bayes_error",
+    "features_of",
+    "fitting_device",
+    "fresh_network",
+    "pixel_gradient",
     "robust_accuracy",
+    "save_tensors",
+    "seeded",
+    "stored_tensors",
+    "tensors_under",
     "train",
-    "train_mixed",
 ]

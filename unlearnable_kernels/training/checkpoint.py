@@ -1,5 +1,7 @@
-"""Checkpoints: weights, buffers and momentum in one safetensors file, and the epoch they belong to."""
+"""State in safetensors files: named tensors with a few words about them; and the checkpoints of a run."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,43 +16,80 @@ _MODEL = "model."
 _MOMENTUM = "momentum."
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors, on any device, to a safetensors file, which is replaced in one step.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error).splitlines()[0]) from None
+
+
+@contextmanager
+def stored_tensors(
+    path: Path, problem: str = "is damaged", advice: str = ""
+) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Yield the tensors, on the CPU, and the metadata of a safetensors file, to be used in the block.
+
+    Args:
+        path: The file.
+        problem: What to say of the file where it cannot be read, or not be used.
+        advice: What to add to that.
+
+    Raises:
+        UserError: The file is damaged, or what it holds does not fit: the block raised KeyError, TypeError,
+            ValueError or RuntimeError.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+        yield tensors, metadata
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} {problem} ({reason}){advice}") from error
+
+
 def save_checkpoint(path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.SGD) -> None:
-    """Write the state after ``epoch`` epochs; the file is replaced in one step. Raises WriteError."""
+    """Write weights, buffers and momentum after ``epoch`` epochs; the file is replaced in one step.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         buffer = optimizer.state[parameter].get("momentum_buffer")
         if buffer is not None:
             tensors[_MOMENTUM + name] = buffer
-    with replacing(path) as temporary:
-        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        try:
-            save_file(contiguous, temporary, metadata={"epoch": str(epoch)})
-        except SafetensorError as error:
-            raise OSError(str(error).splitlines()[0]) from None
+    save_tensors(path, tensors, {"epoch": str(epoch)})
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.SGD | None = None) -> int:
-    """Read a checkpoint into ``model``, and into ``optimizer`` if given, in place; return its epoch.
+    """Read a checkpoint into ``model``, and into ``optimizer`` if given, in place.
 
-    Raises UserError if the file is damaged or belongs to another network.
+    Returns:
+        The number of finished epochs.
+
+    Raises:
+        UserError: The file is damaged or belongs to another network.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            epoch = int(file.metadata()["epoch"])
-        model.load_state_dict(_under(tensors, _MODEL))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is damaged or belongs to another network: {reason}") from error
-    if optimizer is not None:
-        momentum = _under(tensors, _MOMENTUM)
+    with stored_tensors(path, "is damaged or belongs to another network") as (tensors, metadata):
+        epoch = int(metadata["epoch"])
+        model.load_state_dict(tensors_under(tensors, _MODEL))
+        momentum = tensors_under(tensors, _MOMENTUM) if optimizer is not None else {}
         for name, parameter in model.named_parameters():
-            if name in momentum:
+            if optimizer is not None and name in momentum:
                 # The parameter's own strides: sums over gradients run in memory order, so must not change.
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
     return epoch
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

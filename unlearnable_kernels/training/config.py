@@ -1,27 +1,28 @@
-"""What a training run is told, all of it, and the settings that the demo uses."""
+"""The configuration of a training run, all of it, and the settings that the demo uses."""
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
+from unlearnable_kernels import parsing
+from unlearnable_kernels.defences import DEFENCES, Defence, make_defence, parse_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import NETWORKS
-from unlearnable_kernels.parsing import parse_number
 
 SCHEDULES = ("step", "one-cycle")
 PRECISIONS = ("fp32", "bf16")
-# Each with the norm of the attack that it trains against.
-PROTOCOLS = {"erm": None, "at-linf": "linf", "at-l2": "l2"}
+
+LIMITS = ("limit_per_class", "test_limit_per_class")
 
 _WARM_UP = 0.25  # of a one-cycle run
 
 # What differs from the defaults where two CPU cores are to show the effect while one waits.
 _SHORT: dict[str, Any] = {"network": "resnet8", "schedule": "one-cycle", "lr": 0.05}
-# A mirrored digit is none.
+# A mirrored digit is not a digit.
 DIGITS_DEMO: dict[str, Any] = {**_SHORT, "epochs": 8, "batch_size": 32, "flip": False}
 # Crops and flips teach more than so short a run can learn, and blur what a filter leaves.
 PHOTO_DEMO: dict[str, Any] = {
@@ -37,27 +38,37 @@ PHOTO_DEMO: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. The defaults are the recipe of Sadasivan et al. (CVPR 2023) for plain (ERM) training.
+    """One training run. The defaults are plain training (ERM) as in Sadasivan et al. (CVPR 2023).
 
-    protocol: "erm" trains on the images as they are, "at-linf" and "at-l2" on what ``attacks.Pgd`` makes of
-    them (adversarial training). eps: radius of the attack's ball; left out, 4/255 for at-linf and 0.5 for
-    at-l2. attack_steps: of the attack. attack_step_size: None means 1.5 * eps / attack_steps.
-    precision: "fp32", or "bf16" for passes through the network in bfloat16 where autocast allows it; weights,
-    optimiser and attacked images stay float32. compile: run the network through torch.compile.
-    batch_size: images a step, over all processes together.
-    train, test: data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is tested
-    while training.
-    clean, protected_fraction, only_clean: with the originals of ``train`` in ``clean``, that part of every
-    class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest alone; see
-    ``data.mixture.mix``.
-    image_size: shorter side to this many pixels, then centre crop; None takes equal-sized images as they are.
-    limit_per_class, test_limit_per_class: only the first so many images of each class, in name order, of the
-    training and of the test set.
-    schedule: "step" multiplies ``lr`` by ``lr_factor`` after every ``lr_step`` epochs; "one-cycle" rises
-    linearly from 0 to ``lr`` over the first quarter of the run and falls linearly back to 0.
-    clip_norm: largest norm of the whole gradient; None leaves it. crop_padding: see ``random_crop_flip``; 0
-    turns the crop off, and more than the images' own pixels are refused. Raises UserError for a value out of
-    range.
+    Attributes:
+        train, test: Data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is
+            tested while training.
+        network: One of ``NETWORKS``.
+        epochs: Passes over the training images.
+        batch_size: Images a step, over all processes together.
+        lr: Highest learning rate of SGD; momentum, weight_decay: of SGD, too.
+        schedule: "step" multiplies ``lr`` by ``lr_factor`` after every ``lr_step`` epochs; "one-cycle" rises
+            linearly from 0 to ``lr`` over the first quarter of the run and falls linearly back to 0.
+        clip_norm: Largest norm of the whole gradient; None leaves it.
+        crop_padding: See ``random_crop_flip``; 0 turns the crop off, and more than the images' own pixels are
+            refused.
+        flip: Whether to mirror images with probability 1/2.
+        image_size: Shorter side to this many pixels, then centre crop; None takes equal-sized images as they
+            are.
+        limit_per_class, test_limit_per_class: Only the first so many images of each class, in name order, of
+            the training and of the test set.
+        seed: Of weights, order, augmentation and defences.
+        defences: Applied in this order, each a ``Defence``, a text such as "at-linf:eps=4/255", or the
+            object that ``Defence.settings`` returns, which it becomes.
+        precision: "fp32", or "bf16" for passes through the network in bfloat16 where autocast allows it;
+            weights, optimiser and the images that a defence changes stay float32.
+        compile: Whether to run the network through torch.compile.
+        clean, protected_fraction, only_clean: With the originals of ``train`` in ``clean``, that part of
+            every class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest
+            alone; see ``data.mixture.mix``.
+
+    Raises:
+        UserError: A value is out of range.
     """
 
     train: str
@@ -78,10 +89,7 @@ class TrainConfig:
     limit_per_class: int | None = None
     test_limit_per_class: int | None = None
     seed: int = 0
-    protocol: str = "erm"
-    eps: float | None = None
-    attack_steps: int = 10
-    attack_step_size: float | None = None
+    defences: Sequence[Defence | str | Mapping[str, Any]] = ()
     precision: str = "fp32"
     compile: bool = False
     clean: str | None = None
@@ -93,18 +101,10 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
         _ = NETWORKS[self.network]
-        for name, choices in (("schedule", SCHEDULES), ("protocol", PROTOCOLS), ("precision", PRECISIONS)):
+        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise UserError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        for name in (
-            "epochs",
-            "batch_size",
-            "attack_steps",
-            "lr_step",
-            "image_size",
-            "limit_per_class",
-            "test_limit_per_class",
-        ):
+        for name in ("epochs", "batch_size", "lr_step", "image_size", *LIMITS):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: at least 1 is allowed")
@@ -117,7 +117,7 @@ class TrainConfig:
             if not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value}: 0 or more is allowed")
         self._check_mixture()
-        self._settle_attack()
+        object.__setattr__(self, "defences", [_defence(given).settings() for given in self.defences])
 
     def _check_mixture(self) -> None:
         fraction = self.protected_fraction
@@ -126,29 +126,12 @@ class TrainConfig:
         if (self.clean is None) != (fraction is None) or (self.only_clean and self.clean is None):
             raise UserError("a mixture needs clean, the originals' folder, and protected_fraction: give both")
 
-    def _settle_attack(self) -> None:
-        """Fill in the published radius, so that the run's record names it, and check what was given."""
-        norm = PROTOCOLS[self.protocol]
-        if norm is None:
-            for name in ("eps", "attack_step_size"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"{name} is {getattr(self, name)}: protocol erm has no attack, leave it out"
-                    )
-        elif self.eps is None:
-            object.__setattr__(self, "eps", PUBLISHED_EPS[norm])
-        _ = self.attack  # which checks its settings
-
-    @property
-    def attack(self) -> Pgd | None:
-        """The attack to train against; None under ERM."""
-        norm = PROTOCOLS[self.protocol]
-        if norm is None:
-            return None
-        assert self.eps is not None
-        return Pgd(norm, self.eps, self.attack_steps, self.attack_step_size)
+    def make_defences(self) -> list[Defence]:
+        """The defences, made anew."""
+        return [_defence(settings) for settings in self.defences]
 
     def as_dict(self) -> dict[str, Any]:
+        """All fields, as JSON: what config.json holds."""
         return dataclasses.asdict(self)
 
     def learning_rate(self, epoch: float) -> float:
@@ -159,46 +142,46 @@ class TrainConfig:
         return self.lr * min(done / _WARM_UP, (1 - done) / (1 - _WARM_UP))
 
 
+def _defence(given: Defence | str | Mapping[str, Any]) -> Defence:
+    if isinstance(given, str):
+        return parse_defence(given)
+    if not isinstance(given, Defence):
+        return make_defence(given)
+    name = getattr(given, "name", "")
+    if name not in DEFENCES or DEFENCES[name] is not type(given):
+        raise UserError(f"{type(given).__name__} is not a registered defence: use DEFENCES.register")
+    return given
+
+
 def parse_settings(texts: Sequence[str], taken: Collection[str]) -> dict[str, Any]:
-    """Each "name=value", for a field of TrainConfig that is not in ``taken``, as its type demands.
+    """Fields of ``TrainConfig`` from texts of the form "name=value".
 
-    "none" stands for None where the field may be that. Raises UserError for an unknown name, one given twice,
-    and a value of another type.
+    Args:
+        texts: What was written; "none" stands for None where the field may be that.
+        taken: Fields that cannot be set in this way.
+
+    Raises:
+        UserError: A name is unknown or given twice, or a value does not fit.
     """
-    types = {name: kind for name, kind in get_type_hints(TrainConfig).items() if name not in taken}
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in types:
-            raise UserError(f"{text!r} is no setting: give name=value, with a name of {', '.join(types)}")
-        if name in settings:
-            raise UserError(f"{name} is set twice, to {settings[name]} and to {value}")
-        settings[name] = _parse(name, value, get_args(types[name]) or (types[name],))
-    return settings
-
-
-def _parse(name: str, text: str, kinds: tuple[type, ...]) -> Any:
-    if text == "none" and type(None) in kinds:
-        return None
-    if kinds[0] is float:
-        return parse_number(name, text)
-    if kinds[0] is bool and text not in ("true", "false"):
-        raise UserError(f"{name} is {text!r}: true or false is allowed")
-    try:
-        return text == "true" if kinds[0] is bool else kinds[0](text)
-    except ValueError:
-        raise UserError(f"{name} is {text!r}: a whole number is allowed") from None
+    kinds = {name: kind for name, kind in get_type_hints(TrainConfig).items() if name not in taken}
+    return parsing.parse_settings(texts, kinds, "training")
 
 
 def requested_attack(norm: str | None, eps: str | None, steps: int | None) -> Pgd | None:
-    """The attack to test with, from an option's text; by default the published radius, and 10 steps.
+    """The attack to test with, from the command line; None without ``norm``.
 
-    Raises UserError for a value out of range, and for ``eps`` or ``steps`` without ``norm``.
+    Args:
+        norm: "linf" or "l2".
+        eps: Its radius, such as "4/255"; None means the published one.
+        steps: None means 10.
+
+    Raises:
+        UserError: A value is out of range, or there is ``eps`` or ``steps`` without ``norm``.
     """
     if norm is None:
         for name, given in (("eps", eps), ("steps", steps)):
             if given is not None:
                 raise UserError(f"{name} is {given}, but there is no attack: give --attack linf or l2")
         return None
-    radius = PUBLISHED_EPS[norm] if eps is None else parse_number("eps", eps)
+    radius = PUBLISHED_EPS[norm] if eps is None else parsing.parse_number("eps", eps)
     return Pgd(norm, radius, 10 if steps is None else steps)

@@ -1,7 +1,7 @@
 """Testing a network on clean or attacked images, during training and afterwards."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from torch.nn import functional
 
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.augment import to_float
+from unlearnable_kernels.defences import Defence
 from unlearnable_kernels.defences.pgd import Attack, Pgd
 from unlearnable_kernels.device import autocast, pick_device
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import write_jsonl
 from unlearnable_kernels.networks import create_network
+from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.training.checkpoint import load_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.processes import Processes
@@ -25,7 +27,13 @@ from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, rea
 
 @dataclass(frozen=True)
 class Measurement:
-    """Mean cross-entropy and, per class, how many images there were and how many were recognised."""
+    """What a test showed.
+
+    Attributes:
+        loss: Mean cross-entropy.
+        correct: How many images of each class were recognised.
+        total: How many there were.
+    """
 
     loss: float
     correct: list[int]
@@ -33,6 +41,7 @@ class Measurement:
 
     @property
     def accuracy(self) -> float:
+        """The part of all images that was recognised, in [0, 1]."""
         return sum(self.correct) / sum(self.total)
 
 
@@ -40,16 +49,27 @@ def evaluate(
     run: Path,
     test: Path,
     attack: Pgd | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Test the network of the run folder ``run`` on the data set ``test`` and append to evaluations.jsonl.
+    """Test the network of a run folder on a data set and append the result to its evaluations.jsonl.
 
-    Images are brought to the size that the run's configuration names. Classes are matched by name; some may
-    be missing from ``test``, and the accuracy is that on the others. attack: tests on attacked images; its
-    random starts derive from the run's seed. progress: called with (images done, images in all).
-    Returns the line that was written: accuracies in [0, 1], overall and per class, the number of images, the
-    epoch of the checkpoint, the attack's settings or None, and the versions. Raises UserError if ``run`` has
-    no checkpoint or is damaged, if ``test`` has other classes or sizes, and if the line cannot be written.
+    Images are brought to the size that the run's configuration names, and to what the run's defences do to
+    tested images. Classes are matched by name; some may be missing from ``test``, and the accuracy is that on
+    the others.
+
+    Args:
+        run: The run folder.
+        test: A data set as ``open_source`` takes it.
+        attack: Tests on attacked images; its random starts derive from the run's seed.
+        progress: Called with images.
+
+    Returns:
+        The line that was written: accuracies in [0, 1], overall and per class, the number of images, the
+        epoch of the checkpoint, the attack's settings or None, and the versions.
+
+    Raises:
+        UserError: ``run`` has no checkpoint or is damaged, ``test`` has other classes or sizes, or the line
+            cannot be written.
     """
     one = Processes(0, 1, pick_device())
     model, epoch, config, record = load_trained(run, one.device)
@@ -58,7 +78,8 @@ def evaluate(
     require_size(data, record["image_size"], str(test))
     generator = torch.Generator(one.device).manual_seed(config.seed)
     against = None if attack is None else (Attack(model, attack, config.precision), generator)
-    result = measure(model, data, config.batch_size, one, config.precision, against, progress)
+    seen = at_test(config.make_defences(), data)
+    result = measure(model, seen, config.batch_size, one, config.precision, against, progress)
     counts = zip(data.classes, result.correct, result.total, strict=True)
     line = {
         "test": str(test.resolve()),
@@ -78,7 +99,8 @@ def evaluate(
 def load_trained(run: Path, device: torch.device) -> tuple[nn.Module, int, TrainConfig, dict[str, Any]]:
     """The network of a run folder after its last finished epoch, that epoch, the configuration and run.json.
 
-    Raises UserError if ``run`` has no checkpoint or is damaged.
+    Raises:
+        UserError: ``run`` has no checkpoint or is damaged.
     """
     config, record = read_run(run)
     if not (run / CHECKPOINT).is_file():
@@ -96,12 +118,20 @@ def measure(
     processes: Processes,
     precision: str = "fp32",
     against: tuple[Attack, torch.Generator] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Measurement:
     """Loss and accuracy of ``model``, which is put into evaluation mode, on ``data`` without augmentation.
 
-    Every process takes its part of the images, all get the whole result. against: an attack of ``model``
-    that comes first, and the source of its random starts.
+    Every process takes its part of the images, and all get the whole result.
+
+    Args:
+        model: On the processes' device.
+        data: The images as they are to be seen.
+        batch_size: Images at a time, over all processes.
+        processes: This process among those that test together.
+        precision: "fp32" or "bf16", of passes through the network.
+        against: An attack of ``model`` that comes first, and the source of its random starts.
+        progress: Called with images.
     """
     model.eval()
     classes, device = len(data.classes), processes.device
@@ -121,15 +151,26 @@ def measure(
             logits = logits.float()
             sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
             sums[1:] += torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
-        if progress is not None:
-            progress(min((number + 1) * size * processes.size, len(data)), len(data))
+        progress("testing", min((number + 1) * size * processes.size, len(data)), len(data))
     loss, *correct = processes.sum(sums).tolist()
     total = torch.bincount(data.labels, minlength=classes)
     return Measurement(loss / len(data), [int(each) for each in correct], total.tolist())
 
 
+def at_test(defences: Sequence[Defence], data: LabelledImages) -> LabelledImages:
+    """The images to test on, as the defences have them."""
+    images = data.images
+    for defence in defences:
+        images = defence.at_test(images)
+    return replace(data, images=images)
+
+
 def require_size(data: LabelledImages, size: int, name: str) -> None:
-    """Raise UserError unless the images are ``size`` px high."""
+    """Check that the images are ``size`` px high.
+
+    Raises:
+        UserError: They are not; the message calls them ``name``.
+    """
     if data.images.shape[1] != size:
         raise UserError(
             f"{name} has images of {data.images.shape[1]} px, but the network is for {size} px: "

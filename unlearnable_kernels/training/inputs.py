@@ -1,6 +1,6 @@
 """What a run begins with: its data sets, checked against each other, and its record."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.mixture import mix
+from unlearnable_kernels.defences import Defence
 from unlearnable_kernels.environment import machine, versions
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.evaluation import require_size
-
-Progress = Callable[[str, int, int, dict[str, Any]], None]
-"""Called with what is going on, the images done and in all, and the last finished epoch's metrics."""
+from unlearnable_kernels.training.reproducible import derived_seed
 
 
-def load_sets(config: TrainConfig, progress: Progress | None) -> tuple[LabelledImages, LabelledImages | None]:
-    """The training set and, with labels that index the training set's classes, the test set."""
+def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, LabelledImages | None]:
+    """The training set and, with labels that index the training set's classes, the test set, if any.
+
+    Raises:
+        UserError: A set cannot be used.
+    """
 
     def load(path: str, split: str, limit: int | None) -> LabelledImages:
-        def report(what: str, done: int, total: int) -> None:
-            if progress is not None:
-                progress(what, done, total, {})
-
-        return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=report)
+        return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=progress)
 
     train_set = load(config.train, "train", config.limit_per_class)
     if config.clean is not None and config.protected_fraction is not None:
@@ -63,6 +63,7 @@ def describe(
         "image_size": train_set.images.shape[1],
         "train": data(config.train, train_set) | {"protection": train_set.protection()},
         "test": tested,
+        "defences": config.as_dict()["defences"],
         "machine": machine(),
         "processes": processes,
         "versions": versions(),
@@ -70,8 +71,21 @@ def describe(
     }
 
 
-def resident(data: LabelledImages, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and labels on the device, or where they are if they would fill half of its memory."""
-    if device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
-        return data.images.to(device), data.labels.to(device)
-    return data.images, data.labels
+def prepare(config: TrainConfig, defences: Sequence[Defence], data: LabelledImages) -> tuple[Tensor, Tensor]:
+    """What there is to train on once every defence has prepared it.
+
+    Returns:
+        Images uint8 [N, H, W, 3] and labels int64 [N].
+    """
+    images, labels = data.images, data.labels
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, "defences"))
+    for defence in defences:
+        images, labels = defence.prepare(images, labels, generator)
+    return images, labels
+
+
+def fitting_device(nbytes: int, device: torch.device) -> torch.device:
+    """``device`` if so many bytes fill less than half of what is free there, otherwise the CPU."""
+    if device.type == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+        return device
+    return torch.device("cpu")

@@ -1,30 +1,21 @@
-"""Training from start to end: read ``train`` first, then ``Trainer``."""
+"""A training run from start to end: read ``train`` first, then ``engine``."""
 
-import hashlib
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from unlearnable_kernels.data.arrays import LabelledImages
-from unlearnable_kernels.data.augment import draw_crop_flip
-from unlearnable_kernels.defences.pgd import Attack
-from unlearnable_kernels.device import autocast
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import append_jsonl, resumable, write_json, write_jsonl
-from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.ops.crop_flip import crop_flip
+from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
-from unlearnable_kernels.training.evaluation import measure
-from unlearnable_kernels.training.inputs import Progress, describe, load_sets, resident
-from unlearnable_kernels.training.processes import Processes, join_processes, share_batch_norm
+from unlearnable_kernels.training.engine import Engine, Recipe, fresh_network
+from unlearnable_kernels.training.evaluation import at_test, measure
+from unlearnable_kernels.training.inputs import describe, fitting_device, load_sets, prepare
+from unlearnable_kernels.training.processes import Processes, join_processes
+from unlearnable_kernels.training.reproducible import derived_seed, deterministic
 from unlearnable_kernels.training.run_folder import (
     CHECKPOINT,
     METRICS,
@@ -36,25 +27,35 @@ from unlearnable_kernels.training.run_folder import (
 )
 
 
-def train(config: TrainConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Train as ``config`` says, into the run folder ``out``, and return its run.json.
+def train(config: TrainConfig, out: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Train a network into the run folder ``out``.
 
     A run that was interrupted goes on after its last finished epoch: all randomness derives from the seed
     and the epoch, so on the same machine its metrics are those of an uninterrupted one, timings aside. A
-    finished run is returned as it is. run.json holds the last metrics under "final"; accuracies are in
-    [0, 1], those in training on the images as the protocol has them, attacked or not. Under ``torchrun`` all
-    processes train one network together, see ``distributed``; the first writes the run folder and reports
-    progress. Raises UserError if ``out`` holds anything else, is damaged, lies in the data or around it, or
-    cannot be written, if the data cannot be used or has changed since the run began, if there are more
-    processes than GPUs, and if the loss diverges; on all processes alike.
+    finished run is returned as it is. Under ``torchrun`` all processes train one network together, see
+    ``processes``; the first writes the run folder and reports progress.
+
+    Args:
+        config: What to train, and how.
+        out: The run folder; ``run_folder`` says what it holds.
+        progress: Called with images over all epochs.
+
+    Returns:
+        The run's run.json, with the last epoch's metrics under "final". Accuracies are in [0, 1], those in
+        training on the images as the defences have them, attacked or not.
+
+    Raises:
+        UserError: On all processes alike, if ``out`` holds anything else, is damaged, lies in the data or
+            around it, or cannot be written; if the data cannot be used or have changed since the run began;
+            if there are more processes than GPUs; and if the loss diverges.
     """
     with resumable():
         group = join_processes()
         group.first(lambda: check_places(out, config))
-        return _train(config, out, group, progress if group.rank == 0 else None)
+        return _train(config, out, group, progress if group.rank == 0 else no_progress)
 
 
-def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress | None) -> dict[str, Any]:
+def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress) -> dict[str, Any]:
     before = group.first(lambda: find_run(out, config))
     if before is not None and before["status"] == "finished":
         return before
@@ -71,145 +72,103 @@ def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress 
         return record
 
     record = group.first(begin)
-    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with torch.random.fork_rng(), cudnn:
-        trainer = Trainer(config, train_set, group)
-        metrics = group.together(lambda: trainer.resume(out))
-        group.first(lambda: write_jsonl(out / METRICS, metrics))
-
-        for epoch in range(len(metrics), config.epochs):
-            report = _epoch_progress(progress, epoch, config, len(train_set), metrics)
-            line = {"epoch": epoch + 1, **trainer.train_epoch(epoch, report)}
-            if test_set is not None:
-                result = measure(trainer.model, test_set, config.batch_size, group, config.precision)
-                line |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
-            metrics.append(line)
-            group.first(lambda: _save(out, metrics, trainer))
-            report(len(train_set))
-
-    record |= {"status": "finished", "final": metrics[-1]}
+    with torch.random.fork_rng(), deterministic():
+        run = _Run(config, out, group, train_set, test_set)
+        group.together(run.resume)
+        group.first(lambda: write_jsonl(out / METRICS, run.metrics))
+        for epoch in range(len(run.metrics), config.epochs):
+            run.train_epoch(epoch, progress)
+    record |= {"status": "finished", "final": run.metrics[-1]}
     group.first(lambda: write_json(out / RECORD, record))
     return record
 
 
-def _save(out: Path, metrics: list[dict[str, Any]], trainer: "Trainer") -> None:
-    append_jsonl(out / METRICS, metrics[-1])
-    save_checkpoint(out / CHECKPOINT, len(metrics), trainer.model, trainer.optimizer)
+class _Run:
+    """One process's part of a run; ``metrics`` are those of the finished epochs."""
 
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        group: Processes,
+        train_set: LabelledImages,
+        test_set: LabelledImages | None,
+    ) -> None:
+        self.config, self.out, self.group = config, out, group
+        self.engine = engine_for(config, train_set, group)
+        self.test_set = None if test_set is None else at_test(self.engine.defences, test_set)
+        self.metrics: list[dict[str, Any]] = []
 
-class Trainer:
-    """One process's part of a run: the network, its optimiser, the data, and an epoch over them."""
-
-    def __init__(self, config: TrainConfig, data: LabelledImages, group: Processes) -> None:
-        self.config, self.group, device = config, group, group.device
-        self.images, self.labels = resident(data, device)
-        torch.manual_seed(_derived_seed(config.seed, "weights"))
-        model = create_network(config.network, len(data.classes), data.images.shape[1])
-        if group.size > 1:
-            model = share_batch_norm(model, device)
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        if config.compile:
-            # A size of its own for every kernel, so that a resumed run computes as an uninterrupted one.
-            self.model.compile(dynamic=False)
-        self.attack = None
-        if config.attack is not None:
-            self.attack = Attack(self.model, config.attack, config.precision)
-        self.forward: nn.Module = self.model
-        if group.size > 1:
-            self.forward = DistributedDataParallel(self.model, broadcast_buffers=False)
-
-    def resume(self, out: Path) -> list[dict[str, Any]]:
-        """Take up the checkpoint in ``out``, if any, and return the metrics of the epochs that led to it."""
-        done = 0
+    def resume(self) -> None:
+        """Take up the checkpoint, if there is one, and the metrics of the epochs that led to it."""
+        out, done = self.out, 0
         if (out / CHECKPOINT).is_file():
-            done = load_checkpoint(out / CHECKPOINT, self.model, self.optimizer)
-        metrics = read_metrics(out, self.config)[:done]
-        if len(metrics) < done:
+            done = load_checkpoint(out / CHECKPOINT, self.engine.model, self.engine.optimizer)
+        self.metrics = read_metrics(out, self.config)[:done]
+        if len(self.metrics) < done:
             raise UserError(f"{out / METRICS} is damaged: it ends before epoch {done} of {CHECKPOINT}")
-        return metrics
 
-    def train_epoch(self, epoch: int, report: Callable[[int], None]) -> dict[str, Any]:
-        """One pass over all images in a fresh order; returns the epoch's training metrics."""
-        config, device, count = self.config, self.group.device, len(self.labels)
-        seed = _derived_seed(config.seed, f"epoch {epoch}")
-        torch.manual_seed(seed + self.group.rank)  # for layers that draw for themselves
-        generator = torch.Generator(device).manual_seed(seed)
-        order = torch.randperm(count, generator=generator, device=device).to(self.images.device)
-        batches = order.split(config.batch_size)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)  # the loss, and the images recognised
-        self.model.train()
-        start = time.perf_counter()
-        for step, index in enumerate(batches):
-            lr = config.learning_rate(epoch + (step + 0.5) / len(batches))
-            self.optimizer.param_groups[0]["lr"] = lr
-            sums += self._step(*self._batch(index, generator), len(index))
-            report(step * config.batch_size + len(index))
-        loss_sum, correct = self.group.sum(sums).tolist()
-        seconds = time.perf_counter() - start
-        if not math.isfinite(loss_sum):
+    def train_epoch(self, epoch: int, progress: Progress) -> None:
+        """Train one epoch, from 0, test, and save both its metrics and the checkpoint."""
+        config, group, images = self.config, self.group, len(self.engine.labels)
+        done = epoch * images
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("training", done, config.epochs * images)
+
+        seed = derived_seed(config.seed, f"epoch {epoch}")
+        torch.manual_seed(seed + group.rank)  # for layers that draw for themselves
+        generator = torch.Generator(group.device).manual_seed(seed)
+        result = self.engine.train_epoch(epoch, generator, report)
+        if result.diverged:
             raise UserError(f"the loss diverged in epoch {epoch + 1}: give a lower lr than {config.lr}")
-        return {
-            "train_loss": loss_sum / count,
-            "train_accuracy": correct / count,
-            "lr": lr,
-            "images_per_second": round(count / seconds, 1),
+        line = {
+            "epoch": epoch + 1,
+            "train_loss": result.loss,
+            "train_accuracy": result.accuracy,
+            "lr": result.lr,
+            "images_per_second": round(result.images_per_second, 1),
         }
+        if self.test_set is not None:
+            tested = measure(self.engine.model, self.test_set, config.batch_size, group, config.precision)
+            line |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
+        self.metrics.append(line)
+        group.first(self._save)
+        report(0)
 
-    def _batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """This process's part of the batch ``index``, cropped, flipped and attacked, with its labels.
-
-        All draws are those of the whole batch.
-        """
-        config, device = self.config, self.group.device
-        offsets, flips = draw_crop_flip(len(index), generator, config.crop_padding, config.flip)
-        mine = self.group.part(len(index))
-        labels = self.labels[index[mine]].to(device)
-        images, picked = self.images, index[mine]
-        if images.device != device:
-            images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
-        # Attacked images are float32: bfloat16 cannot hold a step.
-        half = config.precision == "bf16" and self.attack is None
-        dtype = torch.bfloat16 if half else torch.float32
-        inputs = crop_flip(images, offsets[mine], flips[mine], config.crop_padding, picked, dtype)
-        if self.attack is not None:
-            noise = self.attack.pgd.noise(inputs, len(index), generator)
-            inputs = self.attack(inputs, labels, noise[mine])
-        return inputs, labels
-
-    def _step(self, inputs: Tensor, labels: Tensor, whole: int) -> Tensor:
-        """One step of the optimiser; returns the loss summed over ``inputs``, and how many were recognised.
-
-        whole: images in the batch, of which ``inputs`` are this process's part.
-        """
-        with autocast(self.group.device, self.config.precision):
-            logits: Tensor = self.forward(inputs)
-        loss = functional.cross_entropy(logits.float(), labels, reduction="sum")
-        self.optimizer.zero_grad()
-        # The processes' gradients are averaged, where those of a sum are to be added.
-        (loss * (self.group.size / whole)).backward()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).sum()])
+    def _save(self) -> None:
+        append_jsonl(self.out / METRICS, self.metrics[-1])
+        save_checkpoint(self.out / CHECKPOINT, len(self.metrics), self.engine.model, self.engine.optimizer)
 
 
-def _derived_seed(seed: int, purpose: str) -> int:
-    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> Engine:
+    """The engine of a run, with a fresh network, and the images as the defences prepare them.
 
+    Args:
+        config: Its test set plays no part.
+        data: The training set.
+        group: This process among those of the run.
+    """
 
-def _epoch_progress(
-    progress: Progress | None, epoch: int, config: TrainConfig, images: int, metrics: list[dict[str, Any]]
-) -> Callable[[int], None]:
-    """A function that is told how many images of this epoch are done."""
+    def rate(epoch: int, step: int, steps: int) -> float:
+        return config.learning_rate(epoch + (step + 0.5) / steps)
 
-    def report(done: int) -> None:
-        if progress is not None:
-            progress(
-                "training", epoch * images + done, config.epochs * images, metrics[-1] if metrics else {}
-            )
-
-    return report
+    recipe = Recipe(
+        rate=rate,
+        batch_size=config.batch_size,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        crop_padding=config.crop_padding,
+        flip=config.flip,
+        precision=config.precision,
+        compile=config.compile,
+    )
+    defences = config.make_defences()
+    images, labels = prepare(config, defences, data)
+    home = fitting_device(images.nbytes, group.device)
+    size, seed = images.shape[1], derived_seed(config.seed, "weights")
+    model = fresh_network(config.network, len(data.classes), size, seed, group.device)
+    return Engine(model, images.to(home), labels.to(home), recipe, group, defences)

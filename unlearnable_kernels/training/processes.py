@@ -40,7 +40,7 @@ class Processes:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def sum(self, value: Tensor) -> Tensor:
-        """``value`` summed over all processes, in place."""
+        """``value``, of any shape, summed over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
@@ -71,10 +71,12 @@ class Processes:
 
 
 def join_processes() -> Processes:
-    """The processes that torchrun started, joined by NCCL on GPUs and gloo on the CPU; else this one alone.
+    """The processes that torchrun started, joined by NCCL on GPUs and gloo on the CPU; or this one alone.
 
-    They stay joined until this process ends; a group that exists already is used. Raises UserError if there
-    are more processes than GPUs.
+    They stay joined until this process ends; a group that exists already is used.
+
+    Raises:
+        UserError: There are more processes than GPUs.
     """
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(0, 1, pick_device())

@@ -3,7 +3,7 @@
 config.json        the full configuration
 metrics.jsonl      one line per finished epoch
 checkpoint.safetensors  the state after the last finished epoch
-run.json           classes, data, machine, versions and, once finished, the result
+run.json           classes, data, defences, machine, versions and, once finished, the result
 evaluations.jsonl  one line per test afterwards
 bayes_error.jsonl  one line per Bayes-error estimate afterwards
 """
@@ -40,7 +40,11 @@ _EVALUATION = {"test": str, "accuracy": float, "images": int}
 
 
 def check_places(out: Path, config: TrainConfig) -> None:
-    """Raise UserError unless ``out`` lies clear of all data sets that are read, neither in nor around."""
+    """Check that ``out`` lies clear of all data sets that are read, neither in nor around them.
+
+    Raises:
+        UserError: It does not.
+    """
     place = out.resolve()
     sets = (config.train, config.clean, config.test)
     for data in (Path(path) for path in sets if path is not None):
@@ -51,8 +55,9 @@ def check_places(out: Path, config: TrainConfig) -> None:
 def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
     """The run.json of an earlier run of ``config`` in ``out``, or None where a new one may begin.
 
-    Raises UserError if ``out`` holds a run with another configuration, naming the first field that differs,
-    a damaged one, or something else.
+    Raises:
+        UserError: ``out`` holds a run with another configuration, a damaged one, or something else; the
+            message names the first field that differs.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: a run needs a folder")
@@ -77,7 +82,8 @@ def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
 def write_run(out: Path, config: TrainConfig, record: dict[str, Any]) -> None:
     """Write the configuration and run.json into the run folder, made where it is missing.
 
-    Raises WriteError.
+    Raises:
+        WriteError: A file cannot be written.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -86,20 +92,30 @@ def write_run(out: Path, config: TrainConfig, record: dict[str, Any]) -> None:
 
 
 def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration and run.json of a run folder. Raises UserError if it is none or damaged."""
+    """The configuration and run.json of a run folder.
+
+    Raises:
+        UserError: It is not a run folder, or a damaged one.
+    """
     for name in (CONFIG, RECORD):
         if not (run / name).is_file():
-            raise UserError(f"{run} is no run folder: it has no {name}")
+            raise UserError(f"{run} is not a run folder: it has no {name}")
     config = read_json(run / CONFIG)
-    _require(config, get_type_hints(TrainConfig), str(run / CONFIG))
-    try:
-        return TrainConfig(**config), _read_record(run)
-    except TypeError as error:
-        raise UserError(f"{run / CONFIG} was written by another version: {error}") from error
+    kinds = get_type_hints(TrainConfig) | {"defences": list}
+    _require(config, {}, str(run / CONFIG))
+    unknown = [name for name in config if name not in kinds]
+    if unknown:
+        raise UserError(f"{run / CONFIG} was written by another version: it has {unknown[0]!r}")
+    _require(config, kinds, str(run / CONFIG))
+    return TrainConfig(**config), _read_record(run)
 
 
 def read_metrics(run: Path, config: TrainConfig) -> list[dict[str, Any]]:
-    """The finished epochs' metrics, from the first on. Raises UserError if the file is damaged."""
+    """The finished epochs' metrics, from the first on.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     lines = read_jsonl(run / METRICS)
     for number, line in enumerate(lines, 1):
         name = f"{run / METRICS}, line {number}"
@@ -110,7 +126,11 @@ def read_metrics(run: Path, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def read_evaluations(run: Path) -> list[dict[str, Any]]:
-    """The tests afterwards, oldest first. Raises UserError if the file is damaged."""
+    """The tests afterwards, oldest first.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     lines = read_jsonl(run / EVALUATIONS)
     for number, line in enumerate(lines, 1):
         _require(line, _EVALUATION, f"{run / EVALUATIONS}, line {number}")
@@ -132,9 +152,13 @@ def _read_record(run: Path) -> dict[str, Any]:
 
 
 def _require(value: Any, fields: dict[str, Any], name: str, within: str = "") -> None:
-    """Raise UserError unless ``value`` is an object with all of ``fields``, each of its type."""
+    """Check that ``value`` is an object with all of ``fields``, each of its type.
+
+    Raises:
+        UserError: It is not; the message begins with ``name``.
+    """
     if not isinstance(value, dict):
-        raise UserError(f"{name} is damaged: {within.rstrip('.') or 'it'} is no JSON object")
+        raise UserError(f"{name} is damaged: {within.rstrip('.') or 'it'} is not a JSON object")
     for field, kind in fields.items():
         if isinstance(kind, dict):
             _require(value.get(field), kind, name, f"{within}{field}.")

@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from unlearnable_kernels.device import pick_device
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import append_jsonl, read_jsonl, replacing, write_jsonl, writing
+from unlearnable_kernels.files import append_jsonl, read_jsonl, write_jsonl, writing
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.ops.pgd_step import pgd_step
 from unlearnable_kernels.protect.methods.budget import quantised
-from unlearnable_kernels.protect.methods.embedding import (
-    features,
-    fresh_embedding,
-    pixel_gradient,
-    train_embedding,
-)
+from unlearnable_kernels.protect.methods.embedding import fast_precision, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
+from unlearnable_kernels.training import (
+    features_of,
+    fitting_device,
+    fresh_network,
+    pixel_gradient,
+    save_tensors,
+    stored_tensors,
+    tensors_under,
+)
 
 STATE = "state.safetensors"
 LOG = "log.jsonl"
@@ -36,10 +38,13 @@ _MEDIAN_ROWS = 2000
 class Loop:
     """What distinguishes one outer loop from another.
 
-    embeddings: how many are ascended together. warm_start: they, and a further one that is never ascended and
-    only measures, are trained on from step to step for ``epochs`` at ``warm_lr``; else they are trained
-    afresh for ``first_epochs`` at ``lr`` in every step, and measure before they are ascended.
-    inner_steps: ascent steps in each outer step; rule: "pgd", or "adamw" on the gradient of the summed error.
+    Attributes:
+        embeddings: How many are ascended together.
+        warm_start: Whether they, and a further one that is never ascended and only measures, are trained on
+            from step to step for ``epochs`` at ``warm_lr``. Otherwise they are trained afresh for
+            ``first_epochs`` at ``lr`` in every step, and measure before they are ascended.
+        inner_steps: Ascent steps in each outer step.
+        rule: "pgd", or "adamw" on the gradient of the summed error.
     """
 
     embeddings: int
@@ -60,7 +65,14 @@ ADAM_LR, ADAM_BETAS, ADAM_EPS, ADAM_DECAY = 1e-3, (0.9, 0.999), 1e-8, 0.01
 
 @dataclass(frozen=True)
 class Target:
-    """images: uint8 [N, H, W, 3], all of them; rows: int64 [P], those to be protected; labels: int64 [N]."""
+    """What is to be protected.
+
+    Attributes:
+        images: uint8 [N, H, W, 3], all of them.
+        labels: int64 [N], each in [0, num_classes).
+        rows: int64 [P], those of the images that are to be protected.
+        num_classes: Number of classes.
+    """
 
     images: Tensor
     labels: Tensor
@@ -70,12 +82,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Budget:
+    """The largest change of a pixel ("linf"), or of an image as a vector ("l2"), pixels being in [0, 1]."""
+
     eps: float
     norm: str
 
 
 class Ascent:
-    """One run. ``seed_for`` gives the integer that a purpose's randomness derives from."""
+    """One run.
+
+    Args:
+        target: What is to be protected.
+        budget: How far pixels may move.
+        bandwidth: σ of the kernel on features whose largest value is 1, or "median".
+        steps: Outer steps.
+        network: One of ``NETWORKS``, whose features are used.
+        loop: What an outer step does.
+        seed_for: Gives the integer that a purpose's randomness derives from.
+        workspace: Where the state is kept, and who is told of it.
+    """
 
     def __init__(
         self,
@@ -92,6 +117,7 @@ class Ascent:
         self.loop, self.seed_for, self.workspace = loop, seed_for, workspace
         self.num_classes = target.num_classes
         self.device = pick_device()
+        self.precision = fast_precision(self.device)
         home = _home(target, self.device)
         self.labels = target.labels.to(self.device)
         self.rows = target.rows.to(home)
@@ -106,7 +132,16 @@ class Ascent:
         self._trained = 0
 
     def run(self) -> tuple[Tensor, list[dict[str, Any]]]:
-        """(protected images uint8 [P, H, W, 3], the estimates after 0 … ``steps`` outer steps)."""
+        """Do all outer steps, from where an earlier run ended.
+
+        Returns:
+            The protected images, uint8 [P, H, W, 3] on the CPU, and the estimates after 0 … ``steps`` steps.
+
+        Raises:
+            UserError: The state of an earlier run is damaged, the loss of an embedding diverges, or there is
+                no median.
+            WriteError: The state cannot be written.
+        """
         with writing(self.workspace.folder):
             self._restore()
         while self.done < self.steps:
@@ -137,11 +172,7 @@ class Ascent:
         # The held-out embedding is the same before and after, but for the images it learns from.
         when = 0 if name == "held out" and fresh else step
         if fresh:
-            height, width = self.current.shape[1:3]
-            seed = self.seed_for("weights", name, when)
-            self.models[name] = fresh_embedding(
-                self.network, self.num_classes, max(height, width), seed, self.device
-            )
+            self.models[name] = self._fresh(self.seed_for("weights", name, when))
 
         def report(images: int) -> None:
             self._trained += images
@@ -157,6 +188,14 @@ class Ascent:
             report=report,
         )
 
+    def _fresh(self, seed: int) -> nn.Module:
+        size = max(self.current.shape[1:3])
+        return fresh_network(self.network, self.num_classes, size, seed, self.device)
+
+    def _features(self, model: nn.Module, images: Tensor) -> Tensor:
+        """float32 [n, D] on the device, for images uint8 [n, H, W, 3]."""
+        return features_of(model, images, self.precision)
+
     def _to_train(self) -> int:
         """Images in all trainings of a run that is not interrupted."""
         loop, count = self.loop, self.loop.embeddings + self.loop.warm_start
@@ -165,7 +204,7 @@ class Ascent:
 
     def _note(self, judge: str) -> None:
         """Estimate the Bayes error of the current images on the embedding ``judge``, and log it."""
-        scaled, _ = self._scaled(features(self.models[judge], self.current))
+        scaled, _ = self._scaled(self._features(self.models[judge], self.current))
         sigma = self._bandwidth(scaled)
         errors = bayes_error(scaled, self.labels, self.num_classes, sigma).double()
         line = {
@@ -201,20 +240,20 @@ class Ascent:
         """The ascent steps of one outer step, on all embeddings together."""
         loop, count = self.loop, len(self.rows)
         models = [model for name, model in self.models.items() if name != "held out"]
-        found = [features(model, self.current) for model in models]
+        found = [self._features(model, self.current) for model in models]
         rows = self.rows.to(self.device)
         for inner in range(loop.inner_steps):
             if inner:
                 now = self.current[self.rows]
                 for model, values in zip(models, found, strict=True):
-                    values[rows] = features(model, now)
+                    values[rows] = self._features(model, now)
             upstream = [self._feature_gradient(values)[rows] for values in found]
             for start in range(0, count, _CHUNK):
                 part = slice(start, min(start + _CHUNK, count))
                 seen = self.current[self.rows[part]]
                 gradient = torch.zeros(seen.shape, device=self.device)
                 for model, slope in zip(models, upstream, strict=True):
-                    gradient += pixel_gradient(model, seen, slope[part])
+                    gradient += pixel_gradient(model, seen, slope[part], self.precision)
                 self._move(part, gradient.to(self.master.device))
                 done = (self.done * loop.inner_steps + inner) * count + part.stop
                 self.workspace.progress("ascending", done, self.steps * loop.inner_steps * count)
@@ -249,9 +288,7 @@ class Ascent:
         if self.loop.warm_start:
             for name, model in self.models.items():
                 tensors |= {f"{name}/{key}": value for key, value in model.state_dict().items()}
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        with replacing(self.workspace.folder / STATE) as temporary:
-            temporary.write_bytes(save(plain, metadata={"done": str(self.done)}))
+        save_tensors(self.workspace.folder / STATE, tensors, {"done": str(self.done)})
 
     def _restore(self) -> None:
         """Go on after the last outer step that was saved, if there is one."""
@@ -259,20 +296,17 @@ class Ascent:
         if not path.exists():
             write_jsonl(log, [])
             return
-        try:
-            with safe_open(path, framework="pt") as file:
-                self.done = int(file.metadata()["done"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        with stored_tensors(path, advice="; delete it to start over") as (tensors, metadata):
+            self.done = int(metadata["done"])
             self.log = read_jsonl(log)[: self.done]
             if len(self.log) < self.done:
                 raise ValueError(f"{LOG} ends early")
-            self.master.copy_(tensors.pop("master"))
+            self.master.copy_(tensors["master"])
             for index, moment in enumerate(self.moments):
-                moment.copy_(tensors.pop(f"moment {index}"))
-            self._restore_models(tensors)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is damaged ({reason}); delete it to start over") from None
+                moment.copy_(tensors[f"moment {index}"])
+            for name in self._names() if self.loop.warm_start else []:
+                self.models[name] = self._fresh(0)
+                self.models[name].load_state_dict(tensors_under(tensors, f"{name}/"))
         write_jsonl(log, self.log)
         for part in torch.arange(len(self.rows), device=self.rows.device).split(_CHUNK):
             seen = quantised(self.master[part], self.origin[part], self.budget.eps, self.budget.norm)
@@ -282,19 +316,19 @@ class Ascent:
         self._trained = count * epochs * len(self.labels)
         self.workspace.notify(f"resuming after step {self.done} of {self.steps}")
 
-    def _restore_models(self, tensors: dict[str, Tensor]) -> None:
-        height, width = self.current.shape[1:3]
-        for name in self._names() if self.loop.warm_start else []:
-            model = fresh_embedding(self.network, self.num_classes, max(height, width), 0, self.device)
-            prefix = f"{name}/"
-            model.load_state_dict(
-                {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-            )
-            self.models[name] = model
-
 
 def adamw_ascent(x: Tensor, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
-    """x after the ``step``-th step of AdamW up the gradient; ``moments`` (of 1st and 2nd order) in place."""
+    """One step of AdamW up the gradient.
+
+    Args:
+        x: float32, of any shape.
+        gradient: float32, of the shape of ``x``.
+        moments: Of first and second order, each like ``x``; changed in place.
+        step: Which step this is, from 1.
+
+    Returns:
+        The next x.
+    """
     first, second = moments
     first.lerp_(gradient, 1 - ADAM_BETAS[0])
     second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1 - ADAM_BETAS[1])
@@ -306,6 +340,4 @@ def adamw_ascent(x: Tensor, gradient: Tensor, moments: list[Tensor], step: int) 
 def _home(target: Target, device: torch.device) -> torch.device:
     """Where images and their state live: on the device if they fill less than half of what is free there."""
     state = target.images.nbytes + len(target.rows) * target.images[0].nbytes * (1 + 3 * 4)
-    if device.type == "cuda" and state < torch.cuda.mem_get_info(device)[0] // 2:
-        return device
-    return torch.device("cpu")
+    return fitting_device(state, device)

@@ -32,9 +32,16 @@ DEFAULT_EPS = {"linf": 8 / 255, "l2": 1.0}
 )
 @dataclass(frozen=True)
 class BayesError(Method):
-    """eps: largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's
-    change (l2, by default 1), pixels being in [0, 1]. bandwidth: σ of the kernel on features whose largest
-    value is 1, or "median" for their median distance. steps: outer steps. network: whose features are used.
+    """Pixels moved within a budget, up the Bayes error that networks' features show (docs/maths.md).
+
+    Attributes:
+        eps: Largest change of a pixel (norm linf, by default 8/255), or the Euclidean length of an image's
+            change (l2, by default 1), pixels being in [0, 1].
+        norm: "linf" or "l2".
+        bandwidth: σ of the kernel on features whose largest value is 1, or "median" for their median
+            distance.
+        steps: Outer steps.
+        network: One of ``NETWORKS``, whose features are used.
 
     Memory: 6 bytes for every pixel of the data set and 15 for every protected one (39 with AdamW's moments),
     on the device where that is less than half of what is free there; and that of ``ops.bayes_error``.
@@ -52,6 +59,7 @@ class BayesError(Method):
 
     @property
     def budget(self) -> Budget:
+        """The budget, with its default radius where none is given."""
         return Budget(DEFAULT_EPS.get(self.norm, 0.0) if self.eps is None else float(self.eps), self.norm)
 
     def check(self) -> None:
@@ -105,7 +113,11 @@ class BayesError(Method):
     def _optimised(
         self, task: Task, assignment: np.ndarray, workspace: Workspace
     ) -> tuple[np.ndarray, list[int], list[dict[str, Any]]]:
-        """(images uint8 [P, H, W, 3], the rows without one, the log) for the P marked samples."""
+        """Optimise the P marked samples.
+
+        Returns:
+            Images uint8 [P, H, W, 3], the rows that could not be read, and the log.
+        """
         every, present = _load_all(task, workspace)
         protected = assignment >= 0
         result = np.zeros((int(protected.sum()), *every.shape[1:]), np.uint8)
@@ -156,7 +168,14 @@ class BeoAaai2026(BayesError):
 
 
 def _load_all(task: Task, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
-    """(all images uint8 [N, H, W, 3], which of them could be read). Raises UserError for a second size."""
+    """All images of a data set.
+
+    Returns:
+        uint8 [N, H, W, 3], and bool [N]: which of them could be read.
+
+    Raises:
+        UserError: There is a second size.
+    """
     samples, shape = task.source.samples, task.image.shape
     images, present = np.zeros((len(samples), *shape), np.uint8), np.zeros(len(samples), dtype=bool)
 

@@ -14,7 +14,11 @@ _SLACK = 1e-6
 
 
 def check_budget(eps: float, norm: str) -> None:
-    """Raises UserError for an unknown norm, and for an ``eps`` that 8-bit pixels cannot use."""
+    """Check a budget.
+
+    Raises:
+        UserError: The norm is unknown, or 8-bit pixels cannot use ``eps``.
+    """
     if norm not in NORMS:
         raise UserError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
     if not (math.isfinite(eps) and 255 * eps + _SLACK >= 1):
@@ -28,9 +32,15 @@ def check_budget(eps: float, norm: str) -> None:
 def quantised(master: Tensor, origin: Tensor, eps: float, norm: str) -> Tensor:
     """The 8-bit images nearest to ``master`` that are within ``eps`` of ``origin``.
 
-    master: float32 [N, ...] in [0, 1]; origin: uint8 [N, ...]. eps: largest change of a pixel (linf) or
-    Euclidean length of an image's change (l2), pixels being in [0, 1]. Returns uint8 [N, ...], for which
-    |returned - origin| / 255 ≤ eps holds exactly, in integers.
+    Args:
+        master: float32 [N, ...] in [0, 1].
+        origin: uint8 [N, ...].
+        eps: Largest change of a pixel (linf), or Euclidean length of an image's change (l2), pixels being in
+            [0, 1].
+        norm: "linf" or "l2".
+
+    Returns:
+        uint8 [N, ...], for which |returned - origin| / 255 ≤ eps holds exactly, in integers.
     """
     difference = master * 255 - origin
     if norm == "linf":

@@ -1,4 +1,4 @@
-"""Protocols, precision and compilation: what training is told beyond the plain recipe, and does."""
+"""Adversarial training, precision, compilation and other settings beyond the plain recipe."""
 
 import json
 import math
@@ -12,17 +12,20 @@ from small_runs import config_for, data, one_thread, stop_after, tensors_of, unt
 from torch import nn
 
 from unlearnable_kernels import networks
+from unlearnable_kernels.defences import Batch
 from unlearnable_kernels.defences import pgd as attacks
+from unlearnable_kernels.defences.adversarial import AtLinf
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.registry import Entry
 from unlearnable_kernels.report import write_report
-from unlearnable_kernels.training import Pgd, TrainConfig, evaluate, loop, train
+from unlearnable_kernels.training import Pgd, TrainConfig, engine, evaluate, train
 from unlearnable_kernels.training.config import parse_settings, requested_attack
 from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
 
 __all__ = ["data", "one_thread"]  # fixtures
 
-AT: dict[str, Any] = {"protocol": "at-linf", "eps": 0.1, "attack_steps": 2, "epochs": 4}
+ATTACK = {"name": "at-linf", "eps": 0.1, "steps": 2, "step_size": None}
+AT: dict[str, Any] = {"defences": [ATTACK], "epochs": 4}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     config = config_for(data, **changes | {"epochs": 2})
     train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "resumed", stop_after(1))
+        train(config, tmp_path / "resumed", stop_after(1, tmp_path / "resumed"))
     train(config, tmp_path / "resumed")
     assert untimed_metrics(tmp_path / "resumed") == untimed_metrics(tmp_path / "whole")
     expected = tensors_of(tmp_path / "whole")
@@ -74,15 +77,15 @@ def test_training_is_on_the_attacked_images(
         pairs.append((images.clone(), attacked.clone()))
         return attacked
 
-    step = loop.Trainer._step
+    step = engine.Engine._step
 
-    def stepping(self: Any, inputs: torch.Tensor, *others: Any) -> Any:
+    def stepping(self: Any, batch: Batch) -> Any:
         assert self.model.training
-        seen.append(inputs.clone())
-        return step(self, inputs, *others)
+        seen.append(batch.images.clone())
+        return step(self, batch)
 
     monkeypatch.setattr(attacks.Attack, "__call__", noting)
-    monkeypatch.setattr(loop.Trainer, "_step", stepping)
+    monkeypatch.setattr(engine.Engine, "_step", stepping)
     train(config_for(data, **AT | {"epochs": 1}), tmp_path / "run")
     assert len(seen) == len(pairs) == 12
     for (clean, attacked), used in zip(pairs, seen, strict=True):
@@ -93,21 +96,27 @@ def test_training_is_on_the_attacked_images(
 def test_the_configuration_names_the_attack(hardened: Path) -> None:
     config = json.loads((hardened / CONFIG).read_text())
     assert config.items() >= AT.items()
-    assert TrainConfig("x", protocol="at-linf").as_dict()["eps"] == 4 / 255
-    assert TrainConfig("x", protocol="at-l2").attack == Pgd("l2", 0.5, 10)
-    assert TrainConfig("x", protocol="at-l2", eps=0.2).attack == Pgd("l2", 0.2, 10)
+
+    def attacks_of(*defences: Any) -> list[Pgd]:
+        return [each.pgd for each in TrainConfig("x", defences=defences).make_defences()]
+
+    assert TrainConfig("x", defences=["at-linf"]).as_dict()["defences"] == [
+        {"name": "at-linf", "eps": 4 / 255, "steps": 10, "step_size": None}
+    ]
+    assert attacks_of("at-l2") == [Pgd("l2", 0.5, 10)]
+    assert attacks_of("at-l2:eps=0.2", AtLinf(steps=3)) == [Pgd("l2", 0.2, 10), Pgd("linf", 4 / 255, 3)]
     assert Pgd("linf", 4 / 255).step == pytest.approx(1.5 * 4 / 255 / 10)
-    assert TrainConfig("x").attack is None
+    assert TrainConfig("x").as_dict()["defences"] == []
 
 
 def test_an_evaluation_under_attack_is_noted_and_reported(
     data: Path, hardened: Path, plain: Path, tmp_path: Path
 ) -> None:
     done = []
-    line = evaluate(hardened, data, Pgd("linf", 8 / 255, 3), lambda done_, total: done.append((done_, total)))
+    line = evaluate(hardened, data, Pgd("linf", 8 / 255, 3), lambda *told: done.append(told))
     assert line["attack"] == {"norm": "linf", "eps": 8 / 255, "steps": 3, "step_size": 4 / 255}
     assert json.loads((hardened / EVALUATIONS).read_text().splitlines()[-1]) == line
-    assert done == [(4 * number, 20) for number in range(1, 6)]
+    assert done == [("testing", 4 * number, 20) for number in range(1, 6)]
     write_report([plain, hardened], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert "of 20 under linf 8/255, 3 steps" in page
@@ -119,7 +128,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     types = set()
-    build = loop.create_network
+    build = engine.create_network
 
     def watched(*arguments: Any) -> nn.Module:
         model = build(*arguments)
@@ -128,7 +137,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(
                 module.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
         return model
 
-    monkeypatch.setattr(loop, "create_network", watched)
+    monkeypatch.setattr(engine, "create_network", watched)
     run = tmp_path / "run"
     train(config_for(data, precision="bf16"), run)
     assert types == {torch.bfloat16}
@@ -160,13 +169,15 @@ def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"protocol": "trades"}, "unknown protocol 'trades': choose one of erm, at-linf, at-l2"),
+        ({"defences": ["trades"]}, "unknown defence 'trades': choose one of at-l2, at-linf"),
         ({"precision": "fp16"}, "unknown precision 'fp16': choose one of fp32, bf16"),
-        ({"eps": 0.1}, r"eps is 0\.1: protocol erm has no attack"),
-        ({"attack_step_size": 0.1}, r"attack_step_size is 0\.1: protocol erm has no attack"),
-        ({"protocol": "at-l2", "eps": 0.0}, r"eps is 0\.0: a finite number above 0"),
-        ({"protocol": "at-linf", "attack_steps": 0}, "attack_steps is 0: at least 1"),
-        ({"protocol": "at-linf", "attack_step_size": math.inf}, "attack_step_size is inf: a finite number"),
+        ({"defences": ["at-l2:eps=0"]}, r"^defence at-l2: eps is 0\.0: a finite number above 0"),
+        ({"defences": ["at-linf:eps=1.5"]}, r"^defence at-linf: eps is 1\.5: with linf at most 1"),
+        ({"defences": ["at-linf:steps=0"]}, "^defence at-linf: steps is 0: at least 1"),
+        ({"defences": [ATTACK | {"step_size": math.inf}]}, "step_size is inf: a finite number"),
+        ({"defences": [ATTACK | {"eps": "0.1"}]}, "at-linf: eps is '0.1', which is of the wrong type"),
+        ({"defences": [ATTACK | {"norm": "l2"}]}, "'norm' is not a setting of defence at-linf: choose from"),
+        ({"defences": [{"eps": 0.1}]}, "a defence must be an object with a name, not {'eps': 0.1}"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], told: str) -> None:
@@ -190,15 +201,15 @@ def test_settings() -> None:
     [
         (
             ["flips=true"],
-            "'flips=true' is no setting: give name=value, with a name of .*, weight_decay",
+            "'flips' is not a setting of training: choose from test, .*, weight_decay",
         ),
-        (["lr=1"], "'lr=1' is no setting"),
-        (["flip"], "'flip' is no setting"),
-        (["flip=no"], "flip is 'no': true or false is allowed"),
-        (["crop_padding=1.5"], "crop_padding is '1.5': a whole number is allowed"),
-        (["crop_padding=none"], "crop_padding is 'none': a whole number is allowed"),
+        (["lr=1"], "'lr' is not a setting of training"),
+        (["flip"], "training: give flip a value, as in flip=VALUE"),
+        (["flip=no"], "flip must be true or false, not 'no'"),
+        (["crop_padding=1.5"], "crop_padding must be a whole number, not '1.5'"),
+        (["crop_padding=none"], "crop_padding must be a whole number, not 'none'"),
         (["momentum=much"], "momentum must be a number or a fraction .* not 'much'"),
-        (["momentum=0", "momentum=1"], "momentum is set twice, to 0.0 and to 1"),
+        (["momentum=0", "momentum=1"], "momentum is given twice, as 0.0 and as 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(texts: list[str], told: str) -> None:

@@ -1,0 +1,211 @@
+"""The training loop itself: one network, images in memory, SGD. ``train`` runs it, and so may others.
+
+Read ``Engine.train_epoch`` first.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from unlearnable_kernels.data.augment import draw_crop_flip
+from unlearnable_kernels.defences import Batch, Defence
+from unlearnable_kernels.device import autocast
+from unlearnable_kernels.networks import create_network
+from unlearnable_kernels.ops.crop_flip import crop_flip
+from unlearnable_kernels.training.processes import Processes, share_batch_norm
+from unlearnable_kernels.training.reproducible import seeded
+
+Rate = Callable[[int, int, int], float]
+"""The learning rate, given the epoch, the step within it (both from 0), and the steps in an epoch."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        rate: The learning rate at every step.
+        batch_size: Images a step, over all processes together.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        clip_norm: Largest norm of the whole gradient; None leaves it.
+        crop_padding: See ``random_crop_flip``; 0 turns the crop off.
+        flip: Whether to mirror images with probability 1/2.
+        precision: "fp32" or "bf16", of passes through the network.
+        compile: Whether to run the network through torch.compile.
+        skip_single: Whether to pass over a last batch of one image, which has no batch statistics.
+    """
+
+    rate: Rate
+    batch_size: int
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+    crop_padding: int = 4
+    flip: bool = True
+    precision: str = "fp32"
+    compile: bool = False
+    skip_single: bool = False
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch of training showed, over all processes.
+
+    Attributes:
+        loss: Mean over the images trained on, as the defences have it; may be NaN or infinite.
+        accuracy: Part of these that was recognised, in [0, 1].
+        lr: Learning rate of the last step.
+        images_per_second: Images trained on in a second.
+    """
+
+    loss: float
+    accuracy: float
+    lr: float
+    images_per_second: float
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is not a finite number."""
+        return not math.isfinite(self.loss)
+
+
+class Engine:
+    """One process's part of training one network: its optimiser, the data, and an epoch over them.
+
+    Args:
+        model: On the device of ``group``, where it is trained in place.
+        images: uint8 [N, H, W, 3], on any device.
+        labels: int64 [N], on any device.
+        recipe: How to train.
+        group: This process among those that train together.
+        defences: Their hooks are called in this order; ``prepare`` and ``at_test`` are the caller's business.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        recipe: Recipe,
+        group: Processes,
+        defences: Sequence[Defence] = (),
+    ) -> None:
+        self.images, self.labels, self.recipe, self.group = images, labels, recipe, group
+        self.defences = defences
+        for defence in defences:
+            defence.setup(model)
+        self.model = share_batch_norm(model, group.device) if group.size > 1 else model
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), 0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        if recipe.compile:
+            # A size of its own for every kernel, so that a resumed run computes as an uninterrupted one.
+            self.model.compile(dynamic=False)
+        self.forward: nn.Module = self.model
+        if group.size > 1:
+            self.forward = DistributedDataParallel(self.model, broadcast_buffers=False)
+        # What a defence changes is float32: bfloat16 cannot hold an attack's step.
+        changed = any(each.overrides("augment") or each.overrides("adversary") for each in defences)
+        half = recipe.precision == "bf16" and not changed
+        self._dtype = torch.bfloat16 if half else torch.float32
+
+    def train_epoch(
+        self, epoch: int, generator: torch.Generator, report: Callable[[int], None]
+    ) -> EpochResult:
+        """One pass over all images in a fresh order.
+
+        Args:
+            epoch: From 0.
+            generator: On the device of ``group``, in the same state on all processes; order and augmentation
+                are drawn from it.
+            report: Called after every step with the number of images in it.
+        """
+        count, device = len(self.labels), self.group.device
+        order = torch.randperm(count, generator=generator, device=device).to(self.images.device)
+        batches = order.split(self.recipe.batch_size)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)  # the loss, and the images recognised
+        trained, lr = 0, 0.0
+        self.model.train()
+        start = time.perf_counter()
+        for step, index in enumerate(batches):
+            if self.recipe.skip_single and 1 == len(index) < min(count, self.recipe.batch_size):
+                continue
+            lr = self.recipe.rate(epoch, step, len(batches))
+            self.optimizer.param_groups[0]["lr"] = lr
+            sums += self._step(self._batch(index, generator))
+            trained += len(index)
+            report(len(index))
+        loss_sum, correct = self.group.sum(sums).tolist()
+        seconds = time.perf_counter() - start
+        return EpochResult(loss_sum / trained, correct / trained, lr, trained / seconds)
+
+    def _batch(self, index: Tensor, generator: torch.Generator) -> Batch:
+        """This process's part of the batch int64 [count], cropped, flipped and as the defences have it.
+
+        All draws are those of the whole batch.
+        """
+        recipe, device, count = self.recipe, self.group.device, len(index)
+        offsets, flips = draw_crop_flip(count, generator, recipe.crop_padding, recipe.flip)
+        part = self.group.part(count)
+        images, picked = self.images, index[part]
+        labels = self.labels[picked].to(device)
+        if images.device != device:
+            images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
+        inputs = crop_flip(images, offsets[part], flips[part], recipe.crop_padding, picked, self._dtype)
+        batch = Batch(inputs, labels, count, part, generator, recipe.precision)
+        for defence in self.defences:
+            batch = defence.augment(batch)
+        for defence in self.defences:
+            batch = defence.adversary(self.model, batch)
+        return batch
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One step of the optimiser.
+
+        Returns:
+            float64 [2]: the loss summed over the images here, and how many of them were recognised.
+        """
+        with autocast(self.group.device, self.recipe.precision):
+            logits: Tensor = self.forward(batch.images)
+        logits = logits.float()
+        loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
+        for defence in self.defences:
+            loss = defence.loss(logits, batch.labels, loss)
+        # The processes' gradients are averaged, where those of a sum are to be added.
+        objective = loss * (self.group.size / batch.count)
+        for defence in self.defences:
+            term = defence.regularise(self.model)
+            if term is not None:
+                objective = objective + term
+        self.optimizer.zero_grad()
+        objective.backward()
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        truth = batch.labels if batch.labels.dim() == 1 else batch.labels.argmax(1)
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == truth).sum()])
+
+
+def fresh_network(name: str, num_classes: int, image_size: int, seed: int, device: torch.device) -> nn.Module:
+    """An untrained network, channels-last on ``device``; the global generators stay as they are.
+
+    Args:
+        name: One of ``NETWORKS``.
+        num_classes: Number of logits.
+        image_size: Height and width of the images in pixels.
+        seed: Of the weights.
+        device: Where it will live.
+
+    Raises:
+        UserError: There is no network of that name.
+    """
+    with seeded(seed, device):
+        model = create_network(name, num_classes, image_size)
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
