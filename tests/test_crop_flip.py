@@ -120,16 +120,16 @@ BAD_CALLS = {
     "with 3 dimensions": lambda x, o, f, p, i: (x[0], o, f, p, i),
     "offsets must be int64 [B, 2]": lambda x, o, f, p, i: (x, o.int(), f, p, i),
     "offsets must hold 2 numbers for every batch entry, got 1": lambda x, o, f, p, i: (x, o[:, :1], f, p, i),
-    "offsets must have a row for each of the 7 entries of index, got 5": lambda x, o, f, p, i: (
+    "offsets must hold one row for each of the 7 entries of index, got 5": lambda x, o, f, p, i: (
         x,
         o[:5],
         f,
         p,
         i,
     ),
-    "offsets must have a row for each of the 6 images, got 7": lambda x, o, f, p, i: (x, o, f, p),
+    "offsets must hold one row for each of the 6 images, got 7": lambda x, o, f, p, i: (x, o, f, p),
     "flips must be bool [B]": lambda x, o, f, p, i: (x, o, f.int(), p, i),
-    "flips must hold one for each of the 7 entries of index, got 2": lambda x, o, f, p, i: (
+    "flips must hold one row for each of the 7 entries of index, got 2": lambda x, o, f, p, i: (
         x,
         o,
         f[:2],

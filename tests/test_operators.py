@@ -14,6 +14,25 @@ CALLS = [
 ]
 
 
+SCHEMAS = """
+bayes_ascent_step(Tensor x, Tensor labels, Tensor origin, int num_classes, float bandwidth, float step_size, float eps, str norm, float lower=0., float upper=1.) -> (Tensor, Tensor)
+bayes_error(Tensor features, Tensor labels, int num_classes, float bandwidth, str similarity="rbf", str precision="ieee", Tensor? references=None, int first_row=-1) -> (Tensor error, Tensor mass, Tensor winner)
+bayes_error_backward(Tensor grad, Tensor mass, Tensor winner, Tensor features, Tensor labels, int num_classes, float bandwidth, str similarity, str precision, Tensor? references, int first_row) -> (Tensor grad_features, Tensor grad_references)
+classwise_conv(Tensor images, Tensor labels, Tensor filters, str padding="zeros", str rescale="max") -> Tensor
+classwise_conv_backward(Tensor grad, Tensor images, Tensor labels, Tensor filters, str padding, str rescale) -> (Tensor grad_images, Tensor grad_filters)
+classwise_conv_into(Tensor(a!) out, Tensor images, Tensor labels, Tensor filters, str padding="zeros", str rescale="max") -> ()
+crop_flip(Tensor images, Tensor offsets, Tensor flips, int padding=4, Tensor? index=None, ScalarType dtype=float32) -> Tensor
+pgd_step(Tensor x, Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0., float upper=1.) -> Tensor
+pgd_step_(Tensor(a!) x, Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0., float upper=1.) -> ()
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("written", SCHEMAS.split("\n")[1:-1], ids=lambda line: line.partition("(")[0])
+def test_schemas_are_those_that_others_build_on(written):
+    overload = getattr(torch.ops.unlearn, written.partition("(")[0]).default
+    assert str(overload._schema) == f"unlearn::{written}"
+
+
 def namespace(op):
     return getattr(torch.ops.unlearn, op.name).default
 

@@ -17,30 +17,22 @@
 #include <tuple>
 #include <vector>
 
-#include "../check.h"
+#include "arguments.h"
+#include "share_out.h"
 
 namespace unlearn {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 constexpr const char* op = "bayes_ascent_step: ";
 constexpr double smallest_mass = 1e-8;
-constexpr std::int64_t most_rows = 4096, blocks = 4;
-
-template <class Range>
-void for_rows(std::int64_t count, std::int64_t work_of_row, Range range) {
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / std::max<std::int64_t>(work_of_row, 1));
-  torch::stable::parallel_for(0, count, grain, range);
-}
+constexpr std::int64_t most_rows = 4096, blocks = 4, worth_a_thread = 1 << 15;
 
 template <typename S>
 void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
   for (std::int64_t n = 0; n < count; ++n) {
     double square = 0;
     for (std::int64_t d = 0; d < depth; ++d) square += static_cast<double>(rows[n * depth + d]) * rows[n * depth + d];
-    check(std::isfinite(square), op, "x[", n, "] must be finite, and so must its squared length");
+    check(std::isfinite(square), op, "the squared length of x[", n, "] is ", square, ", but must be finite");
   }
 }
 
@@ -50,7 +42,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
   const std::int64_t count = rows.size(0), depth = rows.size(1);
   const S* from = rows.const_data_ptr<S>();
   std::vector<S> mean(depth);
-  for_rows(depth, count, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(depth, count, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> sums(end - begin, 0.0);
     for (std::int64_t n = 0; n < count; ++n)
       for (std::int64_t d = begin; d < end; ++d) sums[d - begin] += from[n * depth + d];
@@ -59,7 +51,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
   Tensor result = torch::stable::new_empty(rows, {count, depth});
   S* to = result.mutable_data_ptr<S>();
   half_squares.resize(count);
-  for_rows(count, depth, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(count, depth, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
       constexpr std::int64_t strands = 16;  // independent sums, which the compiler puts into vectors
       std::array<double, strands> sums{};
@@ -113,7 +105,7 @@ Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, do
   };
   Tensor result = torch::stable::new_empty(rows, {count, count});
   S *kernel = result.mutable_data_ptr<S>(), *errors = error.mutable_data_ptr<S>();
-  for_rows(count, 16 * count + classes, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(count, 16 * count + classes, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> mass(classes);
     for (std::int64_t i = begin; i < end; ++i) {
       S* row = kernel + i * count;
@@ -143,7 +135,7 @@ template <typename S>
 void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& of) {
   const std::int64_t count = kernel.size(0);
   S* values = kernel.mutable_data_ptr<S>();
-  for_rows(count, 4 * count, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(count, 4 * count, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       double sum = 0;
       for (std::int64_t j = 0; j < count; ++j) {
@@ -187,7 +179,7 @@ std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& label
   const std::int64_t no_row = -1;
   const auto of = call<3>("unlearn::bayes_error", rows, labels, classes, bandwidth, rbf, ieee, none, no_row);
   const Tensor ones = torch::stable::fill_(torch::stable::empty_like(of[0]), 1);
-  const auto grads = call<2>("unlearn::bayes_error_backward", ones, rows, labels, of[1], of[2], classes, bandwidth, rbf,
+  const auto grads = call<2>("unlearn::bayes_error_backward", ones, of[1], of[2], rows, labels, classes, bandwidth, rbf,
                              ieee, none, no_row);
   return {of[0], grads[0]};
 }
@@ -195,23 +187,12 @@ std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& label
 void check_arguments(const Tensor& x, const Tensor& labels, const Tensor& origin, std::int64_t classes,
                      double bandwidth, double step_size, double eps, const std::string& norm, double lower,
                      double upper) {
-  const ScalarType type = x.scalar_type();
-  check(x.dim() > 0 && (type == ScalarType::Float || type == ScalarType::Double), op,
-        "x must be float32 or float64 [N, ...], got ", toString(type), ", ", x.dim(), " dimensions");
-  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op,
-        "labels must be int64 and of 1 dimension, got ", toString(labels.scalar_type()), " with ", labels.dim());
-  check(labels.size(0) == x.size(0), op, "labels must hold one label for each of the ", x.size(0), " samples, got ",
-        labels.size(0));
-  check(classes >= 1 && classes <= 1 << 24, op, "num_classes must lie in [1, 2**24], got ", classes);
-  check(std::isfinite(bandwidth) && bandwidth > 0, op, "bandwidth must be finite and greater than 0, got ", bandwidth);
-  bool same = origin.dim() == x.dim() && origin.scalar_type() == type;
-  for (std::int64_t dim = 0; same && dim < x.dim(); ++dim) same = origin.size(dim) == x.size(dim);
-  check(same, op, "origin must have x's shape and dtype");
-  check(x.is_cpu() && labels.is_cpu() && origin.is_cpu(), op, "x, labels and origin must be on one device");
-  check(norm == "linf" || norm == "l2", op, "norm must be one of linf, l2, got '", norm, "'");
-  check(std::isfinite(step_size), op, "step_size must be finite, got ", step_size);
-  check(eps >= 0, op, "eps must be at least 0, got ", eps);
-  check(lower <= upper, op, "lower must be at most upper, got ", lower, " and ", upper);
+  check_layout(op, "x", x, x.dim() > 0, "[N, ...]");
+  check_dtype(op, "x", x.scalar_type(), {ScalarType::Float, ScalarType::Double});
+  check_like_x(op, "origin", origin, x);
+  check_posterior(op, labels, x.size(0), "samples", classes, bandwidth);
+  check_step(op, step_size, eps, norm, lower, upper);
+  check_one_device(op, {{"x", &x}, {"labels", &labels}});
 }
 
 std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& given_labels, const Tensor& origin,
@@ -221,9 +202,7 @@ std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& give
   const Tensor labels = torch::stable::contiguous(given_labels), dense = torch::stable::contiguous(x);
   const std::int64_t count = x.size(0), depth = count > 0 ? x.numel() / count : 0;
   const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
-  for (std::int64_t n = 0; n < count; ++n)
-    check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
-          ")");
+  check_values_within(op, "labels", labels, 0, classes);
   Tensor error = torch::stable::new_empty(x, {count});
   if (count == 0) return {torch::stable::empty_like(x), error};
   const Tensor rows = torch::stable::view(dense, {count, depth});

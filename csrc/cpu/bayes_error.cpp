@@ -17,15 +17,12 @@
 #include <tuple>
 #include <utility>
 
-#include "../check.h"
+#include "arguments.h"
 #include "bayes_error_rows.h"
 #include "capability.h"
 
 namespace unlearn {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr const char* op = "bayes_error: ";
 constexpr double smallest_mass = 1e-8;
@@ -43,39 +40,32 @@ struct Arguments {
   double scale() const { return 1 / (bandwidth * bandwidth); }
 };
 
-bool is_one_of(const std::string& name, std::initializer_list<const char*> names) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 Arguments check_arguments(const Tensor& features, const Tensor& labels, std::int64_t classes, double bandwidth,
                           const std::string& similarity, const std::string& precision,
                           const std::optional<Tensor>& references, std::int64_t first_row) {
-  check(features.dim() == 2, op, "features must be [N, D], got ", features.dim(), " dimensions");
+  check_layout(op, "features", features, features.dim() == 2, "[N, D]");
   const ScalarType type = features.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double, op, "features must be float32 or float64");
-  const Tensor& pool = references ? *references : features;
-  check(pool.dim() == 2 && pool.size(1) == features.size(1), op, "references must be [M, ", features.size(1),
-        "] as features are");
-  check(pool.scalar_type() == type, op, "references must have the dtype of features");
-  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op,
-        "labels must be int64 and of 1 dimension");
-  check(labels.size(0) == pool.size(0), op, "labels must hold one label for each of the ", pool.size(0),
-        references ? " references" : " features", ", got ", labels.size(0));
-  check(classes >= 1 && classes <= 1 << 24, op, "num_classes must lie in [1, 2**24], got ", classes);
-  check(std::isfinite(bandwidth) && bandwidth > 0, op, "bandwidth must be finite and greater than 0, got ", bandwidth);
-  check(is_one_of(similarity, {"rbf", "logistic"}), op, "similarity must be one of rbf, logistic, got '", similarity,
-        "'");
-  check(is_one_of(precision, {"ieee", "tf32", "bf16"}), op, "precision must be one of ieee, tf32, bf16, got '",
-        precision, "'");
-  check(references || first_row == -1, op, "first_row is ", first_row, ", but without references");
-  const std::int64_t last = pool.size(0) - features.size(0);
-  check(first_row == -1 || (0 <= first_row && first_row <= last), op, "first_row must lie in [0, ", last, "] for ",
-        features.size(0), " features among ", pool.size(0), " references, got ", first_row);
-  check(features.is_cpu() && labels.is_cpu() && pool.is_cpu(), op,
-        "features, labels and references must be on one device");
+  check_dtype(op, "features", type, {ScalarType::Float, ScalarType::Double});
+  if (references) {
+    check(references->dim() == 2 && references->size(1) == features.size(1), op, "references must be [M, ",
+          features.size(1), "] as features are, got ", shape_of(*references));
+    check(references->scalar_type() == type, op, "references must have the dtype of features, ", name_of(type),
+          ", got ", name_of(references->scalar_type()));
+    check_posterior(op, labels, references->size(0), "references", classes, bandwidth, "[M]");
+    const std::string why = " for " + std::to_string(features.size(0)) + " features among " +
+                            std::to_string(references->size(0)) + " references";
+    if (first_row != -1) check_within(op, "first_row", first_row, 0, references->size(0) - features.size(0), why);
+  } else {
+    check_posterior(op, labels, features.size(0), "features", classes, bandwidth);
+    check(first_row == -1, op, "first_row is ", first_row, ", but without references");
+  }
+  const bool rbf = check_one_of(op, "similarity", similarity, {"rbf", "logistic"}) == 0;
+  check_one_of(op, "precision", precision, {"ieee", "tf32", "bf16"});
+  check_one_device(op, {{"features", &features}, {"labels", &labels},
+                        {"references", references ? &*references : nullptr}});
   const bool bf16 = precision == "bf16" && type == ScalarType::Float;
   Arguments call{torch::stable::contiguous(features), torch::stable::contiguous(labels), std::nullopt, classes,
-                 first_row, bandwidth, similarity == "rbf", bf16};
+                 first_row, bandwidth, rbf, bf16};
   if (references) call.references = torch::stable::contiguous(*references);
   return call;
 }
@@ -90,13 +80,6 @@ void check_finite(const Tensor& rows, const char* name) {
     for (std::int64_t d = 0; bad && d < depth; ++d)
       check(std::isfinite(at[d]), op, name, "[", row, ", ", d, "] is ", at[d], ", but must be finite");
   }
-}
-
-void check_labels(const Tensor& labels, std::int64_t classes) {
-  const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
-  for (std::int64_t n = 0; n < labels.numel(); ++n)
-    check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
-          ")");
 }
 
 template <typename S>
@@ -136,7 +119,7 @@ struct Prepared {
   explicit Prepared(const Arguments& a) : kernel(kernel_for<S>(a.bf16)) {
     check_finite<S>(a.features, "features");
     if (a.references) check_finite<S>(*a.references, "references");
-    check_labels(a.labels, a.classes);
+    check_values_within(op, "labels", a.labels, 0, a.classes);
     const std::int64_t depth = a.features.size(1), count = a.pool().size(0), first = a.first_row;
     const S* pool = a.pool().template const_data_ptr<S>();
     const std::int64_t* labels = a.labels.template const_data_ptr<std::int64_t>();
@@ -202,7 +185,9 @@ struct Prepared {
           pairs.emplace_back(i, j);
       }
       computed += static_cast<std::int64_t>(pairs.size());
-      for_each(static_cast<std::int64_t>(pairs.size()), [&](auto at) { run(call, pairs[at].first, pairs[at].second); });
+      share_out(static_cast<std::int64_t>(pairs.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t at = begin; at < end; ++at) run(call, pairs[at].first, pairs[at].second);
+      });
     }
     pairs_computed = computed;
     pairs_skipped = skipped;
@@ -273,10 +258,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor&
   return {error, mass, winner};
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& features, const Tensor& labels,
-                                    const Tensor& mass, const Tensor& winner, std::int64_t classes, double bandwidth,
-                                    std::string similarity, std::string precision, std::optional<Tensor> references,
-                                    std::int64_t first_row) {
+std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& mass, const Tensor& winner,
+                                    const Tensor& features, const Tensor& labels, std::int64_t classes,
+                                    double bandwidth, std::string similarity, std::string precision,
+                                    std::optional<Tensor> references, std::int64_t first_row) {
   const Arguments a =
       check_arguments(features, labels, classes, bandwidth, similarity, precision, references, first_row);
   const std::int64_t count = features.size(0), depth = features.size(1);

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "bayes_error.h"
+#include "bfloat16.h"
 
 #ifndef UNLEARN_TARGET
 #error "define UNLEARN_TARGET and UNLEARN_NAMESPACE before including bayes_error_kernel.h"
@@ -87,15 +88,14 @@ UNLEARN_INLINE typename A::Vector similarity(typename A::Vector x) {
   return (x < 0 ? e : one) / (one + e);
 }
 
-// Round to nearest even, to the 8 bits of bfloat16.
 template <class A>
 UNLEARN_INLINE typename A::Vector to_bfloat16(typename A::Vector x) {
   if constexpr (std::is_same_v<typename A::Scalar, double>) {
     return x;
   } else {
-    using I = typename A::Integers;
-    const I bits = (I)x;
-    return (typename A::Vector)((bits + 0x7fff + ((bits >> 16) & 1)) & ~0xffff);
+    auto bits = (typename A::Integers)x;
+    round_to_bfloat16(bits);
+    return (typename A::Vector)bits;
   }
 }
 

@@ -1,30 +1,16 @@
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "bayes_error.h"
+#include "bfloat16.h"
+#include "share_out.h"
 
 // Packs rows for the Bayes error's kernels, and unpacks their gradient.
 
 namespace unlearn {
-
-inline std::uint32_t bits_of(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
-}
-
-inline float rounded_to_bfloat16(float x) {
-  std::uint32_t bits = bits_of(x);
-  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
 
 // The caller's rows, relative to a centre, and rounded to bfloat16 where that is asked for.
 template <typename S>
@@ -54,7 +40,7 @@ std::vector<double> mean_of(const S* rows, std::int64_t count, std::int64_t dept
 
 template <typename Body>
 void for_each(std::int64_t count, Body body) {
-  torch::stable::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+  share_out(count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) body(i);
   });
 }
@@ -155,7 +141,7 @@ void pack(PackedRows<S>& packed, const Points<S>& points, const std::int64_t* la
 template <typename S>
 void unpack_gradient(PackedRows<S>& packed, const Points<S>& points, std::int64_t block, double scale, bool rbf, S* out) {
   const S* products = packed.gradient.at_least(0);
-  torch::stable::parallel_for(0, packed.count, 16, [&](std::int64_t begin, std::int64_t end) {
+  share_out(packed.count, 16, [&](std::int64_t begin, std::int64_t end) {
     std::vector<S> z(packed.depth);
     for (std::int64_t row = begin; row < end; ++row) {
       const S* product = products + row / block * block * packed.padded_depth + row % block;

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "padding.h"
-#include "pixel_type.h"
+#include "element_type.h"
 
 namespace unlearn {
 
@@ -17,7 +17,7 @@ struct ClasswiseConv {
   void* filter_grads;  // backward only: one k×k sum an image
   const std::int64_t* labels;
   const void* filters;  // double where the pixels are, else float
-  PixelType type;
+  ElementType type;
   std::int64_t count, planes, height, row, step, k;
   Padding padding;
   bool rescale;

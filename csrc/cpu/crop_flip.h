@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-namespace unlearn {
+#include "element_type.h"
 
-enum class LevelType { half, bfloat16, single, double_ };
+namespace unlearn {
 
 // One call of the operator. A row of an image is `row()` bytes, and of the result as many values.
 struct CropFlip {
@@ -14,7 +14,7 @@ struct CropFlip {
   const bool* flips;            // [B]
   const std::int64_t* index;    // [B], or null: entry b is image b
   void* out;                    // [B, H, W, C] in memory
-  LevelType type;
+  ElementType type;
   std::int64_t batch, height, width, channels, padding;
 
   std::int64_t row() const { return width * channels; }

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <cstdint>
+
+#include "element_type.h"
 
 namespace unlearn {
 
@@ -12,7 +12,7 @@ struct PgdStep {
   const void* grad;
   const void* origin;
   void* out;  // may be x
-  torch::headeronly::ScalarType type;
+  ElementType type;
   std::int64_t count, size;
   double step_size, eps, lower, upper;
   bool l2;

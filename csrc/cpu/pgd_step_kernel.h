@@ -18,6 +18,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "bfloat16.h"
 #include "pgd_step.h"
 #include "scratch.h"
 
@@ -31,17 +32,16 @@ constexpr int strands = 32;
 // Half types to floats and back, rounded to nearest even.
 UNLEARN_TARGET inline void convert(const c10::BFloat16* from, std::int64_t count, float* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(from[i].x) << 16;
-    std::memcpy(to + i, &bits, sizeof bits);
+    to[i] = float_of(static_cast<std::uint32_t>(from[i].x) << 16);
   }
 }
 
 UNLEARN_TARGET inline void convert(const float* from, std::int64_t count, c10::BFloat16* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, from + i, sizeof bits);
-    const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    to[i].x = static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    std::uint32_t bits = bits_of(from[i]);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    round_to_bfloat16(bits);
+    to[i].x = static_cast<std::uint16_t>(nan ? 0x7fc0 : bits >> 16);
   }
 }
 
@@ -225,13 +225,12 @@ UNLEARN_TARGET void run(const PgdStep& call, std::int64_t begin, std::int64_t en
 }
 
 UNLEARN_TARGET inline void run_any(const PgdStep& call, std::int64_t begin, std::int64_t end) {
-  using torch::headeronly::ScalarType;
   switch (call.type) {
-    case ScalarType::Half: return run<float, c10::Half>(call, begin, end);
-    case ScalarType::BFloat16: return run<float, c10::BFloat16>(call, begin, end);
-    case ScalarType::Float: return run<float, float>(call, begin, end);
-    case ScalarType::Double: return run<double, double>(call, begin, end);
-    default: return;  // refused before
+    case ElementType::byte: return;  // refused before
+    case ElementType::half: return run<float, c10::Half>(call, begin, end);
+    case ElementType::bfloat16: return run<float, c10::BFloat16>(call, begin, end);
+    case ElementType::single: return run<float, float>(call, begin, end);
+    case ElementType::double_: return run<double, double>(call, begin, end);
   }
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "padding.h"
-#include "pixel_type.h"
+#include "element_type.h"
 
 namespace unlearn {
 
@@ -20,7 +20,7 @@ struct ClasswiseConvCuda {
   void* filter_grads;  // backward only
   const std::int64_t* labels;
   const void* filters;  // double where the pixels are, else float
-  PixelType type;
+  ElementType type;
   std::int64_t count, classes, channels, height, width, channel_step, row_step, step;
   std::int64_t k;
   Padding padding;

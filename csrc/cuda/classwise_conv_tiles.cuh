@@ -305,11 +305,11 @@ void launch_tiles(const ClasswiseConvCuda& call) {
 template <int K>
 void classwise_conv_tiles(const ClasswiseConvCuda& call) {
   switch (call.type) {
-    case PixelType::byte: return launch_tiles<std::uint8_t, K>(call);
-    case PixelType::half: return launch_tiles<__half, K>(call);
-    case PixelType::bfloat16: return launch_tiles<__nv_bfloat16, K>(call);
-    case PixelType::single: return launch_tiles<float, K>(call);
-    case PixelType::double_: return;  // never tiled
+    case ElementType::byte: return launch_tiles<std::uint8_t, K>(call);
+    case ElementType::half: return launch_tiles<__half, K>(call);
+    case ElementType::bfloat16: return launch_tiles<__nv_bfloat16, K>(call);
+    case ElementType::single: return launch_tiles<float, K>(call);
+    case ElementType::double_: return;  // never tiled
   }
 }
 

@@ -9,6 +9,8 @@ every tap's sum (one program an image and tap) and the padded image's gradient, 
 into pixels (7). About 6 floats of work space an element are read or written. No atomics, so results repeat.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -253,85 +255,65 @@ def classes_kernel(labels, each, grad_filters, count, k, S: tl.constexpr, BLOCK:
     tl.store(grad_filters + label.to(tl.int64) * k * k + tap, tl.sum(total))
 
 
-def _prepared(images: Tensor, labels: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Images, labels and filters as the kernels read them, and whether the images are channels-last."""
-    contract.check_values(images, labels, filters)
-    layout = contract.memory_format(images)
-    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    return (
-        images.contiguous(memory_format=layout),
-        labels.contiguous(),
-        filters.to(dtype).contiguous(),
-        layout == torch.channels_last,
+def _prepared(call: contract.Arguments) -> tuple[contract.Arguments, bool, Any]:
+    """The call as kernels read it, whether images are channels-last, and the type that is computed in."""
+    contract.check_values(call)
+    layout = contract.memory_format(call.images)
+    wide = call.images.dtype == torch.float64
+    read = call._replace(
+        images=call.images.contiguous(memory_format=layout),
+        labels=call.labels.contiguous(),
+        filters=call.filters.to(torch.float64 if wide else torch.float32).contiguous(),
     )
+    return read, layout == torch.channels_last, tl.float64 if wide else tl.float32
 
 
-def classwise_conv_into(
-    images: Tensor, labels: Tensor, filters: Tensor, out: Tensor, padding: str = "zeros", rescale: str = "max"
-) -> None:
-    """``ops.classwise_conv.SCHEMA_INTO``; raises RuntimeError as the contract says."""
-    contract.check_arguments(images, labels, filters, padding, rescale)
-    contract.check_out(images, out)
-    if images.numel() > 0 and out.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
-        raise RuntimeError("classwise_conv: out must share no memory with images")
-    if images.numel() == 0:
+def classwise_conv_into(out: Tensor, *arguments: Any) -> None:
+    """``torch.ops.unlearn.classwise_conv_into`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    contract.check_arguments(call)
+    contract.check_out(call, out)
+    contract.check.separate("out", out, images=call.images)
+    if call.images.numel() == 0:
         return
-    x, y, s, last = _prepared(images, labels, filters)
-    count, channels, height, width = x.shape
-    compute = tl.float64 if s.dtype == torch.float64 else tl.float32
-    with torch.cuda.device_of(images):
-        forward_kernel[(count,)](
-            x,
-            y,
-            s,
-            out,
-            channels,
-            height,
-            width,
-            s.shape[-1],
-            padding,
-            rescale == "max",
-            last,
-            compute,
-            BLOCK,
+    (x, y, s, padding, rescale), last, compute = _prepared(call)
+    with torch.cuda.device_of(x):
+        forward_kernel[(len(x),)](
+            *(x, y, s, out, *x.shape[1:], s.shape[-1], padding, rescale == "max", last, compute, BLOCK)
         )
 
 
-def classwise_conv(
-    images: Tensor, labels: Tensor, filters: Tensor, padding: str = "zeros", rescale: str = "max"
-) -> Tensor:
-    """``ops.classwise_conv.SCHEMA``; raises RuntimeError as the contract says."""
-    contract.check_arguments(images, labels, filters, padding, rescale)
-    out = torch.empty_like(images, memory_format=contract.memory_format(images))
-    classwise_conv_into(images, labels, filters, out, padding, rescale)
+def classwise_conv(*arguments: Any, **named: Any) -> Tensor:
+    """``torch.ops.unlearn.classwise_conv`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    out = contract.empty_result(call)
+    classwise_conv_into(out, *call)
     return out
 
 
-def classwise_conv_backward(
-    grad: Tensor, images: Tensor, labels: Tensor, filters: Tensor, padding: str, rescale: str
-) -> tuple[Tensor, Tensor]:
-    """``ops.classwise_conv.SCHEMA_BACKWARD``; raises RuntimeError as the contract says."""
-    contract.check_arguments(images, labels, filters, padding, rescale)
-    grad_filters = torch.zeros_like(filters, memory_format=torch.contiguous_format)
-    grad_images = torch.empty_like(images, memory_format=contract.memory_format(images))
-    if images.numel() == 0 or filters.shape[0] == 0:
+def classwise_conv_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """``torch.ops.unlearn.classwise_conv_backward`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    contract.check_arguments(call)
+    grad_filters = torch.zeros_like(call.filters, memory_format=torch.contiguous_format)
+    grad_images = contract.empty_result(call)
+    if call.images.numel() == 0 or len(call.filters) == 0:
         return grad_images.copy_(grad), grad_filters
-    x, y, s, last = _prepared(images, labels, filters)
+    (x, y, s, padding, rescale), last, compute = _prepared(call)
     count, channels, height, width = x.shape
     shape, k = (channels, height, width), s.shape[-1]
-    g = grad.contiguous(memory_format=contract.memory_format(images))
-    work, each = s.new_empty(images.numel()), s.new_empty(count, k * k)
+    g = grad.contiguous(memory_format=contract.memory_format(x))
+    work, each, sums = s.new_empty(x.numel()), s.new_empty(count, k * k), torch.empty_like(s)
     grad_padded = s.new_empty(count, channels, height + k - 1, width + k - 1)
-    sums = torch.empty_like(s)
-    compute, scaled = (tl.float64 if s.dtype == torch.float64 else tl.float32), rescale == "max"
-    padded_blocks = triton.cdiv(grad_padded[0].numel(), BLOCK)
-    blocks = triton.cdiv(x[0].numel(), BLOCK)
-    with torch.cuda.device_of(images):
-        division_kernel[(count,)](g, x, y, s, work, *shape, k, padding, scaled, last, compute, BLOCK)
+    blocks, padded_blocks = (triton.cdiv(t[0].numel(), BLOCK) for t in (x, grad_padded))
+    how = (padding, rescale == "max", last, compute, BLOCK)
+    with torch.cuda.device_of(x):
+        division_kernel[(count,)](g, x, y, s, work, *shape, k, *how)
         taps_kernel[(count, k * k)](x, work, each, *shape, k, padding, last, compute, BLOCK)
         padded_gradient_kernel[(count, padded_blocks)](
             work, y, s, grad_padded, *shape, k, last, compute, BLOCK
         )
         fold_kernel[(count, blocks)](g, y, grad_padded, grad_images, *shape, k, padding, last, compute, BLOCK)
-        classes_kernel[(s.shape[0], k * k)](y, each, sums, count, k, compute, BLOCK)
-    return grad_images, sums.to(filters.dtype)
+        classes_kernel[(len(s), k * k)](y, each, sums, count, k, compute, BLOCK)
+    return grad_images, sums.to(call.filters.dtype)

@@ -5,12 +5,14 @@ the one thing that takes divisions, is worked out once for all rows of the tile.
 side by side. 1 byte is read and one value written for each value; 17 bytes more for a tile's draws.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from unlearnable_kernels.ops.crop_flip import check_arguments, empty_result
+from unlearnable_kernels.ops import crop_flip as contract
 
 TILE = 2048
 VALUES_A_WARP = 512
@@ -70,32 +72,26 @@ def tile_of(height: int, row: int) -> tuple[int, int]:
     return min(triton.next_power_of_2(height), TILE // values), values
 
 
-def crop_flip(
-    images: Tensor,
-    offsets: Tensor,
-    flips: Tensor,
-    padding: int = 4,
-    index: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """``unlearnable_kernels.crop_flip`` for CUDA tensors. Compiled anew for every H, W and C."""
-    check_arguments(images, offsets, flips, padding, index, dtype)
-    out = empty_result(images, offsets, dtype)
-    stored, height, width, channels = images.shape
+def crop_flip(*arguments: Any, **named: Any) -> Tensor:
+    """``torch.ops.unlearn.crop_flip`` for CUDA tensors. Compiled anew for every H, W and C."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    out = contract.empty_result(call)
+    stored, height, width, channels = call.images.shape
     if out.numel() == 0:
         return out
     rows, values = tile_of(height, width * channels)
     tiles = triton.cdiv(height, rows) * triton.cdiv(width * channels, values)
-    with torch.cuda.device_of(images):
-        crop_flip_kernel[(len(offsets) * tiles,)](
-            images.contiguous(),
-            offsets.contiguous(),
-            flips.contiguous().view(torch.uint8),
-            offsets if index is None else index.contiguous(),
+    with torch.cuda.device_of(call.images):
+        crop_flip_kernel[(len(call.offsets) * tiles,)](
+            call.images.contiguous(),
+            call.offsets.contiguous(),
+            call.flips.contiguous().view(torch.uint8),
+            call.offsets if call.index is None else call.index.contiguous(),
             out,
             stored,
-            padding,
-            HAS_INDEX=index is not None,
+            call.padding,
+            HAS_INDEX=call.index is not None,
             HEIGHT=height,
             WIDTH=width,
             CHANNELS=channels,

@@ -217,52 +217,35 @@ def _in_layout(t: Tensor, layout: Tensor) -> Tensor:
     return t if t.stride() == layout.stride() else torch.empty_like(layout).copy_(t)
 
 
-def _compute(
-    x: Tensor, grad: Tensor, origin: Tensor, out: Tensor, numbers: tuple[int, ...], norm: str
-) -> None:
+def _compute(call: contract.Arguments, out: Tensor) -> None:
     dense = torch.empty_like(out, device="meta")
     target = out
-    if norm == "l2" and not contract.samples_outermost(dense):
+    if call.norm == "l2" and not contract.samples_outermost(dense):
         target = torch.empty_like(out, memory_format=torch.contiguous_format)
     elif dense.stride() != out.stride():
         target = torch.empty_like(out)
-    inputs = tuple(_in_layout(t, target) for t in (x, grad, origin))
+    inputs = tuple(_in_layout(t, target) for t in (call.x, call.grad, call.origin))
+    numbers = tuple(_bits(number) for number in (call.step_size, call.eps, call.lower, call.upper))
     with torch.cuda.device_of(out):
-        _launch((*inputs, target), numbers, norm)
+        _launch((*inputs, target), numbers, call.norm)
     if target is not out:
         out.copy_(target)
 
 
-def pgd_step(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> Tensor:
-    contract.check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    out = torch.empty_like(x)
-    if x.numel() > 0:
-        numbers = tuple(_bits(number) for number in (step_size, eps, lower, upper))
-        _compute(x, grad, origin, out, numbers, norm)
+def pgd_step(*arguments: Any, **named: Any) -> Tensor:
+    """``torch.ops.unlearn.pgd_step`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    out = torch.empty_like(call.x)
+    if out.numel() > 0:
+        _compute(call, out)
     return out
 
 
-def pgd_step_(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> None:
-    contract.check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    contract.check_memory(x, grad, origin)
-    if x.numel() > 0:
-        numbers = tuple(_bits(number) for number in (step_size, eps, lower, upper))
-        _compute(x, grad, origin, x, numbers, norm)
+def pgd_step_(*arguments: Any, **named: Any) -> None:
+    """``torch.ops.unlearn.pgd_step_`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_in_place(call)
+    contract.check.separate("x", call.x, grad=call.grad, origin=call.origin)
+    if call.x.numel() > 0:
+        _compute(call, call.x)
