@@ -1,4 +1,7 @@
 // torch.ops.unlearn.bayes_ascent_step on the CPU: docs/maths.md (B1) to (B3), (A1), then pgd_step.
+//   x, origin   S [N, ...]   float32 or float64; x in any layout, read as rows S [N, D]
+//   labels      int64 [N]    in [0, classes)
+// to the next x, laid out like x, and the error S [N] before the step.
 //
 // For N rows of D features the products are the machine's: N²D/2 (1 + 1/blocks) multiply-adds for the upper triangle
 // of X Xᵀ, in blocks of rows, and N²D for L X. Between them rows are shared out among threads. The matrix is N×N, so

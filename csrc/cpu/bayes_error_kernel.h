@@ -1,4 +1,12 @@
 // One pair of panels of the Bayes error's surrogate and its gradient, docs/maths.md (B1) to (B8), for any vector type.
+// Panel i of a call's queries and panel j of its references (bayes_error.h), each of R rows of D features:
+//   gram_factors      S [blocks, D, block]       points as the first product's factors; bfloat16 pairs in bf16
+//   product_factors   S [blocks, D', block]      and as the second's; D' is D padded to whole registers
+//   bias, label       S [rows]                   of the exponent; class, −1 in padding
+//   winner, weight_*  S [rows]                   gradient only: c_i and both values of a_ij, (B4)
+//   mass              double [rows, classes]     written by `statistics`
+//   gradient, sums    S [blocks, D', block], double [rows]   added to by `gradient`: M y and M 1
+// Threads take pairs of panels that share no panel, so that what is added to is each thread's own.
 //
 // A tile holds the panel's pairs as [block of references][query][reference in block], and fits in the second-level
 // cache with both panels. The products run in registers of Arithmetic::rows × Arithmetic::columns vectors: one

@@ -1,5 +1,12 @@
-// Equations (C1) and (C2) of docs/maths.md for a range of output rows. Included once for each instruction
-// set, with UNLEARN_TARGET (a function attribute), UNLEARN_NAMESPACE and, from AVX2 on, UNLEARN_HAS_AVX2.
+// Random crop and flip, docs/maths.md (C1) and (C2), of rows [begin, end) of the B·H rows of the result of a call
+// (crop_flip.h), on one thread:
+//   images   uint8 [N, H, W, C]
+//   offsets  int64 [B, 2]         row and column of each window's corner, in [0, 2·padding]
+//   flips    bool [B]
+//   index    int64 [B], or null   the image of each batch entry
+//   out      [B, H, W, C]         float16, bfloat16, float32 or float64, in [0, 1]
+// Included once for each instruction set, with UNLEARN_TARGET (a function attribute), UNLEARN_NAMESPACE and, from AVX2
+// on, UNLEARN_HAS_AVX2.
 //
 // A few rows at a time are cut out as bytes into work space that stays in the first-level cache, and then
 // converted in one loop without edges, which the compiler vectorises. Memory sees 1 byte read and one value

@@ -60,7 +60,7 @@ bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// `t` as it is where it has the layout, else copied into it.
+// `t` as it is where it has the layout, otherwise copied into it.
 Tensor in_layout(const Tensor& t, const Tensor& layout) {
   if (same_layout(t, layout)) return t;
   Tensor copy = torch::stable::empty_like(layout);

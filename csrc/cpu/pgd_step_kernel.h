@@ -1,4 +1,7 @@
-// The projected gradient step on one thread, docs/maths.md (P1) to (P5).
+// The projected gradient step on one thread, docs/maths.md (P1) to (P5), of parts [begin, end) of a call (pgd_step.h):
+//   x, grad, origin, out   T [N, size]   float16, bfloat16, float32 or float64, one dense layout; out may be x
+// S, in which it computes, is float64 for float64 and otherwise float32. A part is a sample for L2, and 1,024 elements
+// otherwise.
 //
 // L∞ is one pass: reads x, grad and origin once, writes once, 16 bytes for a float32 element. L2 takes each sample
 // in three: ‖grad‖; then t − origin, kept in float where the result will stand (half types: in work space), and its

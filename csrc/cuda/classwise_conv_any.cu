@@ -2,6 +2,10 @@
 // thread an element, pixels read where they lie. It computes each element twice, for the maximum and to write, so
 // that no float goes to global memory. Bound by cached loads, k² an element; classwise_conv_tiles.cuh is the fast
 // one. For an element: its size read once from memory (k² times from cache) and written once.
+//   images   T [N, C, H, W] or [N, H, W, C]   uint8, float16, bfloat16, float32 or float64
+//   labels   int64 [N]                        a row of filters, or −1: the image is copied
+//   filters  S [K, k, k]                      k odd; S is float64 for float64 images, otherwise float32
+//   out      T, laid out like images
 // Also the check of labels and filters, which the GPU makes itself so that the host need not wait for it.
 
 #include <algorithm>

@@ -154,6 +154,7 @@ class _Rows:
             self.references, self.queries = self.references - mean, self.queries - mean
 
     def chunks(self) -> Iterator[slice]:
+        """Slices of queries, so that no array exceeds ``REFERENCE_CHUNK`` elements."""
         step = max(1, REFERENCE_CHUNK // max(1, len(self.references)))
         for begin in range(0, len(self.queries), step):
             yield slice(begin, begin + step)

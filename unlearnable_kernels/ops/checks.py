@@ -33,6 +33,7 @@ class Checks:
             raise RuntimeError(f"{self.operator}: {message}")
 
     def dtype(self, name: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:
+        """``name`` has one of the allowed dtypes."""
         names = [str(each).removeprefix("torch.") for each in allowed]
         self(dtype in allowed, f"{name} must be {listed(names, 'or')}, got {dtype}")
 
@@ -70,6 +71,7 @@ class Checks:
         )
 
     def one_device(self, **tensors: Tensor | None) -> None:
+        """All tensors that are there lie on one device."""
         devices = {name: t.device for name, t in tensors.items() if t is not None}
         self(
             len(set(devices.values())) == 1,
@@ -77,15 +79,19 @@ class Checks:
         )
 
     def one_of(self, name: str, value: str, allowed: Sequence[str]) -> None:
+        """``value`` is one of the allowed words."""
         self(value in allowed, f"{name} must be one of {', '.join(allowed)}, got '{value}'")
 
     def within(self, name: str, value: int, low: int, high: int, why: str = "") -> None:
+        """``value`` lies in [low, high], both included."""
         self(low <= value <= high, f"{name} must lie in [{low}, {high}]{why}, got {value}")
 
     def finite(self, name: str, value: float) -> None:
+        """``value`` is neither infinite nor NaN."""
         self(math.isfinite(value), f"{name} must be finite, got {value:g}")
 
     def positive(self, name: str, value: float) -> None:
+        """``value`` is finite and greater than 0."""
         self(math.isfinite(value) and value > 0, f"{name} must be finite and greater than 0, got {value:g}")
 
     def values(self, tensor: Tensor, good: Tensor, what: str, message: str) -> None:
@@ -110,6 +116,7 @@ class Checks:
         self.values(tensor, good, name, f"must lie in [{low}, {end}{']' if closed else ')'}")
 
     def values_finite(self, name: str, tensor: Tensor) -> None:
+        """No value is infinite or NaN."""
         self.values(tensor, tensor.isfinite(), name, "must be finite")
 
     def separate(self, name: str, written: Tensor, **inputs: Tensor | None) -> None:

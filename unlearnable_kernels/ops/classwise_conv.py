@@ -75,6 +75,7 @@ def classwise_conv(
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
+    """The memory format of the result: channels-last where the images are, contiguous otherwise."""
     if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
@@ -129,6 +130,7 @@ def source_index(size: int, pad: int, padding: str, device: torch.device) -> Ten
 
 
 def _pad(x: Tensor, pad: int, padding: str) -> Tensor:
+    """``x``, ``[N, C, H, W]``, continued by ``pad`` pixels on every side."""
     rows = source_index(x.shape[2], pad, padding, x.device)
     cols = source_index(x.shape[3], pad, padding, x.device)
     inside = (rows >= 0)[:, None] & (cols >= 0)[None, :]
@@ -164,10 +166,12 @@ def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def _compute_dtype(images: Tensor) -> torch.dtype:
+    """The dtype that is computed in."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 def _as_float(images: Tensor) -> Tensor:
+    """The images as numbers; bytes as b/255, correctly rounded."""
     if images.dtype == torch.uint8:
         table = torch.arange(256, dtype=torch.float64, device=images.device) / 255
         return table.float()[images.int()]
@@ -187,6 +191,7 @@ def _filtered(x: Tensor, weights: Tensor, padding: str) -> Tensor:
 
 
 def _divisor(filtered: Tensor) -> Tensor:
+    """m of (2) for each image, ``[N, 1, 1, 1]``."""
     peak = filtered.amax(dim=(1, 2, 3), keepdim=True)
     return peak.where(peak != 0, 1)
 

@@ -2,9 +2,9 @@
 
     y[b, c, u, v] = x̄[n, u + i − p, w + j − p, c] / 255      n = index[b], (i, j) = offsets[b]         (C1)
 
-    w = W − 1 − v where flips[b], else v;  x̄ = 0 outside the image                                     (C2)
+    w = W − 1 − v where flips[b], v otherwise;  x̄ = 0 outside the image                                (C2)
 
-docs/maths.md numbers the equations. Every draw comes in as a tensor, so the operator itself is no random one.
+docs/maths.md numbers the equations. Every draw comes in as a tensor, so the operator itself is not random.
 """
 
 from collections.abc import Iterator

@@ -115,7 +115,7 @@ def _enter(written: str, reference: Function, fake: Function) -> None:
 
 
 def below_autograd(name: str, *arguments: Any, **named: Any) -> Any:
-    """Calls an operator from its own Autograd kernel, so that nothing is recorded."""
+    """Call an operator from its own Autograd kernel, so that nothing is recorded: results are detached."""
     with torch._C._AutoDispatchBelowAutograd():
         return getattr(torch.ops.unlearn, name)(*arguments, **named)
 
@@ -223,7 +223,7 @@ def define(
         fake: empty results, called after ``check``.
         sample_inputs: see ``Operator``.
         mutates: the argument that is written in place.
-        autograd: the backward, or a kernel for the key Autograd; None detaches the results.
+        autograd: the backward, or a kernel for the key Autograd; None where no argument can require grad.
         check_out: raises where ``out`` does not fit ``call``; given, ``<name>_into`` is entered too.
         tolerance: see ``Operator``.
     """
@@ -248,5 +248,6 @@ def define(
         reference_into = _enter_into(name, arguments, check, reference, check_out)
     if isinstance(autograd, Backward):
         return declared(_enter_backward(name, arguments, check, autograd), reference_into)
-    LIBRARY.impl(name, autograd or functools.partial(below_autograd, name), "Autograd")
+    if autograd is not None:
+        LIBRARY.impl(name, autograd, "Autograd")
     return declared(None, reference_into)

@@ -29,6 +29,7 @@ def _warn(message: str) -> None:
 
 
 def _load() -> ModuleType | None:
+    """The CPU module, or None with a warning."""
     try:
         import unlearnable_kernels._C as module
     except ImportError as error:
@@ -39,6 +40,7 @@ def _load() -> ModuleType | None:
 
 
 def _load_cuda(gpu: bool) -> ModuleType | None:
+    """The CUDA module, or None; with a warning where a GPU would have used it."""
     try:
         import unlearnable_kernels._C_cuda as module
     except ImportError as error:

@@ -9,6 +9,7 @@ Attacks", ICLR 2018, arXiv 1706.06083.
 docs/maths.md numbers the equations and fixes their rounding.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -147,12 +148,14 @@ def _samples(t: Tensor, layout: Tensor) -> Tensor:
 
 
 def _from_samples(samples: Tensor, result: Tensor) -> Tensor:
+    """``result`` filled from ``_samples``."""
     ordered = result.permute(_order(result))
     ordered.copy_(samples.view(ordered.shape))
     return result
 
 
 def _order(layout: Tensor) -> list[int]:
+    """The dimensions, samples first, the others from the outermost in memory to the innermost."""
     inner = range(1, layout.dim())
     if not samples_outermost(layout):
         return [0, *inner]
@@ -170,6 +173,7 @@ def _norms(samples: Tensor) -> Tensor:
 
 
 def _quotient(a: float, b: Tensor) -> Tensor:
+    """a / b, rounded once."""
     return torch.full_like(b, a) / b  # a / b would be a times b's rounded reciprocal
 
 
@@ -182,6 +186,7 @@ def _along_gradient(g: Tensor, step_size: float) -> Tensor:
 
 
 def _into_ball(d: Tensor, eps: float) -> Tensor:
+    """(P4) for d ``[N, elements]``."""
     norms = _norms(d)
     return d * torch.where(norms <= eps, 1.0, _quotient(eps, norms)).to(d.dtype)
 
@@ -237,6 +242,7 @@ OPERATOR = define(
     reference=_reference,
     fake=lambda call: torch.empty_like(call.x),
     sample_inputs=sample_inputs,
+    autograd=functools.partial(below_autograd, "pgd_step"),
 )
 IN_PLACE = define(
     pgd_step_,

@@ -65,6 +65,7 @@ class Rows:
         return self.count // self.tile
 
     def panels(self) -> Iterator[tuple[int, int]]:
+        """First and end row of every panel."""
         return ((first, min(first + PANEL, self.count)) for first in range(0, self.count, PANEL))
 
 
@@ -89,6 +90,7 @@ def _prepared(
     parts: Parts,
     tile: int,
 ) -> Rows:
+    """Rows ``[count, features]`` centred, scaled, sorted, padded and split."""
     count, features = x.shape
     rows = (count + tile - 1) // tile * tile
     width = (features + BLOCK_D - 1) // BLOCK_D * BLOCK_D
@@ -127,9 +129,11 @@ class Problem:
         return self.x is self.y
 
     def flags(self) -> dict[str, Any]:
+        """Constants and options that all kernels on tiles share."""
         return {"RBF": self.rbf, "TILE": self.x.tile, "num_warps": WARPS * self.x.tile // TILE}
 
     def distance_flags(self) -> dict[str, Any]:
+        """Constants and options of the kernels that form distances."""
         width = self.x.points.shape[2]
         block = BLOCK_D // self.parts.distance
         flags = {"PARTS": self.parts.distance, "D": width, "BLOCK_D": block, "num_stages": STAGES}
@@ -159,6 +163,7 @@ def _active(x: Rows, y: Rows, threshold: Tensor) -> Tensor:
 
 
 def _problem(call: contract.Arguments) -> Problem:
+    """What the kernels need of a call, on its device."""
     features, pool = call.features, call.pool
     rbf, parts = call.similarity == "rbf", PARTS[call.precision]
     mean = pool.mean(0) if rbf else pool.new_zeros(pool.shape[1])
@@ -299,6 +304,7 @@ class _Gradient:
 
 
 def _gradients(problem: Problem, of_x: Statistics) -> tuple[_Gradient, _Gradient]:
+    """The gradients of queries and references; one and the same where these are."""
     x, y, parts = problem.x, problem.y, problem.parts
     x_parts = _split(x.scaled, parts.gradient, torch.bfloat16)
     y_parts = x_parts if problem.shared else _split(y.scaled, parts.gradient, torch.bfloat16)

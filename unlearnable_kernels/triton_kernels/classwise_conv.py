@@ -19,7 +19,7 @@ from torch import Tensor
 from unlearnable_kernels.ops import classwise_conv as contract
 
 BLOCK = 1024
-SIZES = ["channels", "height", "width", "count", "k"]  # else a size of 1 is a constant
+SIZES = ["channels", "height", "width", "count", "k"]  # otherwise a size of 1 is a constant
 _HIGH: tl.constexpr = tl.constexpr(float(torch.tensor(1 / 255, dtype=torch.float32)))
 _LOW: tl.constexpr = tl.constexpr(1 / 255 - float(torch.tensor(1 / 255, dtype=torch.float32)))
 
@@ -40,6 +40,7 @@ def source_index(at, size, PADDING: tl.constexpr):
 
 @triton.jit
 def as_compute(pixels, S: tl.constexpr):
+    """Stored pixels as S; a byte b as b/255, correctly rounded."""
     if pixels.dtype == tl.uint8:
         byte = pixels.to(tl.float32)
         result = tl.fma(byte, tl.full(byte.shape, _HIGH, tl.float32), byte * _LOW)
@@ -58,6 +59,7 @@ def position(at, channels, height, width, LAST: tl.constexpr):
 
 @triton.jit
 def offset(channel, y, x, channels, height, width, LAST: tl.constexpr):
+    """The inverse of ``position``."""
     if LAST:
         return (y * width + x) * channels + channel
     return (channel * height + y) * width + x
@@ -66,6 +68,7 @@ def offset(channel, y, x, channels, height, width, LAST: tl.constexpr):
 @triton.jit
 def padded(image, channel, y, x, valid, channels, height, width, PADDING: tl.constexpr, LAST: tl.constexpr,
            S: tl.constexpr):  # fmt: skip
+    """The padded image at (channel, y, x), 0 where not ``valid``."""
     row, column = source_index(y, height, PADDING), source_index(x, width, PADDING)
     inside = valid & (row >= 0) & (column >= 0)
     return as_compute(
@@ -90,6 +93,7 @@ def filtered(image, weights, at, valid, channels, height, width, k, PADDING: tl.
 
 @triton.jit
 def quotient(a, b):
+    """a / b, correctly rounded."""
     if a.dtype == tl.float64:  # noqa: SIM108  both sides of a conditional expression are compiled
         result = a / b
     else:
@@ -106,9 +110,22 @@ def maximum_of(values, valid, peak):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def forward_kernel(images, labels, filters, out, channels, height, width, k, PADDING: tl.constexpr,
-                   RESCALE: tl.constexpr, LAST: tl.constexpr, S: tl.constexpr,
-                   BLOCK: tl.constexpr):  # fmt: skip
+def forward_kernel(
+    images,  # T [N, C, H, W], or [N, H, W, C] if LAST: uint8, float16, bfloat16, float32 or float64
+    labels,  # int64 [N], -1 to K - 1
+    filters,  # S [K, k, k]
+    out,  # T, laid out like images
+    channels,
+    height,
+    width,
+    k,
+    PADDING: tl.constexpr,
+    RESCALE: tl.constexpr,
+    LAST: tl.constexpr,
+    S: tl.constexpr,  # float64 for float64 images, otherwise float32
+    BLOCK: tl.constexpr,
+):
+    """(1) to (4); grid (N,)."""
     n = tl.program_id(0).to(tl.int64)
     size = channels.to(tl.int64) * height * width
     image, result = images + n * size, out + n * size
@@ -140,7 +157,10 @@ def forward_kernel(images, labels, filters, out, channels, height, width, k, PAD
 def division_kernel(grad, images, labels, filters, work, channels, height, width, k,
                     PADDING: tl.constexpr, RESCALE: tl.constexpr, LAST: tl.constexpr, S: tl.constexpr,
                     BLOCK: tl.constexpr):  # fmt: skip
-    """(5) and (6): the gradient with respect to the filtered image; 0 where the image is left as it is."""
+    """(5) and (6): the gradient with respect to the filtered image; 0 where the image is left as it is.
+
+    Grid (N,). grad, images: T, and labels, filters as in ``forward_kernel``; work: S, laid out like images.
+    """
     n = tl.program_id(0).to(tl.int64)
     size = channels.to(tl.int64) * height * width
     label = tl.load(labels + n)
@@ -179,7 +199,7 @@ def division_kernel(grad, images, labels, filters, work, channels, height, width
 @triton.jit(do_not_specialize=SIZES)
 def taps_kernel(images, work, each, channels, height, width, k, PADDING: tl.constexpr, LAST: tl.constexpr,
                 S: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """(7), the filter's side: one program for each image and tap."""
+    """(7), the filter's side; grid (N, k²). images, work as before, each: S [N, k, k]."""
     n, tap = tl.program_id(0).to(tl.int64), tl.program_id(1)
     size = channels.to(tl.int64) * height * width
     total = tl.zeros((BLOCK,), S)
@@ -224,7 +244,10 @@ def copy_of(a, at, size, k, PADDING: tl.constexpr):
 @triton.jit(do_not_specialize=SIZES)
 def fold_kernel(grad, labels, grad_padded, out, channels, height, width, k, PADDING: tl.constexpr,
                 LAST: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """(7), A: every pixel gathers from the padded positions that were copied from it."""
+    """(7), A: every pixel gathers from the padded positions that were copied from it; grid (N, blocks).
+
+    grad, out: T, laid out like images; labels: int64 [N]; grad_padded: S [N, C, H + k - 1, W + k - 1].
+    """
     n = tl.program_id(0).to(tl.int64)
     size = channels.to(tl.int64) * height * width
     rows, columns = height + k - 1, width + k - 1
@@ -245,7 +268,10 @@ def fold_kernel(grad, labels, grad_padded, out, channels, height, width, k, PADD
 
 @triton.jit(do_not_specialize=SIZES)
 def classes_kernel(labels, each, grad_filters, count, k, S: tl.constexpr, BLOCK: tl.constexpr):
-    """One tap's gradient summed over the images of a class."""
+    """One tap's gradient summed over the images of a class; grid (K, k²).
+
+    labels: int64 [N]; each: S [N, k, k]; grad_filters: S [K, k, k].
+    """
     label, tap = tl.program_id(0), tl.program_id(1)
     total = tl.zeros((BLOCK,), S)
     for first in range(0, count, BLOCK):

@@ -24,9 +24,9 @@ LOW = tl.constexpr(1 / 255 / 65536)
 def crop_flip_kernel(
     images,  # uint8 [N, H, W, C]
     offsets,  # int64 [B, 2]
-    flips,  # uint8 [B]
-    index,  # int64 [B]
-    out,  # [B, H, W, C]
+    flips,  # uint8 [B]: 0 or 1
+    index,  # int64 [B]; not read without HAS_INDEX
+    out,  # [B, H, W, C] in memory: float16, bfloat16, float32 or float64
     stored,
     padding,
     HAS_INDEX: tl.constexpr,
@@ -36,6 +36,7 @@ def crop_flip_kernel(
     ROWS: tl.constexpr,
     VALUES: tl.constexpr,
 ):
+    """(C1) and (C2) of one tile of ROWS × VALUES; grid (B · tiles of an image,)."""
     ROW: tl.constexpr = WIDTH * CHANNELS
     across: tl.constexpr = (ROW + VALUES - 1) // VALUES
     tiles: tl.constexpr = across * ((HEIGHT + ROWS - 1) // ROWS)

@@ -33,12 +33,14 @@ def _number(bits, S: tl.constexpr):
 
 @triton.jit
 def _clamped(v, low, high):
+    """min(max(v, low), high)."""
     above = tl.where(low > v, low, v)  # NaN stays
     return tl.where(high < above, high, above)
 
 
 @triton.jit
 def _sum_of_squares(v):
+    """In float64, where a float's square is exact."""
     wide = v.to(tl.float64)
     return tl.sum(wide * wide, axis=0)
 
@@ -62,10 +64,10 @@ def _projected(d, o, distance, eps_bits, lower_bits, upper_bits, S: tl.constexpr
 
 @triton.jit(do_not_specialize=["step_bits", "eps_bits", "lower_bits", "upper_bits"])
 def _linf_kernel(
-    x_at,
-    g_at,
-    o_at,
-    out_at,
+    x_at,  # T [total]: float16, bfloat16, float32 or float64
+    g_at,  # T [total]: the gradient
+    o_at,  # T [total]: the ball's centre
+    out_at,  # T [total]; may be x_at
     total,
     step_bits,
     eps_bits,
@@ -74,6 +76,7 @@ def _linf_kernel(
     S: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """(P1), (P3) and (P5) of BLOCK elements; the numbers come as the bits of doubles; computes in S."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
     x = tl.load(x_at + at, mask=inside, other=0.0).to(S)
@@ -89,10 +92,10 @@ def _linf_kernel(
 
 @triton.jit(do_not_specialize=["step_bits", "eps_bits", "lower_bits", "upper_bits"])
 def _l2_sample_kernel(
-    x_at,
-    g_at,
-    o_at,
-    out_at,
+    x_at,  # T [N, size]: float16, bfloat16, float32 or float64
+    g_at,  # T [N, size]: the gradient
+    o_at,  # T [N, size]: the ball's centre
+    out_at,  # T [N, size]; may be x_at
     size,
     step_bits,
     eps_bits,
@@ -101,6 +104,7 @@ def _l2_sample_kernel(
     S: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """(P2), (P4) and (P5) of one sample, of at most BLOCK elements; computes in S."""
     i = tl.arange(0, BLOCK)
     at = tl.program_id(0).to(tl.int64) * size + i
     inside = i < size
@@ -114,6 +118,7 @@ def _l2_sample_kernel(
 
 @triton.jit
 def _norm(sums_at, sample, parts, PARTS: tl.constexpr):
+    """A sample's norm from its programs' sums."""
     part = tl.arange(0, PARTS)
     sums = tl.load(sums_at + sample * parts + part, mask=part < parts, other=0.0)
     return tl.sqrt(tl.sum(sums, axis=0))
@@ -121,12 +126,12 @@ def _norm(sums_at, sample, parts, PARTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["step_bits", "eps_bits", "lower_bits", "upper_bits"])
 def _l2_phase_kernel(
-    x_at,
-    g_at,
-    o_at,
-    out_at,
-    grad_sums_at,
-    distance_sums_at,
+    x_at,  # T [N, size]: float16, bfloat16, float32 or float64
+    g_at,  # T [N, size]: the gradient
+    o_at,  # T [N, size]: the ball's centre
+    out_at,  # T [N, size]; may be x_at in the last phase alone, which reads what it writes
+    grad_sums_at,  # float64 [N, programs of a sample]
+    distance_sums_at,  # float64 [N, programs of a sample]
     size,
     step_bits,
     eps_bits,
@@ -169,6 +174,7 @@ def _l2_phase_kernel(
 
 
 def _bits(number: float) -> int:
+    """What ``_number`` takes."""
     return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
@@ -214,6 +220,7 @@ def _launch_phases(
 
 
 def _in_layout(t: Tensor, layout: Tensor) -> Tensor:
+    """``t`` with the strides of ``layout``; copied only where it has others."""
     return t if t.stride() == layout.stride() else torch.empty_like(layout).copy_(t)
 
 
