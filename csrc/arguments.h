@@ -174,6 +174,30 @@ struct Memory {
   }
 };
 
+// Whether two elements of a tensor have one address.
+inline bool overlaps_itself(const Tensor& t) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> dims;
+  for (std::int64_t dim = 0; dim < t.dim(); ++dim)
+    if (t.size(dim) > 1) dims.emplace_back(t.stride(dim), t.size(dim));
+  std::sort(dims.begin(), dims.end());
+  std::int64_t reach = 0;
+  bool nested = true;
+  for (const auto& [step, size] : dims) {
+    nested = nested && step > reach;  // each dimension steps over all inner ones
+    reach += (size - 1) * step;
+  }
+  if (nested || t.numel() == 0) return false;
+  if (t.numel() > reach + 1) return true;
+  std::vector<std::int64_t> offsets{0};
+  for (const auto& [step, size] : dims) {
+    const std::size_t count = offsets.size();
+    for (std::int64_t i = 1; i < size; ++i)
+      for (std::size_t at = 0; at < count; ++at) offsets.push_back(offsets[at] + i * step);
+  }
+  std::sort(offsets.begin(), offsets.end());
+  return std::adjacent_find(offsets.begin(), offsets.end()) != offsets.end();
+}
+
 inline void check_separate(const char* op, const char* name, const Tensor& written, const char* other, const Tensor& t) {
   const Memory mine(written), theirs(t);
   check(mine.begin == mine.end || theirs.begin == theirs.end || mine.end <= theirs.begin || theirs.end <= mine.begin, op,

@@ -107,9 +107,7 @@ void step_in_place(Tensor x, const Tensor& grad, const Tensor& origin, double st
                    double lower, double upper) {
   const PgdStep call = checked(x, grad, origin, step_size, eps, norm, lower, upper);
   if (x.numel() == 0) return;
-  for (std::int64_t dim = 0; dim < x.dim(); ++dim)
-    check(x.size(dim) == 1 || x.stride(dim) != 0, op,
-          "x is written in place, so no two of its elements may share memory; clone it first");
+  check(!overlaps_itself(x), op, "x is written in place, so no two of its elements may share memory; clone it first");
   check_separate(op, "x", x, "grad", grad);
   check_separate(op, "x", x, "origin", origin);
   compute_any(call, x, grad, origin, x);

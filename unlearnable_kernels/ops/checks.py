@@ -133,11 +133,29 @@ class Checks:
 
     def own_elements(self, name: str, written: Tensor) -> None:
         """No two elements of ``written`` are one, told from its strides alone."""
-        expanded = any(s > 1 and step == 0 for s, step in zip(written.shape, written.stride(), strict=True))
         self(
-            not expanded,
+            not overlaps_itself(written),
             f"{name} is written in place, so no two of its elements may share memory; clone it first",
         )
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether two elements of a tensor have one address."""
+    if tensor.numel() == 0:
+        return False
+    dims = sorted((step, size) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+    reach, nested = 0, True
+    for step, size in dims:
+        nested = nested and step > reach  # each dimension steps over all inner ones
+        reach += (size - 1) * step
+    if nested:
+        return False
+    if tensor.numel() > reach + 1:
+        return True
+    offsets = {0}
+    for step, size in dims:
+        offsets = {offset + i * step for offset in offsets for i in range(size)}
+    return len(offsets) < tensor.numel()
 
 
 def memory(tensor: Tensor) -> range:
