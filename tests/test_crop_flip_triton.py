@@ -49,6 +49,14 @@ def test_sizes_that_do_not_fill_tiles(shape, padding):
     assert torch.equal(triton_crop_flip(*call), contract.reference(*call))
 
 
+@pytest.mark.parametrize("padding", [2**30 - 1, 2**30])
+def test_the_largest_padding(padding):
+    images, _, flips, *_ = random_call((3, 8, 8, 3), 0, 3)
+    for offset in (padding, padding + 3, 2 * padding):
+        call = images, torch.full((3, 2), offset), flips, padding
+        assert torch.equal(triton_crop_flip(*call), contract.reference(*call))
+
+
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3), (2, 8, 8, 0)])
 def test_empty(shape):
     images, flips = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.bool)

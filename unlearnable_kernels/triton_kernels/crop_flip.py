@@ -20,7 +20,7 @@ HIGH = tl.constexpr(257 / 65536)  # 1/255 = HIGH + LOW, and a byte times HIGH is
 LOW = tl.constexpr(1 / 255 / 65536)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stored", "padding"])
 def crop_flip_kernel(
     images,  # uint8 [N, H, W, C]
     offsets,  # int64 [B, 2]
@@ -42,6 +42,7 @@ def crop_flip_kernel(
     tiles: tl.constexpr = across * ((HEIGHT + ROWS - 1) // ROWS)
     program = tl.program_id(0)
     b = (program // tiles).to(tl.int64)
+    padding = padding.to(tl.int64)  # twice 2³⁰ is beyond int32
     tile = program % tiles
 
     n = tl.load(index + b) if HAS_INDEX else b
