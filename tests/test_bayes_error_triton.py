@@ -153,6 +153,23 @@ def test_row_order_changes_no_value():
     assert torch.equal(shuffled_winner, winner[order])
 
 
+def test_as_many_classes_as_the_contract_allows_fit_the_grid(monkeypatch):
+    """A grid's first axis holds 2³¹ − 1 programs, its second 65,535."""
+    grids = []
+
+    class Recorded:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *arguments, **options: None
+
+    for name in ("class_sums", "add_masses"):
+        monkeypatch.setattr(kernels.kernels, name, Recorded())
+    x, labels = clusters(20)
+    kernels._masses(kernels._problem(contract.Arguments(x, labels, 70_000, 0.3)), 70_000)
+    assert any(70_000 in grid for grid in grids)
+    assert max(grid[1] for grid in grids) <= 65_535
+
+
 def test_refuses_what_the_contract_refuses():
     x, labels = clusters(20)
     for arguments, message in (

@@ -202,12 +202,12 @@ def _masses(problem: Problem, num_classes: int) -> Tensor:
             *problem.distance_arguments(), row_sums, col_sums, first, y_first, end, end - first, width,
             BOTH=shared, **problem.distance_flags(),
         )  # fmt: skip
-        kernels.add_masses[(tiles, num_classes)](
+        kernels.add_masses[(num_classes, tiles)](
             row_sums, 0, end - first, masses, x.count, starts, y.labels, y_first, y.count, first,
             problem.active, row, col, TILE=x.tile,
         )  # fmt: skip
         if shared and end < y.count:
-            kernels.add_masses[((y.count - end) // x.tile, num_classes)](
+            kernels.add_masses[(num_classes, (y.count - end) // x.tile)](
                 col_sums, end - first, width, masses, x.count, starts, x.labels, first, end, end,
                 problem.active, col, row, TILE=x.tile,
             )  # fmt: skip

@@ -120,13 +120,13 @@ def add_masses(
     active, active_row, active_col,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """The slots of a class added to its masses; grid (tiles of rows, classes).
+    """The slots of a class added to its masses; grid (classes, tiles of rows).
 
     masses: float32 ``[classes, masses_count]``. sums: float32 ``[slots, sums_count]``, made from rows
     first … end − 1 of the other set, whose labels are int32 ``[rows]``. starts: int32 ``[classes + 1]``,
     where each class starts there.
     """
-    tile, label = tl.program_id(0), tl.program_id(1)
+    label, tile = tl.program_id(0), tl.program_id(1)
     begin = tl.maximum(tl.load(starts + label), first)
     stop = tl.minimum(tl.load(starts + label + 1), end)
     row = row_first + tile * TILE
