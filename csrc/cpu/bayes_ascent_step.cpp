@@ -5,7 +5,8 @@
 //
 // For N rows of D features the products are the machine's: N²D/2 (1 + 1/blocks) multiply-adds for the upper triangle
 // of X Xᵀ, in blocks of rows, and N²D for L X. Between them rows are shared out among threads. The matrix is N×N, so
-// that batches of more than `most_rows` go through bayes_error, which keeps no such matrix, and its backward.
+// that batches of more than `most_rows` go through bayes_error, which keeps no such matrix, and its backward; so do
+// samples many bandwidths apart, whose differences bayes_error takes panel by panel.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -13,11 +14,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "arguments.h"
@@ -75,6 +78,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
 struct Statistics {
   std::vector<std::int64_t> winner;
   std::vector<double> pull, push;  // a_ij of (B4) for references of the winner's class, and for others
+  std::atomic<bool> lost_digits{false};
 
   explicit Statistics(std::int64_t count) : winner(count), pull(count), push(count) {}
 };
@@ -106,6 +110,8 @@ Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, do
     const std::int64_t block = upper / products.height, first = block * products.height;
     return &product[block][(upper - first) * (count - first) + lower - first];
   };
+  constexpr double most_lengths = std::is_same_v<S, double> ? 1e8 : 16;  // sum of two rows' half squares by σ²
+  constexpr double underflow = std::is_same_v<S, double> ? 746 : 104;
   Tensor result = torch::stable::new_empty(rows, {count, count});
   S *kernel = result.mutable_data_ptr<S>(), *errors = error.mutable_data_ptr<S>();
   share_out_work(count, 16 * count + classes, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
@@ -115,8 +121,14 @@ Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, do
       const S* right = product_of(i, i);
       for (std::int64_t j = 0; j < i; ++j) row[j] = *product_of(j, i);
       for (std::int64_t j = i; j < count; ++j) row[j] = right[j - i];
-      for (std::int64_t j = 0; j < count; ++j)
-        row[j] = std::exp(static_cast<S>(std::min(row[j] - half_squares[i] - half_squares[j], 0.0) * scale));
+      bool lost = false;
+      for (std::int64_t j = 0; j < count; ++j) {
+        const double lengths = (half_squares[i] + half_squares[j]) * scale;
+        const double exponent = std::min((row[j] - half_squares[i] - half_squares[j]) * scale, 0.0);
+        lost |= i != j && lengths > most_lengths && exponent > -underflow - 1e-5 * lengths;
+        row[j] = std::exp(static_cast<S>(exponent));
+      }
+      if (lost) statistics.lost_digits = true;
       row[i] = 0;
       std::fill(mass.begin(), mass.end(), 0.0);
       for (std::int64_t j = 0; j < count; ++j) mass[label[j]] += row[j];
@@ -153,14 +165,20 @@ void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& o
   });
 }
 
-// L x of (A1): σ² does not change a direction.
+// L x of (A1): σ² does not change a direction. Nothing where rows that count for each other lie so many bandwidths from
+// the mean that their differences lose digits to rounding.
 template <typename S>
-Tensor ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes, double bandwidth,
-                        const Tensor& error) {
+std::optional<Tensor> ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes,
+                                       double bandwidth, const Tensor& error) {
   std::vector<double> half_squares;
   const Tensor points = centred<S>(rows, half_squares);
+  const double longest = std::sqrt(2 * *std::max_element(half_squares.begin(), half_squares.end()));
+  check(longest / bandwidth < 1e12, op, "bandwidth is ", bandwidth, ", but samples of length ", longest,
+        " need more: the quotient must be under 1e12");
   Statistics statistics(rows.size(0));
-  Tensor kernel = kernel_of<S>(points, half_squares, 1 / (bandwidth * bandwidth), label, classes, error, statistics);
+  const double scale = longest > 0 ? 1 / (bandwidth * bandwidth) : 0;  // which may overflow where all rows are one
+  Tensor kernel = kernel_of<S>(points, half_squares, scale, label, classes, error, statistics);
+  if (statistics.lost_digits) return std::nullopt;
   to_laplacian<S>(kernel, label, statistics);
   return torch::stable::matmul(kernel, points);
 }
@@ -209,18 +227,19 @@ std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& give
   Tensor error = torch::stable::new_empty(x, {count});
   if (count == 0) return {torch::stable::empty_like(x), error};
   const Tensor rows = torch::stable::view(dense, {count, depth});
-  Tensor direction;
-  if (count > most_rows) {
-    const auto parts = error_and_gradient(rows, labels, classes, bandwidth);
-    error = parts[0];
-    direction = parts[1];
-  } else {
+  std::optional<Tensor> direction;
+  if (count <= most_rows) {
     const auto run = x.scalar_type() == ScalarType::Double ? ascent_direction<double> : ascent_direction<float>;
     direction = run(rows, label, classes, bandwidth, error);
   }
+  if (!direction) {
+    const auto parts = error_and_gradient(rows, labels, classes, bandwidth);
+    error = parts[0];
+    direction = parts[1];
+  }
   std::vector<std::int64_t> shape;
   for (std::int64_t dim = 0; dim < x.dim(); ++dim) shape.push_back(x.size(dim));
-  const Tensor grad = torch::stable::view(direction, {shape.data(), shape.size()});
+  const Tensor grad = torch::stable::view(*direction, {shape.data(), shape.size()});
   return {call<1>("unlearn::pgd_step", x, grad, origin, step_size, eps, norm, lower, upper)[0], error};
 }
 

@@ -113,13 +113,63 @@ struct Tile {
   std::int64_t rows, blocks;
   S* at;          // [block of references][query][reference in block]
   S* transposed;  // [block of queries][reference][query in block]
+  const S *row_bias, *column_bias;  // [rows]: of the exponents
+  S* offset;                        // [padded depth], where `apart`: the queries' centre less the references'
+  double* sums;                     // [rows]
+  bool apart;                       // whether `offset` is other than 0
 
-  explicit Tile(std::int64_t panel_blocks) : rows(panel_blocks * block<A>), blocks(panel_blocks) {
+  Tile(const BayesCall<S>& call, std::int64_t i, std::int64_t j)
+      : rows(call.panel_blocks * block<A>), blocks(call.panel_blocks), row_bias(call.queries->bias.data() + i * rows),
+        column_bias(call.references->bias.data() + j * rows), apart(call.local && !(call.shared() && i == j)) {
     thread_local Scratch<S> scratch;
-    at = scratch.at_least(2 * rows * rows);
+    thread_local Scratch<double> sums_scratch;
+    at = scratch.at_least(2 * rows * rows + 2 * rows + call.queries->padded_depth);
     transposed = at + rows * rows;
+    offset = transposed + rows * rows;
+    sums = sums_scratch.at_least(rows);
+    if (apart) measure_offset(call, i, j);
   }
+
+  void measure_offset(const BayesCall<S>& call, std::int64_t i, std::int64_t j);
 };
+
+// bias + weight · (points · offset) for every row of a panel.
+template <class A>
+UNLEARN_TARGET void add_offset(const PackedRows<typename A::Scalar>& points, std::int64_t panel, const Tile<A>& tile,
+                               typename A::Scalar weight, const typename A::Scalar* bias, typename A::Scalar* to) {
+  using V = typename A::Vector;
+  const auto* from = points.singles + panel * tile.rows * points.padded_depth;
+  for (std::int64_t b = 0; b < tile.blocks; ++b, from += points.padded_depth * block<A>) {
+    V sum[A::columns] = {};
+    for (std::int64_t d = 0; d < points.depth; ++d)
+#pragma GCC unroll 4
+      for (int n = 0; n < A::columns; ++n)
+        sum[n] = A::fma(A::load(from + d * block<A> + n * A::width), V{} + tile.offset[d], sum[n]);
+    for (int n = 0; n < A::columns; ++n) {
+      const std::int64_t row = b * block<A> + n * A::width;
+      A::store(to + row, A::fma(sum[n], V{} + weight, A::load(bias + row)));
+    }
+  }
+}
+
+// (B9): the terms of rows and of columns.
+template <class A>
+void Tile<A>::measure_offset(const BayesCall<S>& call, std::int64_t i, std::int64_t j) {
+  const auto &q = *call.queries, &r = *call.references;
+  double square = 0;
+  std::fill_n(offset, q.padded_depth, S(0));
+  for (std::int64_t d = 0; d < q.depth; ++d) {
+    offset[d] = static_cast<S>(q.centre[i * q.depth + d] - r.centre[j * r.depth + d]);
+    square += static_cast<double>(offset[d]) * static_cast<double>(offset[d]);
+  }
+  S *of_rows = offset + q.padded_depth, *of_columns = of_rows + rows;
+  add_offset<A>(q, i, *this, -call.scale, row_bias, of_rows);
+  add_offset<A>(r, j, *this, call.scale, column_bias, of_columns);
+  const S constant = static_cast<S>(-square * static_cast<double>(call.scale) / 2);
+  for (std::int64_t row = 0; row < rows; ++row) of_rows[row] += constant;
+  row_bias = of_rows;
+  column_bias = of_columns;
+}
 
 template <class A>
 UNLEARN_TARGET void gram(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j, const Tile<A>& tile) {
@@ -138,7 +188,7 @@ UNLEARN_TARGET void gram(const BayesCall<typename A::Scalar>& call, std::int64_t
 // No row counts for itself.
 template <class A>
 void clear_own(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j, const Tile<A>& tile) {
-  for (std::int64_t row = 0; row < tile.rows && i * tile.rows + row < call.queries->count; ++row) {
+  for (std::int64_t row = 0; row < tile.rows; ++row) {
     const std::int64_t at = call.queries->own[i * tile.rows + row] - j * tile.rows;
     if (at >= 0 && at < tile.rows)
       tile.at[(at / block<A> * tile.rows + row) * block<A> + at % block<A>] = 0;
@@ -150,7 +200,7 @@ UNLEARN_TARGET void form_kernel(const BayesCall<typename A::Scalar>& call, std::
                                 const Tile<A>& tile) {
   using V = typename A::Vector;
   const V zero{}, scale = zero + call.scale;
-  const auto *row_bias = call.queries->bias.data() + i * tile.rows, *bias = call.references->bias.data() + j * tile.rows;
+  const auto *row_bias = tile.row_bias, *bias = tile.column_bias;
   for (std::int64_t n = 0; n < tile.rows; n += A::width) {
     const V column_bias = A::load(bias + n);
     auto* at = tile.at + n / block<A> * tile.rows * block<A> + n % block<A>;
@@ -171,7 +221,7 @@ UNLEARN_TARGET bool form_factors(const BayesCall<typename A::Scalar>& call, std:
   V largest = zero;
   for (std::int64_t n = 0; n < tile.rows; n += A::width) {
     const std::int64_t column = j * tile.rows + n;
-    const V bias = A::load(&r.bias[column]), label = A::load(&r.label[column]);
+    const V bias = A::load(tile.column_bias + n), label = A::load(&r.label[column]);
     V winner = zero, won = zero, lost = zero;
     if (shared) {
       winner = A::load(&r.winner[column]);
@@ -181,7 +231,7 @@ UNLEARN_TARGET bool form_factors(const BayesCall<typename A::Scalar>& call, std:
     auto* at = tile.at + n / block<A> * tile.rows * block<A> + n % block<A>;
     for (std::int64_t row = 0; row < tile.rows; ++row, at += block<A>) {
       const std::int64_t query = first + row;
-      const V k = similarity<A, rbf, true>(A::fma(A::load(at), scale, zero + q.bias[query]) + bias);
+      const V k = similarity<A, rbf, true>(A::fma(A::load(at), scale, zero + tile.row_bias[row]) + bias);
       V weight = label == q.winner[query] ? zero + q.weight_won[query] : zero + q.weight_lost[query];
       if (shared) weight += winner == r.label[query] ? won : lost;
       V m = k * weight;
@@ -276,9 +326,31 @@ UNLEARN_TARGET void add_product(const PackedRows<typename A::Scalar>& points, st
                                gradient + (n * points.padded_depth + d) * block<A>, true);
 }
 
+// The sums down the tile's columns, to `sums`; with an offset also gradient += sign · sums ⊗ offset, (B10).
+template <class A>
+UNLEARN_TARGET void add_sums(const typename A::Scalar* values, const Tile<A>& tile, double* sums, double sign,
+                             std::int64_t padded_depth, typename A::Scalar* gradient) {
+  using V = typename A::Vector;
+  if (!tile.apart) return add_sums<A>(values, tile.rows, sums);
+  std::fill_n(tile.sums, tile.rows, 0.0);
+  add_sums<A>(values, tile.rows, tile.sums);
+  for (std::int64_t row = 0; row < tile.rows; ++row) sums[row] += tile.sums[row];
+  for (std::int64_t b = 0; b < tile.blocks; ++b, gradient += padded_depth * block<A>) {
+    alignas(64) typename A::Scalar weight[block<A>];
+    for (int lane = 0; lane < block<A>; ++lane)
+      weight[lane] = static_cast<typename A::Scalar>(sign * tile.sums[b * block<A> + lane]);
+    for (std::int64_t d = 0; d < padded_depth; ++d)
+#pragma GCC unroll 4
+      for (int n = 0; n < A::columns; ++n) {
+        auto* at = gradient + d * block<A> + n * A::width;
+        A::store(at, A::fma(A::load(weight + n * A::width), V{} + tile.offset[d], A::load(at)));
+      }
+  }
+}
+
 template <class A>
 UNLEARN_TARGET void statistics(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j) {
-  const Tile<A> tile(call.panel_blocks);
+  const Tile<A> tile(call, i, j);
   auto &q = *call.queries, &r = *call.references;
   gram<A>(call, i, j, tile);
   call.rbf ? form_kernel<A, true>(call, i, j, tile) : form_kernel<A, false>(call, i, j, tile);
@@ -290,19 +362,20 @@ UNLEARN_TARGET void statistics(const BayesCall<typename A::Scalar>& call, std::i
 
 template <class A>
 UNLEARN_TARGET void gradient(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j) {
-  const Tile<A> tile(call.panel_blocks);
+  const Tile<A> tile(call, i, j);
   auto &q = *call.queries, &r = *call.references;
   gram<A>(call, i, j, tile);
   const auto form = call.shared() ? call.rbf ? form_factors<A, true, true> : form_factors<A, false, true>
                                   : call.rbf ? form_factors<A, true, false> : form_factors<A, false, false>;
   if (!form(call, i, j, tile)) return;
   transpose<A>(tile);
-  add_sums<A>(tile.transposed, tile.rows, &q.sums[i * tile.rows]);
   const std::int64_t size = tile.rows * tile.rows, part = tile.rows * q.padded_depth;
-  add_product<A>(r, j, tile, as_factors<A>(tile.transposed, size), q.gradient.at_least(0) + i * part);
+  auto *of_queries = q.gradient.at_least(0) + i * part, *of_references = r.gradient.at_least(0) + j * part;
+  add_sums<A>(tile.transposed, tile, &q.sums[i * tile.rows], -1, q.padded_depth, of_queries);
+  add_product<A>(r, j, tile, as_factors<A>(tile.transposed, size), of_queries);
   if (call.shared() && i == j) return;
-  add_sums<A>(tile.at, tile.rows, &r.sums[j * tile.rows]);
-  add_product<A>(q, i, tile, as_factors<A>(tile.at, size), r.gradient.at_least(0) + j * part);
+  add_sums<A>(tile.at, tile, &r.sums[j * tile.rows], 1, q.padded_depth, of_references);
+  add_product<A>(q, i, tile, as_factors<A>(tile.at, size), of_references);
 }
 
 template <class A>

@@ -69,7 +69,8 @@ def bayes_ascent_step(
         labels: int64 ``[N]``, each in ``[0, num_classes)``.
         origin: centre of the ball, shape and dtype of x.
         num_classes: at least 1.
-        bandwidth: σ > 0 of the rbf kernel, in the units of ‖x_i − x_j‖₂ over all dimensions but the first.
+        bandwidth: σ > 0 of the rbf kernel, in the units of ‖x_i − x_j‖₂ over all dimensions but the first, at
+            least 1e-12 times the longest sample.
         step_size: finite; negative descends.
         eps: radius of the ball, at least 0.
         norm: ``linf`` or ``l2``, of step and ball, as in ``pgd_step``. Both are the same for the gradient of

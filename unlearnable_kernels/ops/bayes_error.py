@@ -142,13 +142,14 @@ def check_values(call: Arguments) -> None:
 
 
 class _Rows:
-    """Queries and references in float64, centred for rbf, and the kernel's rows for a chunk of queries."""
+    """Queries and references in float64 and in bandwidths, centred for rbf; a chunk of the kernel's rows."""
 
     def __init__(self, call: Arguments) -> None:
         self.shared = call.references is None
         self.first_row = 0 if self.shared else call.first_row
-        self.references, self.queries = call.pool.double(), call.features.double()
-        self.rbf, self.scale = call.similarity == "rbf", call.bandwidth**-2
+        self.bandwidth = call.bandwidth
+        self.references, self.queries = (t.double() / call.bandwidth for t in (call.pool, call.features))
+        self.rbf = call.similarity == "rbf"
         if self.rbf and len(self.references) > 0:
             mean = self.references.mean(0)
             self.references, self.queries = self.references - mean, self.queries - mean
@@ -165,9 +166,9 @@ class _Rows:
         products = z @ r.T
         if self.rbf:
             squares = (z.square().sum(1)[:, None] + r.square().sum(1) - 2 * products).clamp(min=0)
-            kernel = torch.exp(squares * (-self.scale / 2))
+            kernel = torch.exp(squares / -2)
         else:
-            kernel = torch.sigmoid(products * self.scale)
+            kernel = torch.sigmoid(products)
         if self.first_row >= 0:
             rows = torch.arange(len(z), device=z.device)
             kernel[rows, rows + self.first_row + chunk.start] = 0
@@ -220,7 +221,7 @@ def _reference_backward(grad: Tensor, mass: Tensor, winner: Tensor, call: Argume
             grad_references -= s.T @ z
     if rows.shared:
         grad_queries, grad_references = grad_queries + grad_references, call.features.new_empty(0)
-    scaled = [(g * rows.scale).to(call.features.dtype) for g in (grad_queries, grad_references)]
+    scaled = [(g / rows.bandwidth).to(call.features.dtype) for g in (grad_queries, grad_references)]
     return scaled[0], scaled[1]
 
 
