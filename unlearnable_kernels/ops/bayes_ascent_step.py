@@ -9,7 +9,6 @@ docs/maths.md numbers the equations. The feature-space method chains bayes_error
 pgd_step instead.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error, pgd_step
 from unlearnable_kernels.ops.checks import Checks
-from unlearnable_kernels.ops.library import below_autograd, define
+from unlearnable_kernels.ops.library import define, detached
 
 DTYPES = bayes_error.DTYPES
 
@@ -145,7 +144,8 @@ OPERATOR = define(
     reference=_reference,
     fake=_fake,
     sample_inputs=sample_inputs,
-    autograd=functools.partial(below_autograd, "bayes_ascent_step"),
+    autograd=detached("bayes_ascent_step"),
+    autocast=torch.float32,
     tolerance=1e-5,
 )
 reference = OPERATOR.reference

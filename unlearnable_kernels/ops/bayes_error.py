@@ -87,7 +87,8 @@ def bayes_error(
     Returns:
         ``[N]`` in the dtype of ``features``, each in (0, 1]; 1 where all mass underflows, with gradient 0.
         Of tied classes the lowest counts. Differentiable with respect to ``features`` and ``references``:
-        once, in reverse mode. Memory O((N + M)·(D + num_classes)).
+        once, in reverse mode. Under autocast features of half precision are taken as float32. Memory
+        O((N + M)·(D + num_classes)).
 
     Raises:
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.
@@ -262,6 +263,7 @@ OPERATOR = define(
     autograd=Backward(
         _reference_backward, _fake_backward, of=("features", "references"), statistics=("mass", "winner")
     ),
+    autocast=torch.float32,
     tolerance=1e-5,
 )
 reference, reference_backward = OPERATOR.reference, OPERATOR.reference_backward

@@ -8,11 +8,13 @@ and reference take, and in the public function with its docstring. The operators
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from unlearnable_kernels.ops.checks import Checks
 
@@ -120,11 +122,81 @@ def below_autograd(name: str, *arguments: Any, **named: Any) -> Any:
         return getattr(torch.ops.unlearn, name)(*arguments, **named)
 
 
+def refuse_tangents(name: str, given: tuple) -> None:
+    """Raise where an input carries a forward-mode tangent, which would be dropped without a word."""
+    if forward_ad._current_level < 0:
+        return
+    for value in given:
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise RuntimeError(f"{name}: forward-mode derivatives are not implemented; use reverse mode")
+
+
+def detached(name: str) -> Function:
+    """The Autograd kernel of an operator whose results never require grad, whatever its inputs do."""
+
+    def kernel(*given: Any, **named: Any) -> Any:
+        refuse_tangents(name, given)
+        return below_autograd(name, *given, **named)
+
+    return kernel
+
+
+def _within_transforms() -> AbstractContextManager[Any]:
+    """Lets an autograd function serve the one level of torch.func that has called an Autograd kernel."""
+    if not torch._C._are_functorch_transforms_active():
+        return nullcontext()
+    from torch._functorch.utils import enable_single_level_autograd_function
+
+    return enable_single_level_autograd_function()
+
+
+def _differentiable(
+    name: str, bind: Function, save_for_backward: Callable[..., None], run_backward: Function
+) -> Function:
+    """The Autograd kernel of an operator that is differentiable once, in reverse mode.
+
+    Not ``torch.library.register_autograd``, whose functions torch.func refuses and forward mode passes by.
+    """
+
+    class Differentiable(torch.autograd.function._SingleLevelFunction):
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            if not torch._C._are_functorch_transforms_active():
+                return below_autograd(name, *inputs)
+            # For the transforms outside this one, which would find both modes off in here.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return below_autograd(name, *inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+            save_for_backward(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return run_backward(ctx, *grads)
+
+    Differentiable.__name__ = Differentiable.__qualname__ = f"unlearn_{name}"
+
+    def kernel(*given: Any, **named: Any) -> Any:
+        refuse_tangents(name, given)
+        if not torch.is_grad_enabled() or not torch._C._any_requires_grad(*given):
+            return below_autograd(name, *given, **named)
+        with _within_transforms():
+            return Differentiable.apply(*bind(*given, **named))  # type: ignore[attr-defined]
+
+    return kernel
+
+
 def _refuse_second(name: str) -> Function:
+    """The Autograd kernel of ``<name>_backward``."""
+
+    def save_nothing(ctx: Any, inputs: tuple, output: Any) -> None:
+        pass
+
     def refuse(ctx: Any, *grads: Any) -> None:
         raise RuntimeError(f"{name}: second derivatives are not implemented")
 
-    return refuse
+    return _differentiable(f"{name}_backward", lambda *given: given, save_nothing, refuse)
 
 
 def _enter_backward(name: str, arguments: type[NamedTuple], check: Function, backward: Backward) -> Function:
@@ -158,10 +230,8 @@ def _enter_backward(name: str, arguments: type[NamedTuple], check: Function, bac
     returns = f"({', '.join(f'Tensor grad_{each}' for each in backward.of)})"
     written = schema(f"{name}_backward", arguments, returns, first, defaults=False)
     _enter(written, reference, fake)
-    torch.library.register_autograd(
-        f"unlearn::{name}", run_backward, setup_context=save_for_backward, lib=LIBRARY
-    )
-    torch.library.register_autograd(f"unlearn::{name}_backward", _refuse_second(name), lib=LIBRARY)
+    LIBRARY.impl(name, _differentiable(name, arguments, save_for_backward, run_backward), "Autograd")
+    LIBRARY.impl(f"{name}_backward", _refuse_second(name), "Autograd")
     return reference
 
 
@@ -190,6 +260,7 @@ def _enter_into(
     def without_grad(*given: Any) -> None:
         if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in given):
             raise RuntimeError(f"{name}: out= is not differentiable, but out or an input requires grad")
+        refuse_tangents(name, given)
         below_autograd(f"{name}_into", *given)
         torch.autograd.graph.increment_version(given[0])
 
@@ -210,6 +281,7 @@ def define(
     mutates: str = "",
     autograd: Backward | Function | None = None,
     check_out: Callable[[Any, Tensor], None] | None = None,
+    autocast: torch.dtype | None = None,
     tolerance: float = 0,
 ) -> Operator:
     """Enter an operator and those that belong to it.
@@ -225,6 +297,7 @@ def define(
         mutates: the argument that is written in place.
         autograd: the backward, or a kernel for the key Autograd; None where no argument can require grad.
         check_out: raises where ``out`` does not fit ``call``; given, ``<name>_into`` is entered too.
+        autocast: what an enclosing autocast casts floating-point inputs to, float64 excepted.
         tolerance: see ``Operator``.
     """
     name = function.__name__
@@ -243,6 +316,9 @@ def define(
     declared = functools.partial(
         Operator, name, function, checked_reference, checked_fake, sample_inputs, tolerance
     )
+    if autocast is not None:
+        for device in ("cpu", "cuda"):
+            torch.library.register_autocast(f"unlearn::{name}", device, autocast, lib=LIBRARY)
     reference_into = None
     if check_out is not None:
         reference_into = _enter_into(name, arguments, check, reference, check_out)

@@ -9,7 +9,6 @@ Attacks", ICLR 2018, arXiv 1706.06083.
 docs/maths.md numbers the equations and fixes their rounding.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlearnable_kernels.ops.checks import Checks
-from unlearnable_kernels.ops.library import below_autograd, define
+from unlearnable_kernels.ops.library import below_autograd, define, detached, refuse_tangents
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -230,6 +229,7 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
 def _in_place_without_grad(x: Tensor, *others: Any) -> None:
     recorded = torch.is_grad_enabled() and x.requires_grad
     check(not recorded, "x is written in place, but requires grad; give x.detach(), or call under no_grad()")
+    refuse_tangents("pgd_step", (x, *others))
     below_autograd("pgd_step_", x, *others)
     torch.autograd.graph.increment_version(x)
 
@@ -242,7 +242,7 @@ OPERATOR = define(
     reference=_reference,
     fake=lambda call: torch.empty_like(call.x),
     sample_inputs=sample_inputs,
-    autograd=functools.partial(below_autograd, "pgd_step"),
+    autograd=detached("pgd_step"),
 )
 IN_PLACE = define(
     pgd_step_,
