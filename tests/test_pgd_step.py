@@ -111,6 +111,12 @@ def test_kernel_equals_the_reference(data):
     assert torch.equal(x, expected)
 
 
+def test_the_references_norms_are_correctly_rounded():
+    rows = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = np.sqrt(rows[:, 0].square().numpy() + rows[:, 1].square().numpy())
+    assert np.array_equal(contract._norms(rows)[:, 0].numpy(), expected)
+
+
 @pytest.mark.parametrize("norm", contract.NORMS)
 @pytest.mark.parametrize("layout", list(LAYOUTS)[:3])
 def test_dense_layouts_are_not_copied(norm, layout):
