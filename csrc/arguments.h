@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -159,6 +160,17 @@ inline void check_values_within(const char* op, const char* name, const Tensor& 
     check(false, op, name, "[", n / columns, column, "] is ", value[n], ", but must lie in [", low, ", ", end,
           closed ? "]" : ")");
   }
+}
+
+// Strides do not matter in dimensions of one element, nor in tensors of none, as in PyTorch.
+inline bool has_layout(const Tensor& t, const std::array<int, 4>& inner_to_outer) {
+  if (t.numel() == 0) return true;
+  std::int64_t expected = 1;
+  for (const int dim : inner_to_outer) {
+    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
+    expected *= t.size(dim);
+  }
+  return true;
 }
 
 // The bytes from a tensor's first to its last element.

@@ -38,17 +38,6 @@ inline void check_arguments(const Tensor& images, const Tensor& labels, const Te
   check_one_device(op, {{"images", &images}, {"labels", &labels}, {"filters", &filters}});
 }
 
-// Strides do not matter in dimensions of one element, nor in tensors of none, as in PyTorch.
-inline bool has_layout(const Tensor& t, const std::array<int, 4>& inner_to_outer) {
-  if (t.numel() == 0) return true;
-  std::int64_t expected = 1;
-  for (const int dim : inner_to_outer) {
-    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
-    expected *= t.size(dim);
-  }
-  return true;
-}
-
 inline bool is_channels_last(const Tensor& t) { return has_layout(t, {1, 3, 2, 0}); }
 inline bool is_contiguous(const Tensor& t) { return has_layout(t, {3, 2, 1, 0}); }
 

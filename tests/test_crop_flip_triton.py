@@ -49,6 +49,17 @@ def test_sizes_that_do_not_fill_tiles(shape, padding):
     assert torch.equal(triton_crop_flip(*call), contract.reference(*call))
 
 
+def test_into_a_given_tensor():
+    from unlearnable_kernels.triton_kernels.crop_flip import crop_flip_into
+
+    call = random_call((3, 8, 8, 3), 2, 6)
+    out = torch.full_like(contract.reference(*call), torch.nan)
+    crop_flip_into(out, *call)
+    assert torch.equal(out, contract.reference(*call))
+    with pytest.raises(RuntimeError, match="crop_flip: out must be channels-last in memory"):
+        crop_flip_into(out.contiguous(), *call)
+
+
 @pytest.mark.parametrize("padding", [2**30 - 1, 2**30])
 def test_the_largest_padding(padding):
     images, _, flips, *_ = random_call((3, 8, 8, 3), 0, 3)

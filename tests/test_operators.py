@@ -22,6 +22,7 @@ classwise_conv(Tensor images, Tensor labels, Tensor filters, str padding="zeros"
 classwise_conv_backward(Tensor grad, Tensor images, Tensor labels, Tensor filters, str padding, str rescale) -> (Tensor grad_images, Tensor grad_filters)
 classwise_conv_into(Tensor(a!) out, Tensor images, Tensor labels, Tensor filters, str padding="zeros", str rescale="max") -> ()
 crop_flip(Tensor images, Tensor offsets, Tensor flips, int padding=4, Tensor? index=None, ScalarType dtype=6) -> Tensor
+crop_flip_into(Tensor(a!) out, Tensor images, Tensor offsets, Tensor flips, int padding=4, Tensor? index=None, ScalarType dtype=6) -> ()
 pgd_step(Tensor x, Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0., float upper=1.) -> Tensor
 pgd_step_(Tensor(a!) x, Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0., float upper=1.) -> ()
 """  # noqa: E501

@@ -49,9 +49,13 @@ void run(const CropFlip& call) {
                  [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
 }
 
-Tensor crop_flip(const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
-                 std::optional<Tensor> index, ScalarType dtype) {
-  check_arguments(images, offsets, flips, padding, index, dtype);
+std::array<std::int64_t, 4> shape_of_result(const Tensor& images, const Tensor& offsets) {
+  return {offsets.size(0), images.size(3), images.size(1), images.size(2)};
+}
+
+// Arguments that have been checked, but for their values, into a result laid out channels-last.
+void compute(Tensor& out, const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
+             std::optional<Tensor> index, ScalarType dtype) {
   CropFlip call{};
   call.type = element_type(dtype);
   const Tensor stored = torch::stable::contiguous(images), corners = torch::stable::contiguous(offsets);
@@ -69,16 +73,42 @@ Tensor crop_flip(const Tensor& images, const Tensor& offsets, const Tensor& flip
   call.padding = padding;
   check_values_within(op, "offsets", corners, 0, 2 * padding, true);
   if (index) check_values_within(op, "index", *index, 0, stored.size(0));
-  const std::array<std::int64_t, 4> shape{call.batch, call.channels, call.height, call.width};
-  Tensor out = torch::stable::empty({shape.data(), 4}, dtype, std::nullopt, images.device(), std::nullopt,
-                                    MemoryFormat::ChannelsLast);
   call.out = out.mutable_data_ptr();
   if (out.numel() > 0) run(call);
+}
+
+Tensor crop_flip(const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
+                 std::optional<Tensor> index, ScalarType dtype) {
+  check_arguments(images, offsets, flips, padding, index, dtype);
+  const auto shape = shape_of_result(images, offsets);
+  Tensor out = torch::stable::empty({shape.data(), 4}, dtype, std::nullopt, images.device(), std::nullopt,
+                                    MemoryFormat::ChannelsLast);
+  compute(out, images, offsets, flips, padding, index, dtype);
   return out;
+}
+
+void crop_flip_into(Tensor out, const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
+                    std::optional<Tensor> index, ScalarType dtype) {
+  check_arguments(images, offsets, flips, padding, index, dtype);
+  check_dtype(op, "out", out.scalar_type(), {dtype});
+  const auto wanted = shape_of_result(images, offsets);
+  bool fits = out.dim() == 4;
+  for (int dim = 0; fits && dim < 4; ++dim) fits = out.size(dim) == wanted[dim];
+  check(fits, op, "out must be [", wanted[0], ", ", wanted[1], ", ", wanted[2], ", ", wanted[3], "], got ",
+        shape_of(out));
+  check(has_layout(out, {1, 3, 2, 0}), op, "out must be channels-last in memory");
+  check_one_device(op, {{"images", &images}, {"out", &out}});
+  check_separate(op, "out", out, "images", images);
+  check_separate(op, "out", out, "offsets", offsets);
+  if (index) check_separate(op, "out", out, "index", *index);
+  compute(out, images, offsets, flips, padding, index, dtype);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) { library.impl("crop_flip", TORCH_BOX(&crop_flip)); }
+STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) {
+  library.impl("crop_flip", TORCH_BOX(&crop_flip));
+  library.impl("crop_flip_into", TORCH_BOX(&crop_flip_into));
+}
 
 }  // namespace unlearn

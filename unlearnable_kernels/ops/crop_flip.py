@@ -40,6 +40,8 @@ def crop_flip(
     padding: int = 4,
     index: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Cut a window out of every zero-padded image, mirror it or not, and cast it to what networks take.
 
@@ -52,6 +54,8 @@ def crop_flip(
         index: int64 ``[B]``, each in ``[0, N)``: the stored image of every batch entry; None: all of them
             in order, B = N. A shuffled batch thus needs no gathered copy.
         dtype: float32, bfloat16, float16 or float64.
+        out: written to and returned where given: dtype, shape and layout of the result. A large result costs
+            more in fresh pages than in work, which a tensor of an earlier batch saves.
 
     Returns:
         ``[B, C, H, W]`` of ``dtype``, channels-last in memory: byte/255 rounded to float32, then to
@@ -61,8 +65,11 @@ def crop_flip(
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.
             On a GPU an offset or index out of range stops the kernel instead, and reads nothing.
     """
-    result: Tensor = torch.ops.unlearn.crop_flip(images, offsets, flips, padding, index, dtype)
-    return result
+    if out is None:
+        result: Tensor = torch.ops.unlearn.crop_flip(images, offsets, flips, padding, index, dtype)
+        return result
+    torch.ops.unlearn.crop_flip_into(out, images, offsets, flips, padding, index, dtype)
+    return out
 
 
 def check_arguments(call: Arguments) -> None:
@@ -96,6 +103,16 @@ def empty_result(call: Arguments) -> Tensor:
     _, height, width, channels = call.images.shape
     shape = (call.offsets.shape[0], channels, height, width)
     return torch.empty(shape, dtype=call.dtype, device=call.images.device, memory_format=torch.channels_last)
+
+
+def check_out(call: Arguments, out: Tensor) -> None:
+    """Refuses an ``out`` that is not laid out like the result."""
+    _, height, width, channels = call.images.shape
+    wanted = [call.offsets.shape[0], channels, height, width]
+    check.dtype("out", out.dtype, (call.dtype,))
+    check(list(out.shape) == wanted, f"out must be {wanted}, got {list(out.shape)}")
+    check(out.is_contiguous(memory_format=torch.channels_last), "out must be channels-last in memory")
+    check.one_device(images=call.images, out=out)
 
 
 def _reference(call: Arguments) -> Tensor:
@@ -140,5 +157,6 @@ OPERATOR = define(
     reference=_reference,
     fake=empty_result,
     sample_inputs=sample_inputs,
+    check_out=check_out,
 )
-reference = OPERATOR.reference
+reference, reference_into = OPERATOR.reference, OPERATOR.reference_into

@@ -79,9 +79,23 @@ def crop_flip(*arguments: Any, **named: Any) -> Tensor:
     call = contract.Arguments(*arguments, **named)
     contract.check_arguments(call)
     out = contract.empty_result(call)
+    _launch(call, out)
+    return out
+
+
+def crop_flip_into(out: Tensor, *arguments: Any) -> None:
+    """``torch.ops.unlearn.crop_flip_into`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    contract.check_arguments(call)
+    contract.check_out(call, out)
+    contract.check.separate("out", out, images=call.images, offsets=call.offsets, index=call.index)
+    _launch(call, out)
+
+
+def _launch(call: contract.Arguments, out: Tensor) -> None:
     stored, height, width, channels = call.images.shape
     if out.numel() == 0:
-        return out
+        return
     rows, values = tile_of(height, width * channels)
     tiles = triton.cdiv(height, rows) * triton.cdiv(width * channels, values)
     with torch.cuda.device_of(call.images):
@@ -103,4 +117,3 @@ def crop_flip(*arguments: Any, **named: Any) -> Tensor:
             debug=True,  # keeps the assertion
             sanitize_overflow=False,
         )
-    return out
