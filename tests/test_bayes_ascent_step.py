@@ -152,11 +152,11 @@ def bad_calls():
     nan = x.clone()
     nan[2, 0, 1, 1] = torch.nan
     yield but(x=x.half()), "x must be float32 or float64"
-    yield but(x=x[0, 0, 0, 0]), "x must be float32 or float64 [N, ...]"
+    yield but(x=x[0, 0, 0, 0]), "x must be [N, ...], got"
     yield but(labels=labels[:5]), "labels must hold one label for each of the 6 samples, got 5"
-    yield but(labels=labels.int()), "labels must be int64 and of 1 dimension"
+    yield but(labels=labels.int()), "labels must be int64 [N], got"
     yield but(labels=torch.tensor([0, 1, 4, 0, 1, 2])), "labels[2] is 4, but must lie in [0, 4)"
-    yield but(x=nan), "x[2] must be finite"
+    yield but(x=nan), "the squared length of x[2] is nan, but must be finite"
     yield but(origin=origin[:, :2]), "origin must have x's shape"
     yield but(classes=0), "num_classes must"
     yield but(bandwidth=float("nan")), "bandwidth must be finite and greater than 0, got nan"

@@ -110,7 +110,7 @@ def truth_in_chunks(features, labels, classes, bandwidth, similarity="rbf"):
     options = classes, bandwidth, similarity, "ieee"
     _, mass, winner = contract.reference(*call, *options)
     weight = torch.full((len(features),), 1 / len(features), dtype=torch.float64)
-    return contract.reference_backward(weight, *call, mass, winner, *options, None, -1)[0]
+    return contract.reference_backward(weight, mass, winner, *call, *options)[0]
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -127,9 +127,7 @@ def test_references_of_their_own(similarity, first_row, backend, monkeypatch):
     else:
         row = -1 if first_row is None else first_row
         error, mass, winner = contract.reference(*call, "ieee", pool, row)
-        grads = contract.reference_backward(
-            weight, queries, labels, mass, winner, *call[2:], "ieee", pool, row
-        )
+        grads = contract.reference_backward(weight, mass, winner, *call, "ieee", pool, row)
         results = (error, *grads)
     for result, wanted in zip(results, expected, strict=True):
         assert relative(result, wanted) < 1e-5
@@ -168,7 +166,7 @@ def test_gradient_is_that_of_the_returned_value():
     z = features.double().requires_grad_()
     mean = bayes_error(z, labels, 5, 0.5).mean()
     (grad,) = torch.autograd.grad(mean, z)
-    step = 1e-6 * torch.randn_like(grad)
+    step = 1e-6 * grad / grad.norm()  # a random one may be all but orthogonal, where the second order decides
     moved = bayes_error(z.detach() + step, labels, 5, 0.5).mean()
     torch.testing.assert_close(moved - mean.detach(), (grad * step).sum(), rtol=1e-4, atol=0)
 
@@ -357,7 +355,7 @@ BAD_CALLS = {
         (z, y, 5, 0.3),
         {"references": set_at(z, (0, 3), torch.inf)},
     ),
-    "labels must be int64 and of 1 dimension": lambda z, y: ((z, y.int(), 5, 0.3), {}),
+    "labels must be int64 [N], got": lambda z, y: ((z, y.int(), 5, 0.3), {}),
     "labels must hold one label for each of the 20 features, got 19": lambda z, y: ((z, y[1:], 5, 0.3), {}),
     "labels must hold one label for each of the 9 references, got 20": lambda z, y: (
         (z, y, 5, 0.3),
@@ -365,7 +363,7 @@ BAD_CALLS = {
     ),
     "labels[4] is 5, but must lie in [0, 5)": lambda z, y: ((z, set_at(y, (4,), 5), 5, 0.3), {}),
     "labels[4] is -1, but must lie in [0, 5)": lambda z, y: ((z, set_at(y, (4,), -1), 5, 0.3), {}),
-    "num_classes must lie in [1, 2**24], got 0": lambda z, y: ((z, y, 0, 0.3), {}),
+    "num_classes must lie in [1, 16777216], got 0": lambda z, y: ((z, y, 0, 0.3), {}),
     "bandwidth must be finite and greater than 0, got nan": lambda z, y: ((z, y, 5, float("nan")), {}),
     "bandwidth must be finite and greater than 0, got inf": lambda z, y: ((z, y, 5, float("inf")), {}),
     "bandwidth must be finite and greater than 0, got 0": lambda z, y: ((z, y, 5, 0.0), {}),
@@ -406,5 +404,5 @@ def test_negative_first_row_and_too_small_a_bandwidth_are_refused():
 
 def test_mixed_devices_are_refused():
     features, labels = rows_of("random", 20)
-    with pytest.raises(RuntimeError, match="features, labels and references must be on one device"):
+    with pytest.raises(RuntimeError, match="features and labels must be on one device"):
         bayes_error(features, labels.to("meta"), 5, 0.3)

@@ -302,7 +302,7 @@ def test_out():
     out = torch.empty_like(images)
     assert classwise_conv(images, labels, filters, out=out) is out
     assert torch.equal(out, classwise_conv(images, labels, filters))
-    with pytest.raises(RuntimeError, match="out must share no memory with images"):
+    with pytest.raises(RuntimeError, match="out is written in place, so it must share no memory with images"):
         classwise_conv(images, labels, filters, out=images)
     with pytest.raises(RuntimeError, match="out must have the dtype, shape and device of images"):
         classwise_conv(images, labels, filters, out=out[:-1])
@@ -331,7 +331,7 @@ def test_out_in_the_reference_is_as_strict():
         (torch.empty_like(images, memory_format=torch.channels_last), "memory format"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            contract.reference_into(images, labels, filters, out)
+            contract.reference_into(out, images, labels, filters)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 8, 0)])
@@ -358,13 +358,13 @@ def test_second_derivatives_are_refused():
 BAD_CALLS = {
     "images must be [N, C, H, W], got 3 dimensions": lambda x, y, s: (x[0], y, s),
     "images must be uint8, float16, bfloat16, float32 or float64": lambda x, y, s: (x.int(), y, s),
-    "labels must be int64 [N]": lambda x, y, s: (x, y.int(), s),
+    "labels must be int64 [N], got": lambda x, y, s: (x, y.int(), s),
     "labels must hold one label for each of the 6 images, got 5": lambda x, y, s: (x, y[:5], s),
     "labels[1] is 4, but must lie in [-1, 4)": lambda x, y, s: (x, torch.tensor([0, 4, 1, 9, 0, 0]), s),
     "labels[5] is -2, but must lie in [-1, 4)": lambda x, y, s: (x, torch.tensor([0, 0, 1, 0, 0, -2]), s),
     "filters must be [K, k, k] with k odd": lambda x, y, s: (x, y, s[:, :2, :2]),
     "filters must be float32": lambda x, y, s: (x, y, s.double()),
-    "filters must lie within ±1e30 for uint8 images": lambda x, y, s: (x, y, s / 0),
+    "must lie within ±1e30 for uint8 images": lambda x, y, s: (x, y, s / 0),
     "padding must be one of zeros, reflect, replicate, circular, got 'same'": lambda x, y, s: (
         x,
         y,

@@ -87,8 +87,8 @@ def test_no_images_and_bad_arguments():
     assert kernels.classwise_conv(images[:0], labels[:0], filters).shape == (0, 3, 4, 4)
     with pytest.raises(RuntimeError, match=r"labels\[0\] is 7, but must lie in \[-1, 3\)"):
         kernels.classwise_conv(images, labels * 0 + 7, filters)
-    with pytest.raises(RuntimeError, match="out must share no memory with images"):
-        kernels.classwise_conv_into(images, labels, filters, images)
+    with pytest.raises(RuntimeError, match="so it must share no memory with images"):
+        kernels.classwise_conv_into(images, images, labels, filters)
 
 
 COMPILE = """

@@ -114,22 +114,73 @@ def test_empty(shape):
     assert nothing.shape == (0, 3, 8, 8)
 
 
+@pytest.mark.parametrize("dtype", contract.DTYPES)
+def test_out(dtype):
+    call = (*random_call(7, batch=7), dtype)
+    expected = crop_flip(*call)
+    out = torch.full_like(expected, torch.nan)
+    assert crop_flip(*call, out=out) is out
+    assert torch.equal(out, expected)
+    by_reference = torch.full_like(expected, torch.nan)
+    contract.reference_into(by_reference, *call)
+    assert torch.equal(by_reference, expected)
+
+
+def test_out_compiles_into_one_graph():
+    call = random_call(8, batch=7)
+    compiled = torch.compile(lambda out: crop_flip(*call, out=out), fullgraph=True, backend="aot_eager")
+    out = torch.zeros_like(crop_flip(*call))
+    compiled(out)
+    assert torch.equal(out, crop_flip(*call))
+
+
+BAD_OUTS = {
+    "out must be float32, got": lambda out, call: (out.double(), call),
+    "out must be [7, 3,": lambda out, call: (out[:-1], call),
+    "out must be channels-last in memory": lambda out, call: (out.contiguous(), call),
+    "images and out must be on one device": lambda out, call: (out.to("meta"), call),
+}
+
+
+@pytest.mark.parametrize("message", BAD_OUTS)
+def test_outs_that_do_not_fit_are_named(message):
+    call = random_call(9, batch=7)
+    out, call = BAD_OUTS[message](crop_flip(*call), call)
+    functions = [lambda: crop_flip(*call, out=out)] * (out.device.type == "cpu")
+    for function in (*functions, lambda: contract.reference_into(out, *call)):
+        with pytest.raises(RuntimeError) as caught:
+            function()
+        assert message in str(caught.value)
+
+
+def test_an_out_within_the_images_is_refused():
+    memory = torch.zeros(6 * 8 * 8 * 3 * 4, dtype=torch.uint8)
+    images = memory[: 6 * 8 * 8 * 3].view(6, 8, 8, 3)
+    out = memory.view(torch.float32).view(6, 8, 8, 3).permute(0, 3, 1, 2)
+    call = images, torch.zeros(6, 2, dtype=torch.int64), torch.zeros(6, dtype=torch.bool)
+    for function in (lambda: crop_flip(*call, out=out), lambda: contract.reference_into(out, *call)):
+        with pytest.raises(
+            RuntimeError, match="crop_flip: out is written in place, so it must share no memory"
+        ):
+            function()
+
+
 BAD_CALLS = {
     "images must be uint8 [N, H, W, C], got": lambda x, o, f, p, i: (x.float(), o, f, p, i),
     "images must be uint8 [N, H, W, C]": lambda x, o, f, p, i: (x[0], o, f, p, i),
     "with 3 dimensions": lambda x, o, f, p, i: (x[0], o, f, p, i),
     "offsets must be int64 [B, 2]": lambda x, o, f, p, i: (x, o.int(), f, p, i),
     "offsets must hold 2 numbers for every batch entry, got 1": lambda x, o, f, p, i: (x, o[:, :1], f, p, i),
-    "offsets must have a row for each of the 7 entries of index, got 5": lambda x, o, f, p, i: (
+    "offsets must hold one row for each of the 7 entries of index, got 5": lambda x, o, f, p, i: (
         x,
         o[:5],
         f,
         p,
         i,
     ),
-    "offsets must have a row for each of the 6 images, got 7": lambda x, o, f, p, i: (x, o, f, p),
+    "offsets must hold one row for each of the 6 images, got 7": lambda x, o, f, p, i: (x, o, f, p),
     "flips must be bool [B]": lambda x, o, f, p, i: (x, o, f.int(), p, i),
-    "flips must hold one for each of the 7 entries of index, got 2": lambda x, o, f, p, i: (
+    "flips must hold one row for each of the 7 entries of index, got 2": lambda x, o, f, p, i: (
         x,
         o,
         f[:2],

@@ -49,6 +49,25 @@ def test_sizes_that_do_not_fill_tiles(shape, padding):
     assert torch.equal(triton_crop_flip(*call), contract.reference(*call))
 
 
+def test_into_a_given_tensor():
+    from unlearnable_kernels.triton_kernels.crop_flip import crop_flip_into
+
+    call = random_call((3, 8, 8, 3), 2, 6)
+    out = torch.full_like(contract.reference(*call), torch.nan)
+    crop_flip_into(out, *call)
+    assert torch.equal(out, contract.reference(*call))
+    with pytest.raises(RuntimeError, match="crop_flip: out must be channels-last in memory"):
+        crop_flip_into(out.contiguous(), *call)
+
+
+@pytest.mark.parametrize("padding", [2**30 - 1, 2**30])
+def test_the_largest_padding(padding):
+    images, _, flips, *_ = random_call((3, 8, 8, 3), 0, 3)
+    for offset in (padding, padding + 3, 2 * padding):
+        call = images, torch.full((3, 2), offset), flips, padding
+        assert torch.equal(triton_crop_flip(*call), contract.reference(*call))
+
+
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3), (2, 8, 8, 0)])
 def test_empty(shape):
     images, flips = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.bool)

@@ -111,6 +111,12 @@ def test_kernel_equals_the_reference(data):
     assert torch.equal(x, expected)
 
 
+def test_the_references_norms_are_correctly_rounded():
+    rows = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = np.sqrt(rows[:, 0].square().numpy() + rows[:, 1].square().numpy())
+    assert np.array_equal(contract._norms(rows)[:, 0].numpy(), expected)
+
+
 @pytest.mark.parametrize("norm", contract.NORMS)
 @pytest.mark.parametrize("layout", list(LAYOUTS)[:3])
 def test_dense_layouts_are_not_copied(norm, layout):
@@ -289,6 +295,33 @@ IN_PLACE_MESSAGES = {
         o,
     ),
 }
+
+
+def overlapping(shape, stride):
+    """A tensor of zeros with these strides, whatever they make of its elements."""
+    last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    return torch.zeros(last + 1).as_strided(shape, stride)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "reference", "fake"])
+@pytest.mark.parametrize(("shape", "stride"), [((9, 4), (2, 1)), ((3, 5), (4, 2)), ((2, 3, 4), (7, 2, 1))])
+def test_windows_that_overlap_are_refused_in_place(backend, shape, stride):
+    functions = {
+        "kernel": pgd_step_,
+        "reference": contract.reference_in_place,
+        "fake": contract.IN_PLACE.fake,
+    }
+    with pytest.raises(RuntimeError, match="x is written in place, so no two of its elements may share"):
+        functions[backend](overlapping(shape, stride), *torch.zeros(2, *shape), 0.1, 0.2, "linf")
+
+
+@pytest.mark.parametrize("backend", ["kernel", "reference"])
+@pytest.mark.parametrize(("shape", "stride"), [((2, 3), (3, 2)), ((4, 1, 3), (3, 0, 1)), ((3, 4), (1, 7))])
+def test_strange_strides_without_overlap_are_written_in_place(backend, shape, stride):
+    function = pgd_step_ if backend == "kernel" else contract.reference_in_place
+    x, grad, origin = overlapping(shape, stride), torch.ones(shape), torch.zeros(shape)
+    function(x, grad, origin, 0.1, 0.2, "linf")
+    assert torch.equal(x, torch.full(shape, 0.1))
 
 
 @pytest.mark.parametrize("message", IN_PLACE_MESSAGES)

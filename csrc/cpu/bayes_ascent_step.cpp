@@ -1,8 +1,12 @@
 // torch.ops.unlearn.bayes_ascent_step on the CPU: docs/maths.md (B1) to (B3), (A1), then pgd_step.
+//   x, origin   S [N, ...]   float32 or float64; x in any layout, read as rows S [N, D]
+//   labels      int64 [N]    in [0, classes)
+// to the next x, laid out like x, and the error S [N] before the step.
 //
 // For N rows of D features the products are the machine's: N²D/2 (1 + 1/blocks) multiply-adds for the upper triangle
 // of X Xᵀ, in blocks of rows, and N²D for L X. Between them rows are shared out among threads. The matrix is N×N, so
-// that batches of more than `most_rows` go through bayes_error, which keeps no such matrix, and its backward.
+// that batches of more than `most_rows` go through bayes_error, which keeps no such matrix, and its backward; so do
+// samples many bandwidths apart, whose differences bayes_error takes panel by panel.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -10,37 +14,31 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
-#include "../check.h"
+#include "arguments.h"
+#include "share_out.h"
 
 namespace unlearn {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 constexpr const char* op = "bayes_ascent_step: ";
 constexpr double smallest_mass = 1e-8;
-constexpr std::int64_t most_rows = 4096, blocks = 4;
-
-template <class Range>
-void for_rows(std::int64_t count, std::int64_t work_of_row, Range range) {
-  const std::int64_t grain = std::max<std::int64_t>(1, (1 << 15) / std::max<std::int64_t>(work_of_row, 1));
-  torch::stable::parallel_for(0, count, grain, range);
-}
+constexpr std::int64_t most_rows = 4096, blocks = 4, worth_a_thread = 1 << 15;
 
 template <typename S>
 void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
   for (std::int64_t n = 0; n < count; ++n) {
     double square = 0;
     for (std::int64_t d = 0; d < depth; ++d) square += static_cast<double>(rows[n * depth + d]) * rows[n * depth + d];
-    check(std::isfinite(square), op, "x[", n, "] must be finite, and so must its squared length");
+    check(std::isfinite(square), op, "the squared length of x[", n, "] is ", square, ", but must be finite");
   }
 }
 
@@ -50,7 +48,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
   const std::int64_t count = rows.size(0), depth = rows.size(1);
   const S* from = rows.const_data_ptr<S>();
   std::vector<S> mean(depth);
-  for_rows(depth, count, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(depth, count, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> sums(end - begin, 0.0);
     for (std::int64_t n = 0; n < count; ++n)
       for (std::int64_t d = begin; d < end; ++d) sums[d - begin] += from[n * depth + d];
@@ -59,7 +57,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
   Tensor result = torch::stable::new_empty(rows, {count, depth});
   S* to = result.mutable_data_ptr<S>();
   half_squares.resize(count);
-  for_rows(count, depth, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(count, depth, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
       constexpr std::int64_t strands = 16;  // independent sums, which the compiler puts into vectors
       std::array<double, strands> sums{};
@@ -80,6 +78,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
 struct Statistics {
   std::vector<std::int64_t> winner;
   std::vector<double> pull, push;  // a_ij of (B4) for references of the winner's class, and for others
+  std::atomic<bool> lost_digits{false};
 
   explicit Statistics(std::int64_t count) : winner(count), pull(count), push(count) {}
 };
@@ -111,17 +110,25 @@ Tensor kernel_of(const Tensor& rows, const std::vector<double>& half_squares, do
     const std::int64_t block = upper / products.height, first = block * products.height;
     return &product[block][(upper - first) * (count - first) + lower - first];
   };
+  constexpr double most_lengths = std::is_same_v<S, double> ? 1e8 : 16;  // sum of two rows' half squares by σ²
+  constexpr double underflow = std::is_same_v<S, double> ? 746 : 104;
   Tensor result = torch::stable::new_empty(rows, {count, count});
   S *kernel = result.mutable_data_ptr<S>(), *errors = error.mutable_data_ptr<S>();
-  for_rows(count, 16 * count + classes, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(count, 16 * count + classes, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> mass(classes);
     for (std::int64_t i = begin; i < end; ++i) {
       S* row = kernel + i * count;
       const S* right = product_of(i, i);
       for (std::int64_t j = 0; j < i; ++j) row[j] = *product_of(j, i);
       for (std::int64_t j = i; j < count; ++j) row[j] = right[j - i];
-      for (std::int64_t j = 0; j < count; ++j)
-        row[j] = std::exp(static_cast<S>(std::min(row[j] - half_squares[i] - half_squares[j], 0.0) * scale));
+      bool lost = false;
+      for (std::int64_t j = 0; j < count; ++j) {
+        const double lengths = (half_squares[i] + half_squares[j]) * scale;
+        const double exponent = std::min((row[j] - half_squares[i] - half_squares[j]) * scale, 0.0);
+        lost |= i != j && lengths > most_lengths && exponent > -underflow - 1e-5 * lengths;
+        row[j] = std::exp(static_cast<S>(exponent));
+      }
+      if (lost) statistics.lost_digits = true;
       row[i] = 0;
       std::fill(mass.begin(), mass.end(), 0.0);
       for (std::int64_t j = 0; j < count; ++j) mass[label[j]] += row[j];
@@ -143,7 +150,7 @@ template <typename S>
 void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& of) {
   const std::int64_t count = kernel.size(0);
   S* values = kernel.mutable_data_ptr<S>();
-  for_rows(count, 4 * count, [&](std::int64_t begin, std::int64_t end) {
+  share_out_work(count, 4 * count, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       double sum = 0;
       for (std::int64_t j = 0; j < count; ++j) {
@@ -158,14 +165,20 @@ void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& o
   });
 }
 
-// L x of (A1): σ² does not change a direction.
+// L x of (A1): σ² does not change a direction. Nothing where rows that count for each other lie so many bandwidths from
+// the mean that their differences lose digits to rounding.
 template <typename S>
-Tensor ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes, double bandwidth,
-                        const Tensor& error) {
+std::optional<Tensor> ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes,
+                                       double bandwidth, const Tensor& error) {
   std::vector<double> half_squares;
   const Tensor points = centred<S>(rows, half_squares);
+  const double longest = std::sqrt(2 * *std::max_element(half_squares.begin(), half_squares.end()));
+  check(longest / bandwidth < 1e12, op, "bandwidth is ", bandwidth, ", but samples of length ", longest,
+        " need more: the quotient must be under 1e12");
   Statistics statistics(rows.size(0));
-  Tensor kernel = kernel_of<S>(points, half_squares, 1 / (bandwidth * bandwidth), label, classes, error, statistics);
+  const double scale = longest > 0 ? 1 / (bandwidth * bandwidth) : 0;  // which may overflow where all rows are one
+  Tensor kernel = kernel_of<S>(points, half_squares, scale, label, classes, error, statistics);
+  if (statistics.lost_digits) return std::nullopt;
   to_laplacian<S>(kernel, label, statistics);
   return torch::stable::matmul(kernel, points);
 }
@@ -187,7 +200,7 @@ std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& label
   const std::int64_t no_row = -1;
   const auto of = call<3>("unlearn::bayes_error", rows, labels, classes, bandwidth, rbf, ieee, none, no_row);
   const Tensor ones = torch::stable::fill_(torch::stable::empty_like(of[0]), 1);
-  const auto grads = call<2>("unlearn::bayes_error_backward", ones, rows, labels, of[1], of[2], classes, bandwidth, rbf,
+  const auto grads = call<2>("unlearn::bayes_error_backward", ones, of[1], of[2], rows, labels, classes, bandwidth, rbf,
                              ieee, none, no_row);
   return {of[0], grads[0]};
 }
@@ -195,23 +208,12 @@ std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& label
 void check_arguments(const Tensor& x, const Tensor& labels, const Tensor& origin, std::int64_t classes,
                      double bandwidth, double step_size, double eps, const std::string& norm, double lower,
                      double upper) {
-  const ScalarType type = x.scalar_type();
-  check(x.dim() > 0 && (type == ScalarType::Float || type == ScalarType::Double), op,
-        "x must be float32 or float64 [N, ...], got ", toString(type), ", ", x.dim(), " dimensions");
-  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op,
-        "labels must be int64 and of 1 dimension, got ", toString(labels.scalar_type()), " with ", labels.dim());
-  check(labels.size(0) == x.size(0), op, "labels must hold one label for each of the ", x.size(0), " samples, got ",
-        labels.size(0));
-  check(classes >= 1 && classes <= 1 << 24, op, "num_classes must lie in [1, 2**24], got ", classes);
-  check(std::isfinite(bandwidth) && bandwidth > 0, op, "bandwidth must be finite and greater than 0, got ", bandwidth);
-  bool same = origin.dim() == x.dim() && origin.scalar_type() == type;
-  for (std::int64_t dim = 0; same && dim < x.dim(); ++dim) same = origin.size(dim) == x.size(dim);
-  check(same, op, "origin must have x's shape and dtype");
-  check(x.is_cpu() && labels.is_cpu() && origin.is_cpu(), op, "x, labels and origin must be on one device");
-  check(norm == "linf" || norm == "l2", op, "norm must be one of linf, l2, got '", norm, "'");
-  check(std::isfinite(step_size), op, "step_size must be finite, got ", step_size);
-  check(eps >= 0, op, "eps must be at least 0, got ", eps);
-  check(lower <= upper, op, "lower must be at most upper, got ", lower, " and ", upper);
+  check_layout(op, "x", x, x.dim() > 0, "[N, ...]");
+  check_dtype(op, "x", x.scalar_type(), {ScalarType::Float, ScalarType::Double});
+  check_like_x(op, "origin", origin, x);
+  check_posterior(op, labels, x.size(0), "samples", classes, bandwidth);
+  check_step(op, step_size, eps, norm, lower, upper);
+  check_one_device(op, {{"x", &x}, {"labels", &labels}});
 }
 
 std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& given_labels, const Tensor& origin,
@@ -221,24 +223,23 @@ std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& give
   const Tensor labels = torch::stable::contiguous(given_labels), dense = torch::stable::contiguous(x);
   const std::int64_t count = x.size(0), depth = count > 0 ? x.numel() / count : 0;
   const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
-  for (std::int64_t n = 0; n < count; ++n)
-    check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
-          ")");
+  check_values_within(op, "labels", labels, 0, classes);
   Tensor error = torch::stable::new_empty(x, {count});
   if (count == 0) return {torch::stable::empty_like(x), error};
   const Tensor rows = torch::stable::view(dense, {count, depth});
-  Tensor direction;
-  if (count > most_rows) {
-    const auto parts = error_and_gradient(rows, labels, classes, bandwidth);
-    error = parts[0];
-    direction = parts[1];
-  } else {
+  std::optional<Tensor> direction;
+  if (count <= most_rows) {
     const auto run = x.scalar_type() == ScalarType::Double ? ascent_direction<double> : ascent_direction<float>;
     direction = run(rows, label, classes, bandwidth, error);
   }
+  if (!direction) {
+    const auto parts = error_and_gradient(rows, labels, classes, bandwidth);
+    error = parts[0];
+    direction = parts[1];
+  }
   std::vector<std::int64_t> shape;
   for (std::int64_t dim = 0; dim < x.dim(); ++dim) shape.push_back(x.size(dim));
-  const Tensor grad = torch::stable::view(direction, {shape.data(), shape.size()});
+  const Tensor grad = torch::stable::view(*direction, {shape.data(), shape.size()});
   return {call<1>("unlearn::pgd_step", x, grad, origin, step_size, eps, norm, lower, upper)[0], error};
 }
 

@@ -17,15 +17,12 @@
 #include <tuple>
 #include <utility>
 
-#include "../check.h"
+#include "arguments.h"
 #include "bayes_error_rows.h"
 #include "capability.h"
 
 namespace unlearn {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr const char* op = "bayes_error: ";
 constexpr double smallest_mass = 1e-8;
@@ -40,42 +37,37 @@ struct Arguments {
   bool rbf, bf16;
 
   const Tensor& pool() const { return references ? *references : features; }
-  double scale() const { return 1 / (bandwidth * bandwidth); }
+  // Points are multiplied by it, so that what the kernels see has a bandwidth in [1, 2).
+  double power() const { return std::exp2(-std::floor(std::log2(bandwidth))); }
+  double scale() const { return 1 / (bandwidth * power()) / (bandwidth * power()); }
 };
-
-bool is_one_of(const std::string& name, std::initializer_list<const char*> names) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
 
 Arguments check_arguments(const Tensor& features, const Tensor& labels, std::int64_t classes, double bandwidth,
                           const std::string& similarity, const std::string& precision,
                           const std::optional<Tensor>& references, std::int64_t first_row) {
-  check(features.dim() == 2, op, "features must be [N, D], got ", features.dim(), " dimensions");
+  check_layout(op, "features", features, features.dim() == 2, "[N, D]");
   const ScalarType type = features.scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double, op, "features must be float32 or float64");
-  const Tensor& pool = references ? *references : features;
-  check(pool.dim() == 2 && pool.size(1) == features.size(1), op, "references must be [M, ", features.size(1),
-        "] as features are");
-  check(pool.scalar_type() == type, op, "references must have the dtype of features");
-  check(labels.dim() == 1 && labels.scalar_type() == ScalarType::Long, op,
-        "labels must be int64 and of 1 dimension");
-  check(labels.size(0) == pool.size(0), op, "labels must hold one label for each of the ", pool.size(0),
-        references ? " references" : " features", ", got ", labels.size(0));
-  check(classes >= 1 && classes <= 1 << 24, op, "num_classes must lie in [1, 2**24], got ", classes);
-  check(std::isfinite(bandwidth) && bandwidth > 0, op, "bandwidth must be finite and greater than 0, got ", bandwidth);
-  check(is_one_of(similarity, {"rbf", "logistic"}), op, "similarity must be one of rbf, logistic, got '", similarity,
-        "'");
-  check(is_one_of(precision, {"ieee", "tf32", "bf16"}), op, "precision must be one of ieee, tf32, bf16, got '",
-        precision, "'");
-  check(references || first_row == -1, op, "first_row is ", first_row, ", but without references");
-  const std::int64_t last = pool.size(0) - features.size(0);
-  check(first_row == -1 || (0 <= first_row && first_row <= last), op, "first_row must lie in [0, ", last, "] for ",
-        features.size(0), " features among ", pool.size(0), " references, got ", first_row);
-  check(features.is_cpu() && labels.is_cpu() && pool.is_cpu(), op,
-        "features, labels and references must be on one device");
+  check_dtype(op, "features", type, {ScalarType::Float, ScalarType::Double});
+  if (references) {
+    check(references->dim() == 2 && references->size(1) == features.size(1), op, "references must be [M, ",
+          features.size(1), "] as features are, got ", shape_of(*references));
+    check(references->scalar_type() == type, op, "references must have the dtype of features, ", name_of(type),
+          ", got ", name_of(references->scalar_type()));
+    check_posterior(op, labels, references->size(0), "references", classes, bandwidth, "[M]");
+    const std::string why = " for " + std::to_string(features.size(0)) + " features among " +
+                            std::to_string(references->size(0)) + " references";
+    if (first_row != -1) check_within(op, "first_row", first_row, 0, references->size(0) - features.size(0), why);
+  } else {
+    check_posterior(op, labels, features.size(0), "features", classes, bandwidth);
+    check(first_row == -1, op, "first_row is ", first_row, ", but without references");
+  }
+  const bool rbf = check_one_of(op, "similarity", similarity, {"rbf", "logistic"}) == 0;
+  check_one_of(op, "precision", precision, {"ieee", "tf32", "bf16"});
+  check_one_device(op, {{"features", &features}, {"labels", &labels},
+                        {"references", references ? &*references : nullptr}});
   const bool bf16 = precision == "bf16" && type == ScalarType::Float;
   Arguments call{torch::stable::contiguous(features), torch::stable::contiguous(labels), std::nullopt, classes,
-                 first_row, bandwidth, similarity == "rbf", bf16};
+                 first_row, bandwidth, rbf, bf16};
   if (references) call.references = torch::stable::contiguous(*references);
   return call;
 }
@@ -90,13 +82,6 @@ void check_finite(const Tensor& rows, const char* name) {
     for (std::int64_t d = 0; bad && d < depth; ++d)
       check(std::isfinite(at[d]), op, name, "[", row, ", ", d, "] is ", at[d], ", but must be finite");
   }
-}
-
-void check_labels(const Tensor& labels, std::int64_t classes) {
-  const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
-  for (std::int64_t n = 0; n < labels.numel(); ++n)
-    check(label[n] >= 0 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [0, ", classes,
-          ")");
 }
 
 template <typename S>
@@ -136,40 +121,64 @@ struct Prepared {
   explicit Prepared(const Arguments& a) : kernel(kernel_for<S>(a.bf16)) {
     check_finite<S>(a.features, "features");
     if (a.references) check_finite<S>(*a.references, "references");
-    check_labels(a.labels, a.classes);
+    check_values_within(op, "labels", a.labels, 0, a.classes);
     const std::int64_t depth = a.features.size(1), count = a.pool().size(0), first = a.first_row;
     const S* pool = a.pool().template const_data_ptr<S>();
     const std::int64_t* labels = a.labels.template const_data_ptr<std::int64_t>();
     const auto centre = a.rbf ? mean_of(pool, count, depth) : std::vector<double>(depth, 0.0);
     panel_rows = rows_of_panel(std::min(count, a.features.size(0)));
-    query_points = {a.features.template const_data_ptr<S>(), a.features.size(0), depth, centre, a.bf16};
-    reference_points = {pool, count, depth, centre, a.bf16};
+    query_points = {a.features.template const_data_ptr<S>(), a.features.size(0), depth, centre, a.power(), a.bf16};
+    reference_points = {pool, count, depth, centre, a.power(), a.bf16};
     const std::int64_t* query_labels = !a.references ? labels : first >= 0 ? labels + first : nullptr;
-    pack(query_rows, query_points, query_labels, panel_rows, kernel, a.scale(), a.rbf);
-    if (a.references) pack(reference_rows, reference_points, labels, panel_rows, kernel, a.scale(), a.rbf);
+    arrange(query_rows, query_points, query_labels, {}, panel_rows, kernel);
+    if (a.references) arrange(reference_rows, reference_points, labels, {}, panel_rows, kernel);
+    const double longest = check_range(a);
+    const bool local = a.rbf && longest > (std::is_same_v<S, double> ? 1e4 : 4);
     call = {&query_rows, a.references ? &reference_rows : &query_rows, panel_rows / kernel.block, a.classes,
-            static_cast<S>(a.scale()), a.rbf, a.bf16};
+            static_cast<S>(a.scale()), a.rbf, a.bf16, local};
+    if (local) {
+      regroup(a, query_rows, query_points, query_labels);
+      if (a.references) regroup(a, reference_rows, reference_points, labels);
+    }
+    finish(a, query_rows, query_points);
+    if (a.references) finish(a, reference_rows, reference_points);
     find_own(a);
-    check_range(a);
+  }
+
+  // Rows far apart go into panels of their own, so that none of the panels in which rows matter to each other is wider
+  // than some bandwidths.
+  void regroup(const Arguments& a, PackedRows<S>& rows, const Points<S>& points, const std::int64_t* labels) {
+    const double bandwidth = a.bandwidth * a.power(), radius = 16 * bandwidth;
+    if (std::any_of(rows.radius.begin(), rows.radius.end(), [=](double each) { return each > radius; }))
+      arrange(rows, points, labels, group_rows(points, radius, radius + 40 * bandwidth), panel_rows, kernel);
+  }
+
+  void finish(const Arguments& a, PackedRows<S>& rows, const Points<S>& points) {
+    pack_factors(rows, points, panel_rows, kernel, call.local);
+    set_bias(rows, points, panel_rows, a.scale(), a.rbf, call.local);
   }
 
   void find_own(const Arguments& a) {
-    query_rows.own.assign(query_rows.count, -1);
+    query_rows.own.assign(query_rows.padded, -1);
     if (a.references && a.first_row < 0) return;
     const auto& order = call.references->source;
-    std::vector<std::int64_t> packed(order.size());
-    for (std::size_t row = 0; row < order.size(); ++row) packed[order[row]] = static_cast<std::int64_t>(row);
-    for (std::int64_t row = 0; row < query_rows.count; ++row)
-      query_rows.own[row] = packed[query_rows.source[row] + std::max<std::int64_t>(a.first_row, 0)];
+    std::vector<std::int64_t> packed(call.references->count);
+    for (std::size_t row = 0; row < order.size(); ++row)
+      if (order[row] >= 0) packed[order[row]] = static_cast<std::int64_t>(row);
+    for (std::int64_t row = 0; row < query_rows.padded; ++row)
+      if (query_rows.source[row] >= 0)
+        query_rows.own[row] = packed[query_rows.source[row] + std::max<std::int64_t>(a.first_row, 0)];
   }
 
-  void check_range(const Arguments& a) const {
+  // Returns the length of the longest row in bandwidths.
+  double check_range(const Arguments& a) const {
     double largest = 0;
     for (const auto* rows : {&query_rows, &reference_rows})
       for (const double square : rows->largest_square) largest = std::max(largest, square);
-    const double longest = std::sqrt(largest) / a.bandwidth;
-    check(longest < 1e12, op, "bandwidth is ", a.bandwidth, ", but features of length ", std::sqrt(largest),
+    const double length = std::sqrt(largest) / a.power(), longest = length / a.bandwidth;
+    check(longest < 1e12, op, "bandwidth is ", a.bandwidth, ", but features of length ", length,
           " need more: the quotient must be under 1e12");
+    return longest;
   }
 
   // Whether even the closest two points of two panels are so far apart that their K is 0.
@@ -180,7 +189,9 @@ struct Prepared {
     double square = 0;
     for (std::int64_t d = 0; d < q.depth; ++d) square += (a[d] - b[d]) * (a[d] - b[d]);
     const double gap = std::sqrt(square) * (1 - 1e-9) - (q.radius[i] + r.radius[j]) * (1 + 1e-9);
-    const double rounding = 1e-4 * static_cast<double>(call.scale) * (q.largest_square[i] + r.largest_square[j]);
+    const double squares = call.local ? square + q.radius[i] * q.radius[i] + r.radius[j] * r.radius[j]
+                                      : q.largest_square[i] + r.largest_square[j];
+    const double rounding = 1e-4 * static_cast<double>(call.scale) * squares;
     const double underflow = std::is_same_v<S, double> ? 746 : 88;
     return gap > 0 && gap * gap * static_cast<double>(call.scale) / 2 > underflow + rounding;
   }
@@ -202,7 +213,9 @@ struct Prepared {
           pairs.emplace_back(i, j);
       }
       computed += static_cast<std::int64_t>(pairs.size());
-      for_each(static_cast<std::int64_t>(pairs.size()), [&](auto at) { run(call, pairs[at].first, pairs[at].second); });
+      share_out(static_cast<std::int64_t>(pairs.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t at = begin; at < end; ++at) run(call, pairs[at].first, pairs[at].second);
+      });
     }
     pairs_computed = computed;
     pairs_skipped = skipped;
@@ -217,7 +230,8 @@ void statistics(const Arguments& a, const Tensor& error, const Tensor& mass, con
   prepared.sweep(prepared.kernel.statistics);
   S *errors = error.mutable_data_ptr<S>(), *masses = mass.mutable_data_ptr<S>();
   std::int64_t* winners = winner.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t row = 0; row < rows.count; ++row) {
+  for (std::int64_t row = 0; row < rows.padded; ++row) {
+    if (rows.source[row] < 0) continue;
     const double* by_class = rows.mass.data() + row * a.classes;
     const std::int64_t won = std::max_element(by_class, by_class + a.classes) - by_class, to = rows.source[row];
     const double others = std::accumulate(by_class, by_class + won, smallest_mass) +
@@ -239,8 +253,9 @@ void gradient(const Arguments& a, const Tensor& grad, const Tensor& mass, const 
   queries.winner.assign(queries.padded, S(-2));
   queries.weight_won.assign(queries.padded, S(0));
   queries.weight_lost.assign(queries.padded, S(0));
-  for (std::int64_t row = 0; row < queries.count; ++row) {
+  for (std::int64_t row = 0; row < queries.padded; ++row) {
     const std::int64_t from = queries.source[row];
+    if (from < 0) continue;
     const double won = masses[2 * from], others = masses[2 * from + 1], total = won + others;
     queries.winner[row] = static_cast<S>(winners[from]);
     queries.weight_won[row] = static_cast<S>(weight[from] * others / (total * total));
@@ -252,11 +267,12 @@ void gradient(const Arguments& a, const Tensor& grad, const Tensor& mass, const 
     std::fill_n(rows->gradient.at_least(size), size, S(0));
   }
   prepared.sweep(prepared.kernel.gradient);
-  const auto block = prepared.kernel.block;
-  unpack_gradient(queries, prepared.query_points, block, a.scale(), a.rbf, grad_features.mutable_data_ptr<S>());
-  if (a.references)
-    unpack_gradient(references, prepared.reference_points, block, a.scale(), a.rbf,
-                    grad_references.mutable_data_ptr<S>());
+  const auto unpack = [&](auto& rows, const auto& points, const Tensor& to) {
+    unpack_gradient(rows, points, prepared.panel_rows, prepared.kernel.block, a.scale() * a.power(), a.rbf,
+                    prepared.call.local, to.mutable_data_ptr<S>());
+  };
+  unpack(queries, prepared.query_points, grad_features);
+  if (a.references) unpack(references, prepared.reference_points, grad_references);
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor& labels, std::int64_t classes,
@@ -273,10 +289,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor&
   return {error, mass, winner};
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& features, const Tensor& labels,
-                                    const Tensor& mass, const Tensor& winner, std::int64_t classes, double bandwidth,
-                                    std::string similarity, std::string precision, std::optional<Tensor> references,
-                                    std::int64_t first_row) {
+std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& mass, const Tensor& winner,
+                                    const Tensor& features, const Tensor& labels, std::int64_t classes,
+                                    double bandwidth, std::string similarity, std::string precision,
+                                    std::optional<Tensor> references, std::int64_t first_row) {
   const Arguments a =
       check_arguments(features, labels, classes, bandwidth, similarity, precision, references, first_row);
   const std::int64_t count = features.size(0), depth = features.size(1);

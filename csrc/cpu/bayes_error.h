@@ -13,13 +13,13 @@ namespace unlearn {
 template <typename S>
 struct PackedRows {
   std::int64_t count = 0, depth = 0, padded_depth = 0, panels = 0, padded = 0;
-  std::vector<std::int64_t> source;  // [count]: the row of the caller's that a packed row is
-  std::vector<std::int64_t> own;     // of queries: the packed reference that is the same row, or -1
+  std::vector<std::int64_t> source;  // [padded]: the row of the caller's that a packed row is, or -1 for padding
+  std::vector<std::int64_t> own;     // [padded], of queries: the packed reference that is the same row, or -1
   std::vector<S> bias;               // of the exponent: -‖z‖²/2σ², or 0; hugely negative for padding
   std::vector<S> label;              // of references; -1 for padding
   std::vector<S> winner, weight_won, weight_lost;  // of queries: c_i and both values of a_ij, (B4)
   std::vector<double> mass;                        // of queries: m_ic, [padded rows, classes]
-  std::vector<double> centre, radius, largest_square;  // of panels: [panels, depth], [panels], [panels]
+  std::vector<double> centre, radius, largest_square;  // of panels: [panels, depth], [panels], [panels] of ‖z‖²
   std::vector<double> sums;                        // S1 or Sᵀ1
   Scratch<S> gradient;                             // S r or Sᵀ z: [block][padded depth][row in block]
 
@@ -28,6 +28,7 @@ struct PackedRows {
   const void* gram_factors = nullptr;
   const void* product_factors = nullptr;
   std::int64_t gram_block = 0, product_block = 0;  // units in a block
+  const S* singles = nullptr;  // the points as numbers, [block][padded depth][row in block]; with `local` alone in bf16
   Scratch<S> points;
   Scratch<std::uint32_t> gram_pairs, product_pairs;
 };
@@ -39,6 +40,7 @@ struct BayesCall {
   std::int64_t panel_blocks, classes;
   S scale;  // 1/σ²
   bool rbf, rounded;
+  bool local;  // points are relative to their panel's centre, not to the references' mean
 
   bool shared() const { return queries == references; }
 };

@@ -1,4 +1,12 @@
 // One pair of panels of the Bayes error's surrogate and its gradient, docs/maths.md (B1) to (B8), for any vector type.
+// Panel i of a call's queries and panel j of its references (bayes_error.h), each of R rows of D features:
+//   gram_factors      S [blocks, D, block]       points as the first product's factors; bfloat16 pairs in bf16
+//   product_factors   S [blocks, D', block]      and as the second's; D' is D padded to whole registers
+//   bias, label       S [rows]                   of the exponent; class, −1 in padding
+//   winner, weight_*  S [rows]                   gradient only: c_i and both values of a_ij, (B4)
+//   mass              double [rows, classes]     written by `statistics`
+//   gradient, sums    S [blocks, D', block], double [rows]   added to by `gradient`: M y and M 1
+// Threads take pairs of panels that share no panel, so that what is added to is each thread's own.
 //
 // A tile holds the panel's pairs as [block of references][query][reference in block], and fits in the second-level
 // cache with both panels. The products run in registers of Arithmetic::rows × Arithmetic::columns vectors: one
@@ -11,6 +19,7 @@
 #include <type_traits>
 
 #include "bayes_error.h"
+#include "bfloat16.h"
 
 #ifndef UNLEARN_TARGET
 #error "define UNLEARN_TARGET and UNLEARN_NAMESPACE before including bayes_error_kernel.h"
@@ -18,13 +27,12 @@
 
 #define UNLEARN_INLINE UNLEARN_TARGET __attribute__((always_inline)) inline
 
+#include "bayes_error_tile.h"
+
 namespace unlearn::UNLEARN_NAMESPACE {
 namespace {
 
 constexpr std::int64_t gram_depth = 128;  // of one chain of additions: short chains, summed, round less
-
-template <class A>
-constexpr int block = A::columns * A::width;
 
 // c[r][·] (+)= Σ over blocks, k of a[r·row_step + k·k_step] · b[k][·], for A::rows rows of one block of columns.
 template <class A, int row_step, int k_step>
@@ -87,31 +95,16 @@ UNLEARN_INLINE typename A::Vector similarity(typename A::Vector x) {
   return (x < 0 ? e : one) / (one + e);
 }
 
-// Round to nearest even, to the 8 bits of bfloat16.
 template <class A>
 UNLEARN_INLINE typename A::Vector to_bfloat16(typename A::Vector x) {
   if constexpr (std::is_same_v<typename A::Scalar, double>) {
     return x;
   } else {
-    using I = typename A::Integers;
-    const I bits = (I)x;
-    return (typename A::Vector)((bits + 0x7fff + ((bits >> 16) & 1)) & ~0xffff);
+    auto bits = (typename A::Integers)x;
+    round_to_bfloat16(bits);
+    return (typename A::Vector)bits;
   }
 }
-
-template <class A>
-struct Tile {
-  using S = typename A::Scalar;
-  std::int64_t rows, blocks;
-  S* at;          // [block of references][query][reference in block]
-  S* transposed;  // [block of queries][reference][query in block]
-
-  explicit Tile(std::int64_t panel_blocks) : rows(panel_blocks * block<A>), blocks(panel_blocks) {
-    thread_local Scratch<S> scratch;
-    at = scratch.at_least(2 * rows * rows);
-    transposed = at + rows * rows;
-  }
-};
 
 template <class A>
 UNLEARN_TARGET void gram(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j, const Tile<A>& tile) {
@@ -130,7 +123,7 @@ UNLEARN_TARGET void gram(const BayesCall<typename A::Scalar>& call, std::int64_t
 // No row counts for itself.
 template <class A>
 void clear_own(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j, const Tile<A>& tile) {
-  for (std::int64_t row = 0; row < tile.rows && i * tile.rows + row < call.queries->count; ++row) {
+  for (std::int64_t row = 0; row < tile.rows; ++row) {
     const std::int64_t at = call.queries->own[i * tile.rows + row] - j * tile.rows;
     if (at >= 0 && at < tile.rows)
       tile.at[(at / block<A> * tile.rows + row) * block<A> + at % block<A>] = 0;
@@ -142,7 +135,7 @@ UNLEARN_TARGET void form_kernel(const BayesCall<typename A::Scalar>& call, std::
                                 const Tile<A>& tile) {
   using V = typename A::Vector;
   const V zero{}, scale = zero + call.scale;
-  const auto *row_bias = call.queries->bias.data() + i * tile.rows, *bias = call.references->bias.data() + j * tile.rows;
+  const auto *row_bias = tile.row_bias, *bias = tile.column_bias;
   for (std::int64_t n = 0; n < tile.rows; n += A::width) {
     const V column_bias = A::load(bias + n);
     auto* at = tile.at + n / block<A> * tile.rows * block<A> + n % block<A>;
@@ -163,7 +156,7 @@ UNLEARN_TARGET bool form_factors(const BayesCall<typename A::Scalar>& call, std:
   V largest = zero;
   for (std::int64_t n = 0; n < tile.rows; n += A::width) {
     const std::int64_t column = j * tile.rows + n;
-    const V bias = A::load(&r.bias[column]), label = A::load(&r.label[column]);
+    const V bias = A::load(tile.column_bias + n), label = A::load(&r.label[column]);
     V winner = zero, won = zero, lost = zero;
     if (shared) {
       winner = A::load(&r.winner[column]);
@@ -173,7 +166,7 @@ UNLEARN_TARGET bool form_factors(const BayesCall<typename A::Scalar>& call, std:
     auto* at = tile.at + n / block<A> * tile.rows * block<A> + n % block<A>;
     for (std::int64_t row = 0; row < tile.rows; ++row, at += block<A>) {
       const std::int64_t query = first + row;
-      const V k = similarity<A, rbf, true>(A::fma(A::load(at), scale, zero + q.bias[query]) + bias);
+      const V k = similarity<A, rbf, true>(A::fma(A::load(at), scale, zero + tile.row_bias[row]) + bias);
       V weight = label == q.winner[query] ? zero + q.weight_won[query] : zero + q.weight_lost[query];
       if (shared) weight += winner == r.label[query] ? won : lost;
       V m = k * weight;
@@ -224,18 +217,6 @@ UNLEARN_TARGET void add_masses(const typename A::Scalar* tile, std::int64_t rows
     }
 }
 
-template <class A>
-UNLEARN_TARGET void add_sums(const typename A::Scalar* tile, std::int64_t rows, double* sums) {
-  for (std::int64_t first = 0; first < rows; first += block<A>, tile += rows * block<A>) {
-    typename A::Vector sum[A::columns] = {};
-    for (std::int64_t row = 0; row < rows; ++row)
-#pragma GCC unroll 4
-      for (int n = 0; n < A::columns; ++n) sum[n] += A::load(tile + row * block<A> + n * A::width);
-    for (int lane = 0; lane < block<A>; ++lane)
-      sums[first + lane] += static_cast<double>(sum[lane / A::width][lane % A::width]);
-  }
-}
-
 // The factors of the second product, pairs of rows in one unit, in place.
 template <class A>
 UNLEARN_TARGET const typename A::Factor* as_factors(typename A::Scalar* tile, std::int64_t count) {
@@ -270,7 +251,7 @@ UNLEARN_TARGET void add_product(const PackedRows<typename A::Scalar>& points, st
 
 template <class A>
 UNLEARN_TARGET void statistics(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j) {
-  const Tile<A> tile(call.panel_blocks);
+  const Tile<A> tile(call, i, j);
   auto &q = *call.queries, &r = *call.references;
   gram<A>(call, i, j, tile);
   call.rbf ? form_kernel<A, true>(call, i, j, tile) : form_kernel<A, false>(call, i, j, tile);
@@ -282,19 +263,20 @@ UNLEARN_TARGET void statistics(const BayesCall<typename A::Scalar>& call, std::i
 
 template <class A>
 UNLEARN_TARGET void gradient(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j) {
-  const Tile<A> tile(call.panel_blocks);
+  const Tile<A> tile(call, i, j);
   auto &q = *call.queries, &r = *call.references;
   gram<A>(call, i, j, tile);
   const auto form = call.shared() ? call.rbf ? form_factors<A, true, true> : form_factors<A, false, true>
                                   : call.rbf ? form_factors<A, true, false> : form_factors<A, false, false>;
   if (!form(call, i, j, tile)) return;
   transpose<A>(tile);
-  add_sums<A>(tile.transposed, tile.rows, &q.sums[i * tile.rows]);
   const std::int64_t size = tile.rows * tile.rows, part = tile.rows * q.padded_depth;
-  add_product<A>(r, j, tile, as_factors<A>(tile.transposed, size), q.gradient.at_least(0) + i * part);
+  auto *of_queries = q.gradient.at_least(0) + i * part, *of_references = r.gradient.at_least(0) + j * part;
+  add_sums<A>(tile.transposed, tile, &q.sums[i * tile.rows], -1, q.padded_depth, of_queries);
+  add_product<A>(r, j, tile, as_factors<A>(tile.transposed, size), of_queries);
   if (call.shared() && i == j) return;
-  add_sums<A>(tile.at, tile.rows, &r.sums[j * tile.rows]);
-  add_product<A>(q, i, tile, as_factors<A>(tile.at, size), r.gradient.at_least(0) + j * part);
+  add_sums<A>(tile.at, tile, &r.sums[j * tile.rows], 1, q.padded_depth, of_references);
+  add_product<A>(q, i, tile, as_factors<A>(tile.at, size), of_references);
 }
 
 template <class A>

@@ -1,43 +1,37 @@
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "bayes_error.h"
+#include "bfloat16.h"
+#include "share_out.h"
 
 // Packs rows for the Bayes error's kernels, and unpacks their gradient.
 
 namespace unlearn {
 
-inline std::uint32_t bits_of(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
-}
-
-inline float rounded_to_bfloat16(float x) {
-  std::uint32_t bits = bits_of(x);
-  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
-
-// The caller's rows, relative to a centre, and rounded to bfloat16 where that is asked for.
+// The caller's rows, relative to a centre, times a power of two that makes the bandwidth about 1, so that squares
+// neither over- nor underflow; and rounded to bfloat16 where that is asked for.
 template <typename S>
 struct Points {
   const S* rows;
   std::int64_t count, depth;
   std::vector<double> centre;
+  double power;
   bool rounded;
 
-  void read(std::int64_t row, S* to) const {
+  // `shift` is subtracted after the scaling; none if null.
+  void read(std::int64_t row, const double* shift, S* to) const {
     const S* from = rows + row * depth;
     const double* mean = centre.data();
-    for (std::int64_t d = 0; d < depth; ++d) to[d] = static_cast<S>(static_cast<double>(from[d]) - mean[d]);
+    if (shift == nullptr)
+      for (std::int64_t d = 0; d < depth; ++d)
+        to[d] = static_cast<S>((static_cast<double>(from[d]) - mean[d]) * power);
+    else
+      for (std::int64_t d = 0; d < depth; ++d)
+        to[d] = static_cast<S>((static_cast<double>(from[d]) - mean[d]) * power - shift[d]);
     if (!rounded) return;
     for (std::int64_t d = 0; d < depth; ++d) to[d] = static_cast<S>(rounded_to_bfloat16(static_cast<float>(to[d])));
   }
@@ -54,33 +48,42 @@ std::vector<double> mean_of(const S* rows, std::int64_t count, std::int64_t dept
 
 template <typename Body>
 void for_each(std::int64_t count, Body body) {
-  torch::stable::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+  share_out(count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) body(i);
   });
 }
 
 template <typename S>
-void pack_factors(PackedRows<S>& packed, const Points<S>& points, const BayesKernel<S>& kernel) {
+const double* centre_of(const PackedRows<S>& packed, std::int64_t panel_rows, std::int64_t row, bool local) {
+  return local ? packed.centre.data() + row / panel_rows * packed.depth : nullptr;
+}
+
+template <typename S>
+void pack_factors(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_rows, const BayesKernel<S>& kernel,
+                  bool local) {
   const std::int64_t block = kernel.block, depth = packed.depth, padded_depth = packed.padded_depth;
   const std::int64_t blocks = packed.padded / block, row_size = padded_depth + 1;  // odd pairs read one beyond
+  const bool paired = kernel.pairs == 2;
   packed.product_block = padded_depth * block / kernel.pairs;
-  packed.gram_block = kernel.pairs == 1 ? packed.product_block : (depth + 1) / 2 * block;
-  S* singles = kernel.pairs == 1 ? packed.points.at_least(blocks * packed.gram_block) : nullptr;
-  std::uint32_t* gram = singles ? nullptr : packed.gram_pairs.at_least(blocks * packed.gram_block);
-  std::uint32_t* product = singles ? nullptr : packed.product_pairs.at_least(blocks * packed.product_block);
-  packed.gram_factors = singles ? static_cast<const void*>(singles) : gram;
-  packed.product_factors = singles ? static_cast<const void*>(singles) : product;
+  packed.gram_block = paired ? (depth + 1) / 2 * block : packed.product_block;
+  S* singles = paired && !local ? nullptr : packed.points.at_least(blocks * padded_depth * block);
+  std::uint32_t* gram = paired ? packed.gram_pairs.at_least(blocks * packed.gram_block) : nullptr;
+  std::uint32_t* product = paired ? packed.product_pairs.at_least(blocks * packed.product_block) : nullptr;
+  packed.singles = singles;
+  packed.gram_factors = paired ? static_cast<const void*>(gram) : singles;
+  packed.product_factors = paired ? static_cast<const void*>(product) : singles;
   const auto pair = [](S low, S high) {
     return bits_of(static_cast<float>(low)) >> 16 | (bits_of(static_cast<float>(high)) & 0xffff0000u);
   };
   for_each(blocks, [&](std::int64_t b) {
     std::vector<S> rows(block * row_size, S(0));
-    for (std::int64_t lane = 0; lane < block && b * block + lane < packed.count; ++lane)
-      points.read(packed.source[b * block + lane], rows.data() + lane * row_size);
+    for (std::int64_t lane = 0, row = b * block; lane < block; ++lane, ++row)
+      if (packed.source[row] >= 0)
+        points.read(packed.source[row], centre_of(packed, panel_rows, row, local), rows.data() + lane * row_size);
     const auto at = [&](std::int64_t lane, std::int64_t d) { return rows[lane * row_size + d]; };
     for (std::int64_t d = 0; singles && d < padded_depth; ++d)
       for (std::int64_t lane = 0; lane < block; ++lane)
-        singles[b * packed.gram_block + d * block + lane] = at(lane, d);
+        singles[(b * padded_depth + d) * block + lane] = at(lane, d);
     for (std::int64_t d = 0; gram && d < depth; d += 2)
       for (std::int64_t lane = 0; lane < block; ++lane)
         gram[b * packed.gram_block + d / 2 * block + lane] = pair(at(lane, d), at(lane, d + 1));
@@ -102,65 +105,136 @@ double squared_distance(const S* row, const double* centre, std::int64_t depth) 
   return std::accumulate(sums, sums + 8, 0.0);
 }
 
-// Centre and radius of every panel, and every row's part of the exponent.
+// Centre and radius of every panel, and its longest row.
 template <typename S>
-void measure(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_rows, double scale, bool rbf) {
+void measure(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_rows) {
   const std::int64_t depth = packed.depth;
   const std::vector<double> origin(depth, 0.0);
-  packed.bias.assign(packed.padded, S(-1e30));
   packed.centre.assign(packed.panels * depth, 0.0);
   packed.radius.assign(packed.panels, 0.0);
   packed.largest_square.assign(packed.panels, 0.0);
   for_each(packed.panels, [&](std::int64_t panel) {
-    const std::int64_t begin = panel * panel_rows, end = std::min(packed.count, begin + panel_rows);
+    const std::int64_t* source = packed.source.data() + panel * panel_rows;
+    std::int64_t rows = 0;
+    while (rows < panel_rows && source[rows] >= 0) ++rows;
     double* centre = packed.centre.data() + panel * depth;
     std::vector<S> z(depth);
-    for (std::int64_t row = begin; row < end; ++row) {
-      points.read(packed.source[row], z.data());
+    for (std::int64_t row = 0; row < rows; ++row) {
+      points.read(source[row], nullptr, z.data());
       for (std::int64_t d = 0; d < depth; ++d) centre[d] += static_cast<double>(z[d]);
-      const double square = squared_distance(z.data(), origin.data(), depth);
-      packed.bias[row] = rbf ? static_cast<S>(-square * scale / 2) : S(0);
-      packed.largest_square[panel] = std::max(packed.largest_square[panel], square);
+      packed.largest_square[panel] =
+          std::max(packed.largest_square[panel], squared_distance(z.data(), origin.data(), depth));
     }
-    for (std::int64_t d = 0; d < depth; ++d) centre[d] /= static_cast<double>(end - begin);
-    for (std::int64_t row = begin; row < end; ++row) {
-      points.read(packed.source[row], z.data());
+    for (std::int64_t d = 0; d < depth; ++d) centre[d] /= static_cast<double>(std::max<std::int64_t>(rows, 1));
+    for (std::int64_t row = 0; row < rows; ++row) {
+      points.read(source[row], nullptr, z.data());
       const double distance = std::sqrt(squared_distance(z.data(), centre, depth));
       packed.radius[panel] = std::max(packed.radius[panel], distance);
     }
   });
 }
 
-// Rows in their order by class, which is stable, or in the caller's order where label is null.
+// Every row's part of the exponent.
 template <typename S>
-void pack(PackedRows<S>& packed, const Points<S>& points, const std::int64_t* label, std::int64_t panel_rows,
-          const BayesKernel<S>& kernel, double scale, bool rbf) {
+void set_bias(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_rows, double scale, bool rbf,
+              bool local) {
+  const std::vector<double> origin(packed.depth, 0.0);
+  packed.bias.assign(packed.padded, S(-1e30));
+  for_each(packed.panels, [&](std::int64_t panel) {
+    std::vector<S> z(packed.depth);
+    for (std::int64_t row = panel * panel_rows; row < (panel + 1) * panel_rows; ++row) {
+      if (packed.source[row] < 0) continue;
+      points.read(packed.source[row], centre_of(packed, panel_rows, row, local), z.data());
+      const double square = squared_distance(z.data(), origin.data(), packed.depth);
+      packed.bias[row] = rbf ? static_cast<S>(-square * scale / 2) : S(0);
+    }
+  });
+}
+
+// Whether two points lie within a distance of each other; most far ones are told by their first coordinates.
+template <typename S>
+bool within(const S* a, const double* b, std::int64_t depth, double distance) {
+  constexpr std::int64_t step = 128;
+  double square = 0;
+  for (std::int64_t d = 0; d < depth && square <= distance * distance; d += step)
+    square += squared_distance(a + d, b + d, std::min(step, depth - d));
+  return square <= distance * distance;
+}
+
+// A group for every row, such that rows of a group lie within `radius` of its first one; -1 for rows that are alone,
+// out of `reach` of every group. Past 256 groups no new ones are made, and what is left over is -1 too.
+template <typename S>
+std::vector<std::int64_t> group_rows(const Points<S>& points, double radius, double reach) {
+  constexpr std::size_t most_groups = 256;
+  const std::int64_t depth = points.depth;
+  std::vector<std::vector<double>> leaders;
+  std::vector<std::int64_t> group(points.count, -1), members;
+  std::vector<S> z(depth);
+  for (std::int64_t row = 0; row < points.count; ++row) {
+    points.read(row, nullptr, z.data());
+    for (std::size_t leader = 0; leader < leaders.size() && group[row] < 0; ++leader)
+      if (within(z.data(), leaders[leader].data(), depth, radius))
+        group[row] = static_cast<std::int64_t>(leader);
+    if (group[row] < 0 && leaders.size() < most_groups) {
+      group[row] = static_cast<std::int64_t>(leaders.size());
+      leaders.emplace_back(z.begin(), z.end());
+      members.push_back(0);
+    }
+    if (group[row] >= 0) ++members[group[row]];
+  }
+  std::vector<char> alone(leaders.size());
+  for (std::size_t a = 0; a < leaders.size(); ++a) {
+    alone[a] = members[a] == 1;
+    for (std::size_t b = 0; alone[a] && b < leaders.size(); ++b)
+      alone[a] = a == b || !within(leaders[a].data(), leaders[b].data(), depth, reach);
+  }
+  for (std::int64_t& each : group)
+    if (each >= 0 && alone[each]) each = -1;
+  return group;
+}
+
+// Lays rows out in panels: by group where there are any, which share no panel, then by class where labels are given,
+// then in the caller's order; and measures the panels.
+template <typename S>
+void arrange(PackedRows<S>& packed, const Points<S>& points, const std::int64_t* label,
+             const std::vector<std::int64_t>& group, std::int64_t panel_rows, const BayesKernel<S>& kernel) {
   packed.count = points.count;
   packed.depth = points.depth;
   packed.padded_depth = (points.depth + kernel.depth_multiple - 1) / kernel.depth_multiple * kernel.depth_multiple;
-  packed.panels = (points.count + panel_rows - 1) / panel_rows;
-  packed.padded = packed.panels * panel_rows;
-  packed.source.resize(points.count);
-  std::iota(packed.source.begin(), packed.source.end(), 0);
-  packed.label.assign(packed.padded, S(-1));
-  if (label != nullptr) {
-    std::stable_sort(packed.source.begin(), packed.source.end(), [=](auto a, auto b) { return label[a] < label[b]; });
-    for (std::int64_t row = 0; row < packed.count; ++row) packed.label[row] = static_cast<S>(label[packed.source[row]]);
+  std::vector<std::int64_t> order(points.count);
+  std::iota(order.begin(), order.end(), 0);
+  if (label != nullptr) std::stable_sort(order.begin(), order.end(), [=](auto a, auto b) { return label[a] < label[b]; });
+  if (!group.empty())
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return group[a] < group[b]; });
+  packed.source.clear();
+  const auto fill_panel = [&] {
+    while (packed.source.size() % static_cast<std::size_t>(panel_rows) != 0) packed.source.push_back(-1);
+  };
+  for (std::size_t row = 0; row < order.size(); ++row) {
+    if (!group.empty() && row > 0 && group[order[row]] != group[order[row - 1]]) fill_panel();
+    packed.source.push_back(order[row]);
   }
-  pack_factors(packed, points, kernel);
-  measure(packed, points, panel_rows, scale, rbf);
+  fill_panel();
+  packed.padded = static_cast<std::int64_t>(packed.source.size());
+  packed.panels = packed.padded / panel_rows;
+  packed.label.assign(packed.padded, S(-1));
+  for (std::int64_t row = 0; label != nullptr && row < packed.padded; ++row)
+    if (packed.source[row] >= 0) packed.label[row] = static_cast<S>(label[packed.source[row]]);
+  measure(packed, points, panel_rows);
 }
 
 // (B6) and (B8) from the sums and products, in the caller's order.
 template <typename S>
-void unpack_gradient(PackedRows<S>& packed, const Points<S>& points, std::int64_t block, double scale, bool rbf, S* out) {
+void unpack_gradient(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_rows, std::int64_t block,
+                     double scale, bool rbf, bool local, S* out) {
   const S* products = packed.gradient.at_least(0);
-  torch::stable::parallel_for(0, packed.count, 16, [&](std::int64_t begin, std::int64_t end) {
+  share_out(packed.padded, 16, [&](std::int64_t begin, std::int64_t end) {
     std::vector<S> z(packed.depth);
     for (std::int64_t row = begin; row < end; ++row) {
+      if (packed.source[row] < 0) continue;
       const S* product = products + row / block * block * packed.padded_depth + row % block;
       const double sum = rbf ? packed.sums[row] : 0.0;
-      points.read(packed.source[row], z.data());
+      points.read(packed.source[row], centre_of(packed, panel_rows, row, local), z.data());
       S* to = out + packed.source[row] * packed.depth;
       for (std::int64_t d = 0; d < packed.depth; ++d)
         to[d] = static_cast<S>((sum * static_cast<double>(z[d]) - static_cast<double>(product[d * block])) * scale);

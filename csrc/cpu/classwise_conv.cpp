@@ -9,6 +9,7 @@
 
 #include "capability.h"
 #include "classwise_conv_arguments.h"
+#include "share_out.h"
 
 namespace unlearn {
 namespace {
@@ -16,11 +17,7 @@ namespace {
 using namespace classwise_conv_arguments;
 
 void check_values(const Tensor& images, const Tensor& labels, const Tensor& filters) {
-  const std::int64_t count = labels.numel(), classes = filters.size(0);
-  const std::int64_t* label = labels.const_data_ptr<std::int64_t>();
-  for (std::int64_t n = 0; n < count; ++n)
-    check(label[n] >= -1 && label[n] < classes, op, "labels[", n, "] is ", label[n], ", but must lie in [-1, ",
-          classes, ")");
+  check_values_within(op, "labels", labels, -1, filters.size(0));
   if (images.scalar_type() != ScalarType::Byte) return;
   const float* weight = filters.const_data_ptr<float>();
   check(std::all_of(weight, weight + filters.numel(), [](float w) { return std::abs(w) <= 1e30f; }), op,
@@ -45,7 +42,7 @@ struct Prepared {
     call.images = images.data_ptr();
     call.labels = labels.const_data_ptr<std::int64_t>();
     call.filters = filters.data_ptr();
-    call.type = pixel_type(images);
+    call.type = element_type(images.scalar_type());
     call.count = images.size(0);
     call.planes = last ? 1 : channels;
     call.height = images.size(2);
@@ -59,11 +56,9 @@ struct Prepared {
   template <class Range>
   void parallel(Range range) const {
     if (call.image_size() == 0) return;
-    constexpr std::int64_t multiply_adds_a_thread = 1 << 18;
-    const std::int64_t work = call.image_size() * (call.k * call.k + 4);
-    const std::int64_t grain = std::max<std::int64_t>(1, multiply_adds_a_thread / work);
-    torch::stable::parallel_for(0, call.count, grain,
-                                [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
+    constexpr std::int64_t multiply_adds_a_piece = 1 << 18;
+    share_out_work(call.count, call.image_size() * (call.k * call.k + 4), multiply_adds_a_piece,
+                   [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
   }
 
   void forward() const {
@@ -78,7 +73,7 @@ struct Prepared {
 
 Tensor forward(const Tensor& images, const Tensor& labels, const Tensor& filters, std::string padding,
                std::string rescale) {
-  check_arguments(images, labels, filters, rescale);
+  check_arguments(images, labels, filters, padding, rescale);
   Prepared prepared(images, labels, filters, padding, rescale);
   Tensor out = empty_result(prepared.images);
   prepared.call.out = out.data_ptr();
@@ -86,18 +81,18 @@ Tensor forward(const Tensor& images, const Tensor& labels, const Tensor& filters
   return out;
 }
 
-void forward_into(const Tensor& images, const Tensor& labels, const Tensor& filters, Tensor out, std::string padding,
+void forward_into(Tensor out, const Tensor& images, const Tensor& labels, const Tensor& filters, std::string padding,
                   std::string rescale) {
-  check_arguments(images, labels, filters, rescale);
+  check_arguments(images, labels, filters, padding, rescale);
+  check_out(images, labels, filters, out);
   Prepared prepared(images, labels, filters, padding, rescale);
-  check_out(prepared.images, out);
   prepared.call.out = out.data_ptr();
   prepared.forward();
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& images, const Tensor& labels,
                                     const Tensor& filters, std::string padding, std::string rescale) {
-  check_arguments(images, labels, filters, rescale);
+  check_arguments(images, labels, filters, padding, rescale);
   check(images.scalar_type() != ScalarType::Byte, op, "uint8 images have no gradient");
   Prepared prepared(images, labels, filters, padding, rescale);
   const Tensor grad_like_images = torch::stable::contiguous(grad, memory_format(images));
@@ -115,7 +110,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& images, co
         sum[prepared.call.labels[n] * taps + tap] += one[n * taps + tap];
   };
   if (prepared.call.image_size() > 0) {
-    if (prepared.call.type == PixelType::double_)
+    if (prepared.call.type == ElementType::double_)
       add(sums.mutable_data_ptr<double>(), each.const_data_ptr<double>());
     else
       add(sums.mutable_data_ptr<float>(), each.const_data_ptr<float>());

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "padding.h"
-#include "pixel_type.h"
+#include "element_type.h"
 
 namespace unlearn {
 
@@ -11,13 +11,13 @@ namespace unlearn {
 // neighbouring pixels of one channel lie `step` elements apart: contiguous images have C planes and step 1,
 // channels-last ones a single plane and step C, so that neither needs a change of layout.
 struct ClasswiseConv {
-  const void* images;
-  const void* grad;  // backward only
-  void* out;
-  void* filter_grads;  // backward only: one k×k sum an image
-  const std::int64_t* labels;
-  const void* filters;  // double where the pixels are, else float
-  PixelType type;
+  const void* images;          // `type` [count, planes, height, row]: bytes are 0 to 255 and stand for v/255
+  const void* grad;            // backward only: of the result, like `images`
+  void* out;                   // forward: the result, like `images`; backward: the gradient of `images`
+  void* filter_grads;          // backward only: S [count, k, k], each image's share
+  const std::int64_t* labels;  // [count]: a row of `filters`, or negative for an image that stays as it is
+  const void* filters;         // S [classes, k, k], k odd; S is double where `type` is, otherwise float
+  ElementType type;            // of images, grad and out
   std::int64_t count, planes, height, row, step, k;
   Padding padding;
   bool rescale;

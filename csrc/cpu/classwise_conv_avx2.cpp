@@ -14,11 +14,11 @@ namespace unlearn {
 
 void classwise_conv_avx2(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
   switch (call.type) {
-    case PixelType::byte: return avx2::run<Avx2, std::uint8_t>(call, begin, end);
-    case PixelType::half: return avx2::run<Avx2, c10::Half>(call, begin, end);
-    case PixelType::bfloat16: return avx2::run<Avx2, c10::BFloat16>(call, begin, end);
-    case PixelType::single: return avx2::run<Avx2, float>(call, begin, end);
-    case PixelType::double_: return classwise_conv_portable(call, begin, end);
+    case ElementType::byte: return avx2::run<Avx2, std::uint8_t>(call, begin, end);
+    case ElementType::half: return avx2::run<Avx2, c10::Half>(call, begin, end);
+    case ElementType::bfloat16: return avx2::run<Avx2, c10::BFloat16>(call, begin, end);
+    case ElementType::single: return avx2::run<Avx2, float>(call, begin, end);
+    case ElementType::double_: return classwise_conv_portable(call, begin, end);
   }
 }
 

@@ -14,11 +14,11 @@ namespace unlearn {
 
 void classwise_conv_avx512(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
   switch (call.type) {
-    case PixelType::byte: return avx512::run<Avx512, std::uint8_t>(call, begin, end);
-    case PixelType::half: return avx512::run<Avx512, c10::Half>(call, begin, end);
-    case PixelType::bfloat16: return avx512::run<Avx512, c10::BFloat16>(call, begin, end);
-    case PixelType::single: return avx512::run<Avx512, float>(call, begin, end);
-    case PixelType::double_: return classwise_conv_portable(call, begin, end);
+    case ElementType::byte: return avx512::run<Avx512, std::uint8_t>(call, begin, end);
+    case ElementType::half: return avx512::run<Avx512, c10::Half>(call, begin, end);
+    case ElementType::bfloat16: return avx512::run<Avx512, c10::BFloat16>(call, begin, end);
+    case ElementType::single: return avx512::run<Avx512, float>(call, begin, end);
+    case ElementType::double_: return classwise_conv_portable(call, begin, end);
   }
 }
 

@@ -157,11 +157,11 @@ void run(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
 
 void classwise_conv_backward_range(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
   switch (call.type) {
-    case PixelType::byte: return;  // uint8 has no gradient; refused before
-    case PixelType::half: return run<float, c10::Half>(call, begin, end);
-    case PixelType::bfloat16: return run<float, c10::BFloat16>(call, begin, end);
-    case PixelType::single: return run<float, float>(call, begin, end);
-    case PixelType::double_: return run<double, double>(call, begin, end);
+    case ElementType::byte: return;  // uint8 has no gradient; refused before
+    case ElementType::half: return run<float, c10::Half>(call, begin, end);
+    case ElementType::bfloat16: return run<float, c10::BFloat16>(call, begin, end);
+    case ElementType::single: return run<float, float>(call, begin, end);
+    case ElementType::double_: return run<double, double>(call, begin, end);
   }
 }
 

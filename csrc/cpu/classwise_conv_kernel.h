@@ -1,11 +1,16 @@
-// Class-wise convolution on one thread, docs/maths.md (1) to (4), for any vector type V.
+// Class-wise convolution on one thread, docs/maths.md (1) to (4), for any vector type V, of images [begin, end) of a
+// call (classwise_conv.h):
+//   images   T [N, C, H, W] or [N, H, W, C]   uint8, float16, bfloat16, float32 or float64
+//   labels   int64 [N]                        a row of filters, or −1: the image is copied
+//   filters  S [K, k, k]                      k odd; S is float64 for float64 images, otherwise float32
+//   out      T, laid out like images
 //
 // An image is cut into tiles of rows. A tile's input rows are converted to floats in a padded window, so that
 // the filter sees no border; its filtered values are kept in `filtered` and their maximum in a register; after
 // the last tile everything is divided by the maximum and stored. Tiles that `filtered` cannot hold (images of
 // over 160 Ki elements) are computed a second time instead, so work space stays under 1 MiB a thread.
 // Each value is one chain of fused multiply-adds from 0, kernel rows outer, columns inner, ascending, whatever
-// the vector type and tiling: that fixes the bytes. Moves one byte in and one out for a uint8 element.
+// the vector type and tiling: that fixes the bytes. Moves one element in and one out for each; k² multiply-adds.
 //
 // Included once for each instruction set, with UNLEARN_TARGET naming it.
 
@@ -255,7 +260,7 @@ UNLEARN_TARGET bool has_nan(const S* y, std::int64_t count) {
   return found;
 }
 
-// How an image is cut: tiles of full rows where the window holds some, else also across.
+// How an image is cut: tiles of full rows where the window holds some, otherwise also across.
 template <class S>
 struct Tiling {
   std::int64_t rows, columns, stride;
@@ -272,7 +277,7 @@ struct Tiling {
 };
 
 // Calls visit(tile, values, kept) for every tile of an image: its place among the kept values while they fit,
-// else the one that all others share behind them.
+// otherwise the one that all others share behind them.
 template <class S, class Visit>
 UNLEARN_INLINE void for_tiles(const ClasswiseConv& call, const Tiling<S>& tiling, S* values, std::int64_t capacity,
                               Visit visit) {

@@ -14,11 +14,11 @@ namespace unlearn {
 void classwise_conv_portable(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
   using Floats = Portable<float, 8>;
   switch (call.type) {
-    case PixelType::byte: return portable::run<Floats, std::uint8_t>(call, begin, end);
-    case PixelType::half: return portable::run<Floats, c10::Half>(call, begin, end);
-    case PixelType::bfloat16: return portable::run<Floats, c10::BFloat16>(call, begin, end);
-    case PixelType::single: return portable::run<Floats, float>(call, begin, end);
-    case PixelType::double_: return portable::run<Portable<double, 8>, double>(call, begin, end);
+    case ElementType::byte: return portable::run<Floats, std::uint8_t>(call, begin, end);
+    case ElementType::half: return portable::run<Floats, c10::Half>(call, begin, end);
+    case ElementType::bfloat16: return portable::run<Floats, c10::BFloat16>(call, begin, end);
+    case ElementType::single: return portable::run<Floats, float>(call, begin, end);
+    case ElementType::double_: return portable::run<Portable<double, 8>, double>(call, begin, end);
   }
 }
 

@@ -48,7 +48,7 @@ UNLEARN_INLINE void fill_margin(const T* row, typename V::Scalar* window, std::i
         window[pixel * step + s] = 0;
       else
         convert_one<V>(row + source * step + s, window + pixel * step + s);
-      asm volatile("");  // else compilers call memset and memcpy for these few elements
+      asm volatile("");  // otherwise compilers call memset and memcpy for these few elements
     }
   }
 }

@@ -6,86 +6,58 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <array>
 #include <optional>
 
-#include "../check.h"
+#include "arguments.h"
 #include "capability.h"
+#include "share_out.h"
 
 namespace unlearn {
 namespace {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr const char* op = "crop_flip: ";
 constexpr std::int64_t max_padding = std::int64_t{1} << 30;
 
-LevelType level_type(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Half: return LevelType::half;
-    case ScalarType::BFloat16: return LevelType::bfloat16;
-    case ScalarType::Float: return LevelType::single;
-    case ScalarType::Double: return LevelType::double_;
-    default:
-      check(false, op, "dtype must be float32, bfloat16, float16 or float64, got ",
-            torch::headeronly::toString(dtype));
-      return LevelType::single;
-  }
-}
-
-void check_type(const char* name, const Tensor& t, std::int64_t dims, ScalarType type, const char* wanted) {
-  check(t.dim() == dims && t.scalar_type() == type, op, name, " must be ", wanted, ", got ",
-        torch::headeronly::toString(t.scalar_type()), " with ", t.dim(), " dimensions");
-}
-
 void check_arguments(const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
-                     const std::optional<Tensor>& index) {
-  check_type("images", images, 4, ScalarType::Byte, "uint8 [N, H, W, C]");
-  check_type("offsets", offsets, 2, ScalarType::Long, "int64 [B, 2]");
+                     const std::optional<Tensor>& index, ScalarType dtype) {
+  check_typed(op, "images", images, ScalarType::Byte, 4, "[N, H, W, C]");
+  check_typed(op, "offsets", offsets, ScalarType::Long, 2, "[B, 2]");
+  check_typed(op, "flips", flips, ScalarType::Bool, 1, "[B]");
   check(offsets.size(1) == 2, op, "offsets must hold 2 numbers for every batch entry, got ", offsets.size(1));
-  check_type("flips", flips, 1, ScalarType::Bool, "bool [B]");
-  if (index) check_type("index", *index, 1, ScalarType::Long, "int64 [B]");
+  if (index) check_typed(op, "index", *index, ScalarType::Long, 1, "[B]");
   const std::int64_t batch = index ? index->size(0) : images.size(0);
-  const char* named = index ? " entries of index" : " images";
-  check(offsets.size(0) == batch, op, "offsets must have a row for each of the ", batch, named, ", got ",
-        offsets.size(0));
-  check(flips.size(0) == batch, op, "flips must hold one for each of the ", batch, named, ", got ", flips.size(0));
-  check(padding >= 0 && padding <= max_padding, op, "padding must lie in [0, ", max_padding, "], got ", padding);
-  check(images.is_cpu() && offsets.is_cpu() && flips.is_cpu() && (!index || index->is_cpu()), op,
-        "images, offsets, flips and index must be on one device");
+  for (const auto& [name, rows] : {std::pair{"offsets", offsets.size(0)}, std::pair{"flips", flips.size(0)}})
+    check(rows == batch, op, name, " must hold one row for each of the ", batch,
+          index ? " entries of index" : " images", ", got ", rows);
+  check_within(op, "padding", padding, 0, max_padding);
+  check_dtype(op, "dtype", dtype, {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half, ScalarType::Double});
+  check_one_device(op, {{"images", &images}, {"offsets", &offsets}, {"flips", &flips},
+                        {"index", index ? &*index : nullptr}});
 }
 
-void check_values(const CropFlip& call, std::int64_t stored) {
-  for (std::int64_t k = 0; k < 2 * call.batch; ++k)
-    check(call.offsets[k] >= 0 && call.offsets[k] <= 2 * call.padding, op, "offsets[", k / 2, ", ", k % 2, "] is ",
-          call.offsets[k], ", but must lie in [0, ", 2 * call.padding, "]");
-  for (std::int64_t b = 0; call.index != nullptr && b < call.batch; ++b)
-    check(call.index[b] >= 0 && call.index[b] < stored, op, "index[", b, "] is ", call.index[b],
-          ", but must lie in [0, ", stored, ")");
-}
-
-void share_out(const CropFlip& call) {
-  constexpr std::int64_t values_a_thread = 1 << 15;
-  const std::int64_t grain = std::max<std::int64_t>(1, values_a_thread / call.row());
-  const auto all = [&](auto range) {
-    torch::stable::parallel_for(0, call.batch * call.height, grain,
-                                [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
-  };
+void run(const CropFlip& call) {
+  constexpr std::int64_t values_a_piece = 1 << 15;
+  auto* range = crop_flip_portable;
 #if defined(__x86_64__)
-  if (cpu_capability() == CpuCapability::avx512) return all(crop_flip_avx512);
-  if (cpu_capability() == CpuCapability::avx2) return all(crop_flip_avx2);
+  if (cpu_capability() == CpuCapability::avx512) range = crop_flip_avx512;
+  if (cpu_capability() == CpuCapability::avx2) range = crop_flip_avx2;
 #endif
-  all(crop_flip_portable);
+  share_out_work(call.batch * call.height, call.row(), values_a_piece,
+                 [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
 }
 
-Tensor crop_flip(const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
-                 std::optional<Tensor> index, ScalarType dtype) {
-  check_arguments(images, offsets, flips, padding, index);
+std::array<std::int64_t, 4> shape_of_result(const Tensor& images, const Tensor& offsets) {
+  return {offsets.size(0), images.size(3), images.size(1), images.size(2)};
+}
+
+// Arguments that have been checked, but for their values, into a result laid out channels-last.
+void compute(Tensor& out, const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
+             std::optional<Tensor> index, ScalarType dtype) {
   CropFlip call{};
-  call.type = level_type(dtype);
+  call.type = element_type(dtype);
   const Tensor stored = torch::stable::contiguous(images), corners = torch::stable::contiguous(offsets);
   const Tensor mirrored = torch::stable::contiguous(flips);
   if (index) index = torch::stable::contiguous(*index);
@@ -99,17 +71,44 @@ Tensor crop_flip(const Tensor& images, const Tensor& offsets, const Tensor& flip
   call.width = stored.size(2);
   call.channels = stored.size(3);
   call.padding = padding;
-  if (call.batch > 0) check_values(call, stored.size(0));
-  const std::array<std::int64_t, 4> shape{call.batch, call.channels, call.height, call.width};
+  check_values_within(op, "offsets", corners, 0, 2 * padding, true);
+  if (index) check_values_within(op, "index", *index, 0, stored.size(0));
+  call.out = out.mutable_data_ptr();
+  if (out.numel() > 0) run(call);
+}
+
+Tensor crop_flip(const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
+                 std::optional<Tensor> index, ScalarType dtype) {
+  check_arguments(images, offsets, flips, padding, index, dtype);
+  const auto shape = shape_of_result(images, offsets);
   Tensor out = torch::stable::empty({shape.data(), 4}, dtype, std::nullopt, images.device(), std::nullopt,
                                     MemoryFormat::ChannelsLast);
-  call.out = out.mutable_data_ptr();
-  if (out.numel() > 0) share_out(call);
+  compute(out, images, offsets, flips, padding, index, dtype);
   return out;
+}
+
+void crop_flip_into(Tensor out, const Tensor& images, const Tensor& offsets, const Tensor& flips, std::int64_t padding,
+                    std::optional<Tensor> index, ScalarType dtype) {
+  check_arguments(images, offsets, flips, padding, index, dtype);
+  check_dtype(op, "out", out.scalar_type(), {dtype});
+  const auto wanted = shape_of_result(images, offsets);
+  bool fits = out.dim() == 4;
+  for (int dim = 0; fits && dim < 4; ++dim) fits = out.size(dim) == wanted[dim];
+  check(fits, op, "out must be [", wanted[0], ", ", wanted[1], ", ", wanted[2], ", ", wanted[3], "], got ",
+        shape_of(out));
+  check(has_layout(out, {1, 3, 2, 0}), op, "out must be channels-last in memory");
+  check_one_device(op, {{"images", &images}, {"out", &out}});
+  check_separate(op, "out", out, "images", images);
+  check_separate(op, "out", out, "offsets", offsets);
+  if (index) check_separate(op, "out", out, "index", *index);
+  compute(out, images, offsets, flips, padding, index, dtype);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) { library.impl("crop_flip", TORCH_BOX(&crop_flip)); }
+STABLE_TORCH_LIBRARY_IMPL(unlearn, CPU, library) {
+  library.impl("crop_flip", TORCH_BOX(&crop_flip));
+  library.impl("crop_flip_into", TORCH_BOX(&crop_flip_into));
+}
 
 }  // namespace unlearn

@@ -2,19 +2,19 @@
 
 #include <cstdint>
 
-namespace unlearn {
+#include "element_type.h"
 
-enum class LevelType { half, bfloat16, single, double_ };
+namespace unlearn {
 
 // One call of the operator. A row of an image is `row()` bytes, and of the result as many values.
 struct CropFlip {
   const std::uint8_t* images;   // [N, H, W, C]
-  const std::uint8_t* images_end;
-  const std::int64_t* offsets;  // [B, 2]
+  const std::uint8_t* images_end;  // of readable memory
+  const std::int64_t* offsets;  // [B, 2]: row and column of a window's corner, each in [0, 2·padding]
   const bool* flips;            // [B]
   const std::int64_t* index;    // [B], or null: entry b is image b
   void* out;                    // [B, H, W, C] in memory
-  LevelType type;
+  ElementType type;             // of out: half, bfloat16, single or double_
   std::int64_t batch, height, width, channels, padding;
 
   std::int64_t row() const { return width * channels; }

@@ -1,5 +1,12 @@
-// Equations (C1) and (C2) of docs/maths.md for a range of output rows. Included once for each instruction
-// set, with UNLEARN_TARGET (a function attribute), UNLEARN_NAMESPACE and, from AVX2 on, UNLEARN_HAS_AVX2.
+// Random crop and flip, docs/maths.md (C1) and (C2), of rows [begin, end) of the B·H rows of the result of a call
+// (crop_flip.h), on one thread:
+//   images   uint8 [N, H, W, C]
+//   offsets  int64 [B, 2]         row and column of each window's corner, in [0, 2·padding]
+//   flips    bool [B]
+//   index    int64 [B], or null   the image of each batch entry
+//   out      [B, H, W, C]         float16, bfloat16, float32 or float64, in [0, 1]
+// Included once for each instruction set, with UNLEARN_TARGET (a function attribute), UNLEARN_NAMESPACE and, from AVX2
+// on, UNLEARN_HAS_AVX2.
 //
 // A few rows at a time are cut out as bytes into work space that stays in the first-level cache, and then
 // converted in one loop without edges, which the compiler vectorises. Memory sees 1 byte read and one value
@@ -9,6 +16,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "bfloat16.h"
 #include "crop_flip.h"
 #include "scratch.h"
 
@@ -25,26 +33,23 @@ UNLEARN_TARGET inline float level(std::uint8_t byte) {
   return b * high + b * low;
 }
 
-// Drops the lowest `bits` bits, to nearest, ties to even.
-template <int bits>
-UNLEARN_TARGET inline std::uint16_t round_off(std::uint32_t x) {
-  return static_cast<std::uint16_t>((x + ((1u << (bits - 1)) - 1) + ((x >> bits) & 1)) >> bits);
-}
-
-struct Bits {
-  std::uint32_t value;
-  UNLEARN_TARGET explicit Bits(float x) { std::memcpy(&value, &x, sizeof value); }
-};
-
-// Every level is 0 or at least 1/255, so that none is subnormal as a half, and a scale rebiases the exponent.
+// Every level is 0 or at least 1/255, so that none is subnormal as a half: a scale rebiases the exponent, and the lowest
+// 13 bits are dropped, to nearest, ties to even.
 struct HalfLevel {
   using Stored = std::uint16_t;
-  UNLEARN_TARGET static Stored of(std::uint8_t byte) { return round_off<13>(Bits(level(byte) * 0x1p-112f).value); }
+  UNLEARN_TARGET static Stored of(std::uint8_t byte) {
+    const std::uint32_t bits = bits_of(level(byte) * 0x1p-112f);
+    return static_cast<Stored>((bits + 0xfff + ((bits >> 13) & 1)) >> 13);
+  }
 };
 
 struct BFloat16Level {
   using Stored = std::uint16_t;
-  UNLEARN_TARGET static Stored of(std::uint8_t byte) { return round_off<16>(Bits(level(byte)).value); }
+  UNLEARN_TARGET static Stored of(std::uint8_t byte) {
+    std::uint32_t bits = bits_of(level(byte));
+    round_to_bfloat16(bits);
+    return static_cast<Stored>(bits >> 16);
+  }
 };
 
 template <typename Float>
@@ -155,10 +160,11 @@ UNLEARN_TARGET void run(const CropFlip& call, std::int64_t begin, std::int64_t e
 
 UNLEARN_TARGET inline void run_any(const CropFlip& call, std::int64_t begin, std::int64_t end) {
   switch (call.type) {
-    case LevelType::half: return run<HalfLevel>(call, begin, end);
-    case LevelType::bfloat16: return run<BFloat16Level>(call, begin, end);
-    case LevelType::single: return run<FloatLevel<float>>(call, begin, end);
-    case LevelType::double_: return run<FloatLevel<double>>(call, begin, end);
+    case ElementType::byte: return;  // refused before
+    case ElementType::half: return run<HalfLevel>(call, begin, end);
+    case ElementType::bfloat16: return run<BFloat16Level>(call, begin, end);
+    case ElementType::single: return run<FloatLevel<float>>(call, begin, end);
+    case ElementType::double_: return run<FloatLevel<double>>(call, begin, end);
   }
 }
 

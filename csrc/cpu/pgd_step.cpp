@@ -7,56 +7,29 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
-#include "../check.h"
+#include "arguments.h"
 #include "capability.h"
 #include "share_out.h"
 
 namespace unlearn {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 constexpr const char* op = "pgd_step: ";
-
-std::string shape_of(const Tensor& t) {
-  std::string text;
-  for (std::int64_t dim = 0; dim < t.dim(); ++dim) text += (dim ? ", " : "") + std::to_string(t.size(dim));
-  return "[" + text + "]";
-}
-
-void check_like_x(const Tensor& x, const Tensor& other, const char* name) {
-  check(shape_of(other) == shape_of(x), op, name, " must have x's shape ", shape_of(x), ", got ", shape_of(other));
-  check(other.scalar_type() == x.scalar_type(), op, name, " must have x's dtype ", toString(x.scalar_type()),
-        ", got ", toString(other.scalar_type()));
-  check(other.is_cpu(), op, name, " must be on x's device cpu");
-}
-
-bool is_l2(const std::string& norm) {
-  check(norm == "linf" || norm == "l2", op, "norm must be one of linf, l2, got '", norm, "'");
-  return norm == "l2";
-}
 
 PgdStep checked(const Tensor& x, const Tensor& grad, const Tensor& origin, double step_size, double eps,
                 const std::string& norm, double lower, double upper) {
-  check(x.dim() > 0, op, "x must be [N, ...], got 0 dimensions");
-  const ScalarType type = x.scalar_type();
-  check(type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
-            type == ScalarType::Double,
-        op, "x must be float16, bfloat16, float32 or float64, got ", toString(type));
-  check_like_x(x, grad, "grad");
-  check_like_x(x, origin, "origin");
-  const bool l2 = is_l2(norm);
-  check(std::isfinite(step_size), op, "step_size must be finite, got ", step_size);
-  check(eps >= 0, op, "eps must be at least 0, got ", eps);
-  check(lower <= upper, op, "lower must be at most upper, got ", lower, " and ", upper);
-  const std::int64_t count = x.size(0);
-  return {nullptr, nullptr, nullptr, nullptr, type, count, x.numel() / std::max<std::int64_t>(count, 1), step_size,
-          eps, lower, upper, l2};
+  check_layout(op, "x", x, x.dim() > 0, "[N, ...]");
+  check_dtype(op, "x", x.scalar_type(),
+              {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float, ScalarType::Double});
+  check_like_x(op, "grad", grad, x);
+  check_like_x(op, "origin", origin, x);
+  const bool l2 = check_step(op, step_size, eps, norm, lower, upper);
+  const std::int64_t count = x.size(0), size = x.numel() / std::max<std::int64_t>(count, 1);
+  const ElementType type = element_type(x.scalar_type());
+  return {nullptr, nullptr, nullptr, nullptr, type, count, size, step_size, eps, lower, upper, l2};
 }
 
 // Every dimension of more than one element, innermost first.
@@ -87,28 +60,12 @@ bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// `t` as it is where it has the layout, else copied into it.
+// `t` as it is where it has the layout, otherwise copied into it.
 Tensor in_layout(const Tensor& t, const Tensor& layout) {
   if (same_layout(t, layout)) return t;
   Tensor copy = torch::stable::empty_like(layout);
   torch::stable::copy_(copy, t);
   return copy;
-}
-
-struct Memory {
-  const char* begin;
-  const char* end;
-  explicit Memory(const Tensor& t) : begin(static_cast<const char*>(t.data_ptr())) {
-    std::int64_t reach = 1;
-    for (std::int64_t dim = 0; dim < t.dim(); ++dim) reach += (t.size(dim) - 1) * t.stride(dim);
-    end = begin + reach * static_cast<std::int64_t>(t.element_size());
-  }
-};
-
-void check_memory(const Tensor& x, const Tensor& other, const char* name) {
-  const Memory mine(x), theirs(other);
-  check(mine.end <= theirs.begin || theirs.end <= mine.begin, op,
-        "x is written in place, so it must share no memory with ", name);
 }
 
 // `out` is dense, and under L2 each of its samples is one run.
@@ -124,8 +81,8 @@ void compute(PgdStep call, const Tensor& x, const Tensor& grad, const Tensor& or
   if (cpu_capability() == CpuCapability::avx2) range = pgd_step_avx2;
 #endif
   constexpr std::int64_t elements_a_piece = 1 << 15;
-  const std::int64_t piece = std::max<std::int64_t>(1, elements_a_piece / call.part_size());
-  share_out(call.parts(), piece, [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
+  share_out_work(call.parts(), call.part_size(), elements_a_piece,
+                 [&](std::int64_t begin, std::int64_t end) { range(call, begin, end); });
 }
 
 bool serves(const PgdStep& call, const Tensor& t) { return is_dense(t) && (!call.l2 || samples_outermost(t)); }
@@ -150,11 +107,9 @@ void step_in_place(Tensor x, const Tensor& grad, const Tensor& origin, double st
                    double lower, double upper) {
   const PgdStep call = checked(x, grad, origin, step_size, eps, norm, lower, upper);
   if (x.numel() == 0) return;
-  for (std::int64_t dim = 0; dim < x.dim(); ++dim)
-    check(x.size(dim) == 1 || x.stride(dim) != 0, op,
-          "x is written in place, so no two of its elements may share memory; clone it first");
-  check_memory(x, grad, "grad");
-  check_memory(x, origin, "origin");
+  check(!overlaps_itself(x), op, "x is written in place, so no two of its elements may share memory; clone it first");
+  check_separate(op, "x", x, "grad", grad);
+  check_separate(op, "x", x, "origin", origin);
   compute_any(call, x, grad, origin, x);
 }
 

@@ -1,4 +1,7 @@
-// The projected gradient step on one thread, docs/maths.md (P1) to (P5).
+// The projected gradient step on one thread, docs/maths.md (P1) to (P5), of parts [begin, end) of a call (pgd_step.h):
+//   x, grad, origin, out   T [N, size]   float16, bfloat16, float32 or float64, one dense layout; out may be x
+// S, in which it computes, is float64 for float64 and otherwise float32. A part is a sample for L2, and 1,024 elements
+// otherwise.
 //
 // L∞ is one pass: reads x, grad and origin once, writes once, 16 bytes for a float32 element. L2 takes each sample
 // in three: ‖grad‖; then t − origin, kept in float where the result will stand (half types: in work space), and its
@@ -18,6 +21,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "bfloat16.h"
 #include "pgd_step.h"
 #include "scratch.h"
 
@@ -31,17 +35,16 @@ constexpr int strands = 32;
 // Half types to floats and back, rounded to nearest even.
 UNLEARN_TARGET inline void convert(const c10::BFloat16* from, std::int64_t count, float* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(from[i].x) << 16;
-    std::memcpy(to + i, &bits, sizeof bits);
+    to[i] = float_of(static_cast<std::uint32_t>(from[i].x) << 16);
   }
 }
 
 UNLEARN_TARGET inline void convert(const float* from, std::int64_t count, c10::BFloat16* __restrict to) {
   for (std::int64_t i = 0; i < count; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, from + i, sizeof bits);
-    const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    to[i].x = static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    std::uint32_t bits = bits_of(from[i]);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    round_to_bfloat16(bits);
+    to[i].x = static_cast<std::uint16_t>(nan ? 0x7fc0 : bits >> 16);
   }
 }
 
@@ -225,13 +228,12 @@ UNLEARN_TARGET void run(const PgdStep& call, std::int64_t begin, std::int64_t en
 }
 
 UNLEARN_TARGET inline void run_any(const PgdStep& call, std::int64_t begin, std::int64_t end) {
-  using torch::headeronly::ScalarType;
   switch (call.type) {
-    case ScalarType::Half: return run<float, c10::Half>(call, begin, end);
-    case ScalarType::BFloat16: return run<float, c10::BFloat16>(call, begin, end);
-    case ScalarType::Float: return run<float, float>(call, begin, end);
-    case ScalarType::Double: return run<double, double>(call, begin, end);
-    default: return;  // refused before
+    case ElementType::byte: return;  // refused before
+    case ElementType::half: return run<float, c10::Half>(call, begin, end);
+    case ElementType::bfloat16: return run<float, c10::BFloat16>(call, begin, end);
+    case ElementType::single: return run<float, float>(call, begin, end);
+    case ElementType::double_: return run<double, double>(call, begin, end);
   }
 }
 

@@ -28,7 +28,7 @@ struct Avx2 {
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
   }
-  // Holds a loaded value in a register: the compiler would else load it again for every multiply-add.
+  // Holds a loaded value in a register: otherwise the compiler loads it again for every multiply-add.
   UNLEARN_AVX2 static void keep(Avx2& a) { asm("" : "+x"(a.v)); }
   UNLEARN_AVX2 static Avx2 load_bytes(const std::uint8_t* p) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};

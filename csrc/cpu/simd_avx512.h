@@ -24,7 +24,7 @@ struct Avx512 {
   UNLEARN_AVX512 static Avx512 fma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   UNLEARN_AVX512 static Avx512 fnma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
   UNLEARN_AVX512 static float hmax(Avx512 a) { return _mm512_reduce_max_ps(a.v); }
-  // Holds a loaded value in a register: the compiler would else load it again for every multiply-add.
+  // Holds a loaded value in a register: otherwise the compiler loads it again for every multiply-add.
   UNLEARN_AVX512 static void keep(Avx512& a) { asm("" : "+v"(a.v)); }
   UNLEARN_AVX512 static Avx512 load_bytes(const std::uint8_t* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};

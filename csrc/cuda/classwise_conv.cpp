@@ -38,7 +38,7 @@ struct Prepared {
     call.images = images.data_ptr();
     call.labels = labels.const_data_ptr<std::int64_t>();
     call.filters = filters.data_ptr();
-    call.type = pixel_type(images);
+    call.type = element_type(images.scalar_type());
     call.count = images.size(0);
     call.channels = images.size(1);
     call.height = images.size(2);
@@ -57,7 +57,7 @@ struct Prepared {
 
 Tensor forward(const Tensor& images, const Tensor& labels, const Tensor& filters, std::string padding,
                std::string rescale) {
-  check_arguments(images, labels, filters, rescale);
+  check_arguments(images, labels, filters, padding, rescale);
   const DeviceGuard guard(images.get_device_index());
   Prepared prepared(images, labels, filters, padding, rescale);
   Tensor out = empty_result(prepared.images);
@@ -66,19 +66,19 @@ Tensor forward(const Tensor& images, const Tensor& labels, const Tensor& filters
   return out;
 }
 
-void forward_into(const Tensor& images, const Tensor& labels, const Tensor& filters, Tensor out, std::string padding,
+void forward_into(Tensor out, const Tensor& images, const Tensor& labels, const Tensor& filters, std::string padding,
                   std::string rescale) {
-  check_arguments(images, labels, filters, rescale);
+  check_arguments(images, labels, filters, padding, rescale);
+  check_out(images, labels, filters, out);
   const DeviceGuard guard(images.get_device_index());
   Prepared prepared(images, labels, filters, padding, rescale);
-  check_out(prepared.images, out);
   prepared.call.out = out.data_ptr();
   classwise_conv_forward(prepared.call);
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& images, const Tensor& labels,
                                     const Tensor& filters, std::string padding, std::string rescale) {
-  check_arguments(images, labels, filters, rescale);
+  check_arguments(images, labels, filters, padding, rescale);
   check(images.scalar_type() != ScalarType::Byte, op, "uint8 images have no gradient");
   check(grad.device() == images.device(), op, "grad and images must be on one device");
   const DeviceGuard guard(images.get_device_index());

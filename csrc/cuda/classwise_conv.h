@@ -5,22 +5,22 @@
 #include <cstdint>
 
 #include "padding.h"
-#include "pixel_type.h"
+#include "element_type.h"
 
 namespace unlearn {
 
 // One call of the operator on a GPU. Pixel (c, y, x) of an image lies at c·channel_step + y·row_step + x·step,
 // which serves contiguous and channels-last images alike; all of an image's elements are contiguous.
 struct ClasswiseConvCuda {
-  const void* images;
-  const void* grad;  // backward only
-  void* out;
-  void* work;          // backward only: one value for each element, float or double
-  void* each_filter;   // backward only: one k×k sum an image
-  void* filter_grads;  // backward only
-  const std::int64_t* labels;
-  const void* filters;  // double where the pixels are, else float
-  PixelType type;
+  const void* images;          // `type` [count, channels, height, width] or [count, height, width, channels]
+  const void* grad;            // backward only: of the result, like `images`
+  void* out;                   // forward: the result, like `images`; backward: the gradient of `images`
+  void* work;                  // backward only: S [count, elements of an image]
+  void* each_filter;           // backward only: S [count, k, k], each image's share
+  void* filter_grads;          // backward only: S [classes, k, k]
+  const std::int64_t* labels;  // [count]: a row of `filters`, or negative for an image that stays as it is
+  const void* filters;         // S [classes, k, k], k odd; S is double where `type` is, otherwise float
+  ElementType type;            // of images, grad and out
   std::int64_t count, classes, channels, height, width, channel_step, row_step, step;
   std::int64_t k;
   Padding padding;

@@ -2,6 +2,10 @@
 // thread an element, pixels read where they lie. It computes each element twice, for the maximum and to write, so
 // that no float goes to global memory. Bound by cached loads, k² an element; classwise_conv_tiles.cuh is the fast
 // one. For an element: its size read once from memory (k² times from cache) and written once.
+//   images   T [N, C, H, W] or [N, H, W, C]   uint8, float16, bfloat16, float32 or float64
+//   labels   int64 [N]                        a row of filters, or −1: the image is copied
+//   filters  S [K, k, k]                      k odd; S is float64 for float64 images, otherwise float32
+//   out      T, laid out like images
 // Also the check of labels and filters, which the GPU makes itself so that the host need not wait for it.
 
 #include <algorithm>
@@ -79,7 +83,7 @@ void launch_any(const ClasswiseConvCuda& call) {
 }
 
 bool launch_for_size(const ClasswiseConvCuda& call) {
-  if (call.type == PixelType::double_) return false;
+  if (call.type == ElementType::double_) return false;
   if (call.k == 3) classwise_conv_tiles<3>(call);
   if (call.k == 5) classwise_conv_tiles<5>(call);
   if (call.k == 9) classwise_conv_tiles<9>(call);
@@ -92,7 +96,7 @@ void check_classwise_values(const ClasswiseConvCuda& call) {
   const std::int64_t weights = call.classes * call.k * call.k;
   if (call.count > 0)
     check_labels<<<blocks_for(call.count), threads, 0, call.stream>>>(call.labels, call.count, call.classes);
-  if (weights > 0 && call.type == PixelType::byte)
+  if (weights > 0 && call.type == ElementType::byte)
     check_filters<<<blocks_for(weights), threads, 0, call.stream>>>(static_cast<const float*>(call.filters), weights);
   check_cuda(cudaGetLastError(), "classwise_conv: the check of labels");
 }
@@ -100,11 +104,11 @@ void check_classwise_values(const ClasswiseConvCuda& call) {
 void classwise_conv_forward(const ClasswiseConvCuda& call) {
   if (call.count == 0 || call.image_size() == 0 || launch_for_size(call)) return;
   switch (call.type) {
-    case PixelType::byte: launch_any<std::uint8_t>(call); break;
-    case PixelType::half: launch_any<__half>(call); break;
-    case PixelType::bfloat16: launch_any<__nv_bfloat16>(call); break;
-    case PixelType::single: launch_any<float>(call); break;
-    case PixelType::double_: launch_any<double>(call); break;
+    case ElementType::byte: launch_any<std::uint8_t>(call); break;
+    case ElementType::half: launch_any<__half>(call); break;
+    case ElementType::bfloat16: launch_any<__nv_bfloat16>(call); break;
+    case ElementType::single: launch_any<float>(call); break;
+    case ElementType::double_: launch_any<double>(call); break;
   }
   check_cuda(cudaGetLastError(), "classwise_conv");
 }

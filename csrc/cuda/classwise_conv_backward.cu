@@ -164,11 +164,11 @@ void launch(const ClasswiseConvCuda& call) {
 void classwise_conv_backward(const ClasswiseConvCuda& call) {
   if (call.count == 0 || call.image_size() == 0) return;
   switch (call.type) {
-    case PixelType::byte: return;  // uint8 has no gradient; refused before
-    case PixelType::half: launch<__half>(call); break;
-    case PixelType::bfloat16: launch<__nv_bfloat16>(call); break;
-    case PixelType::single: launch<float>(call); break;
-    case PixelType::double_: launch<double>(call); break;
+    case ElementType::byte: return;  // uint8 has no gradient; refused before
+    case ElementType::half: launch<__half>(call); break;
+    case ElementType::bfloat16: launch<__nv_bfloat16>(call); break;
+    case ElementType::single: launch<float>(call); break;
+    case ElementType::double_: launch<double>(call); break;
   }
   check_cuda(cudaGetLastError(), "classwise_conv_backward");
 }

@@ -1,4 +1,8 @@
-// Class-wise convolution forward on the GPU for k = 3, 5 and 9, docs/maths.md (1) to (4).
+// Class-wise convolution forward on the GPU for k = 3, 5 and 9, docs/maths.md (1) to (4):
+//   images   T [N, C, H, W] or [N, H, W, C]   uint8, float16, bfloat16 or float32
+//   labels   int64 [N]                        a row of filters, or −1: the image is copied
+//   filters  float32 [K, k, k]
+//   out      T, laid out like images
 //
 // An image is cut into tiles, a tile into patches of 4 rows by 8 columns of one channel, one patch a thread. A
 // block brings a tile with its margin into shared memory as floats, computes its patches into registers, and
@@ -305,11 +309,11 @@ void launch_tiles(const ClasswiseConvCuda& call) {
 template <int K>
 void classwise_conv_tiles(const ClasswiseConvCuda& call) {
   switch (call.type) {
-    case PixelType::byte: return launch_tiles<std::uint8_t, K>(call);
-    case PixelType::half: return launch_tiles<__half, K>(call);
-    case PixelType::bfloat16: return launch_tiles<__nv_bfloat16, K>(call);
-    case PixelType::single: return launch_tiles<float, K>(call);
-    case PixelType::double_: return;  // never tiled
+    case ElementType::byte: return launch_tiles<std::uint8_t, K>(call);
+    case ElementType::half: return launch_tiles<__half, K>(call);
+    case ElementType::bfloat16: return launch_tiles<__nv_bfloat16, K>(call);
+    case ElementType::single: return launch_tiles<float, K>(call);
+    case ElementType::double_: return;  // never tiled
   }
 }
 

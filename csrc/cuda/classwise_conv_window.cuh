@@ -14,7 +14,7 @@ struct Tiling {
   int channels, rows, columns;          // of a full tile
   int channel_groups, down, across;     // tiles of an image
   int parts;                            // blocks of a cluster, which share out the tiles
-  bool vector;                          // whole 16 bytes can be loaded and stored; else element by element
+  bool vector;                          // whole 16 bytes can be loaded and stored; otherwise element by element
 
   __host__ __device__ int tiles() const { return channel_groups * down * across; }
   __host__ __device__ int strips() const { return (columns + patch_columns - 1) / patch_columns; }

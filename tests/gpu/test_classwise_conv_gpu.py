@@ -101,12 +101,12 @@ def test_strides_and_images_left_alone(backend):
 def test_out(backend):
     images, labels, filters = call = on_gpu(random_call(4, (6, 3, 32, 32)))
     out = torch.empty_like(images)
-    backend.classwise_conv_into(*call, out)
+    backend.classwise_conv_into(out, *call)
     assert torch.equal(out, backend.classwise_conv(*call))
-    with pytest.raises(RuntimeError, match="out must share no memory with images"):
-        backend.classwise_conv_into(images, labels, filters, images)
+    with pytest.raises(RuntimeError, match="so it must share no memory with images"):
+        backend.classwise_conv_into(images, images, labels, filters)
     with pytest.raises(RuntimeError, match="out must have the dtype, shape and device of images"):
-        backend.classwise_conv_into(images, labels, filters, out.cpu())
+        backend.classwise_conv_into(out.cpu(), images, labels, filters)
 
 
 def test_nan_and_infinity_stay_in_their_image(backend):
@@ -164,10 +164,10 @@ def test_compiles_into_one_graph(arguments):
 def test_cuda_graph_capture(backend):
     images, labels, filters = on_gpu(random_call(9, (6, 3, 64, 64), k=9))
     out = torch.empty_like(images)
-    backend.classwise_conv_into(images, labels, filters, out)
+    backend.classwise_conv_into(out, images, labels, filters)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        backend.classwise_conv_into(images, labels, filters, out)
+        backend.classwise_conv_into(out, images, labels, filters)
     images.copy_(random_call(10, (6, 3, 64, 64))[0])
     out.zero_()
     graph.replay()

@@ -1,9 +1,5 @@
 """``torch.ops.unlearn.*``. ``ALL_OPS`` is the one table that tests and benchmarks walk."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
-
 from unlearnable_kernels.ops import (
     bayes_ascent_step,
     bayes_error,
@@ -13,49 +9,12 @@ from unlearnable_kernels.ops import (
     pgd_step,
 )
 
-
-@dataclass(frozen=True)
-class Operator:
-    name: str
-    function: Callable[..., Any]
-    reference: Callable[..., Any]
-    sample_inputs: Callable[..., Iterator[tuple]]
-    tolerance: float = 0  # relative, between kernel and reference; 0 asks for equal bits
-
-
 ALL_OPS = (
-    Operator(
-        name="classwise_conv",
-        function=classwise_conv.classwise_conv,
-        reference=classwise_conv.reference,
-        sample_inputs=classwise_conv.sample_inputs,
-    ),
-    Operator(
-        name="crop_flip",
-        function=crop_flip.crop_flip,
-        reference=crop_flip.reference,
-        sample_inputs=crop_flip.sample_inputs,
-    ),
-    Operator(
-        name="pgd_step",
-        function=pgd_step.pgd_step,
-        reference=pgd_step.reference,
-        sample_inputs=pgd_step.sample_inputs,
-    ),
-    Operator(
-        name="bayes_error",
-        function=bayes_error.bayes_error,
-        reference=bayes_error.reference,
-        sample_inputs=bayes_error.sample_inputs,
-        tolerance=1e-5,
-    ),
-    Operator(
-        name="bayes_ascent_step",
-        function=bayes_ascent_step.bayes_ascent_step,
-        reference=bayes_ascent_step.reference,
-        sample_inputs=bayes_ascent_step.sample_inputs,
-        tolerance=1e-5,
-    ),
+    classwise_conv.OPERATOR,
+    crop_flip.OPERATOR,
+    pgd_step.OPERATOR,
+    bayes_error.OPERATOR,
+    bayes_ascent_step.OPERATOR,
 )
 
 cpu_capability = native.cpu_capability

@@ -10,20 +10,42 @@ pgd_step instead.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error, pgd_step
-from unlearnable_kernels.ops.labels import check_labels
-from unlearnable_kernels.ops.library import define, never_requires_grad
+from unlearnable_kernels.ops.checks import Checks
+from unlearnable_kernels.ops.library import define, detached
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = bayes_error.DTYPES
 
-SCHEMA = (
-    "bayes_ascent_step(Tensor x, Tensor labels, Tensor origin, int num_classes, float bandwidth,"
-    " float step_size, float eps, str norm, float lower=0.0, float upper=1.0) -> (Tensor, Tensor)"
-)
+check = Checks("bayes_ascent_step")
+
+
+class Arguments(NamedTuple):
+    """What ``bayes_ascent_step`` describes."""
+
+    x: Tensor
+    labels: Tensor
+    origin: Tensor
+    num_classes: int
+    bandwidth: float
+    step_size: float
+    eps: float
+    norm: str
+    lower: float = 0.0
+    upper: float = 1.0
+
+    @property
+    def rows(self) -> Tensor:
+        """``[N, D]``: every sample as one row."""
+        return self.x.reshape(self.x.shape[0], self.x[:1].numel())
+
+    def step_along(self, grad: Tensor) -> pgd_step.Arguments:
+        """The arguments of the step that follows ``grad``, rows as of ``rows``."""
+        return pgd_step.Arguments(self.x, grad.view(self.x.shape), self.origin, *self[5:])
 
 
 def bayes_ascent_step(
@@ -46,7 +68,8 @@ def bayes_ascent_step(
         labels: int64 ``[N]``, each in ``[0, num_classes)``.
         origin: centre of the ball, shape and dtype of x.
         num_classes: at least 1.
-        bandwidth: σ > 0 of the rbf kernel, in the units of ‖x_i − x_j‖₂ over all dimensions but the first.
+        bandwidth: σ > 0 of the rbf kernel, in the units of ‖x_i − x_j‖₂ over all dimensions but the first, at
+            least 1e-12 times the longest sample.
         step_size: finite; negative descends.
         eps: radius of the ball, at least 0.
         norm: ``linf`` or ``l2``, of step and ball, as in ``pgd_step``. Both are the same for the gradient of
@@ -67,80 +90,35 @@ def bayes_ascent_step(
     return result
 
 
-def check_arguments(
-    x: Tensor,
-    labels: Tensor,
-    origin: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float,
-    upper: float,
-) -> None:
-    """What can be told without reading a value; ``csrc/cpu/bayes_ascent_step.cpp`` refuses the same."""
-    op = "bayes_ascent_step"
-    if x.dim() == 0 or x.dtype not in DTYPES:
-        raise RuntimeError(
-            f"{op}: x must be float32 or float64 [N, ...], got {x.dtype}, {x.dim()} dimensions"
-        )
-    try:
-        features = x.new_empty(x.shape[0], 0)
-        bayes_error.check_arguments(features, labels, num_classes, bandwidth, "rbf", "ieee", None, -1)
-        pgd_step.check_arguments(x, x, origin, step_size, eps, norm, lower, upper)
-    except RuntimeError as error:
-        message = str(error).partition(": ")[2].replace("features, labels and references", "x and labels")
-        raise RuntimeError(f"{op}: {message.replace('features', 'samples')}") from None
+def check_arguments(call: Arguments) -> None:
+    """Refuses what can be told without reading a value."""
+    check.layout("x", call.x, "[N, ...]")
+    check.dtype("x", call.x.dtype, DTYPES)
+    check.like("origin", call.origin, "x", call.x)
+    bayes_error.check_posterior(check, call, call.x.shape[0], "samples")
+    pgd_step.check_step(check, call)
+    check.one_device(x=call.x, labels=call.labels)
 
 
-def check_values(rows: Tensor, labels: Tensor, num_classes: int) -> None:
-    check_labels("bayes_ascent_step", labels, 0, num_classes)
-    finite = rows.double().square().sum(1).isfinite()
-    if labels.is_cuda:
-        torch._assert_async(finite.all(), "bayes_ascent_step: x must be finite")
-    elif not finite.all():
-        at = int((~finite).nonzero()[0])
-        raise RuntimeError(f"bayes_ascent_step: x[{at}] must be finite, and so must its squared length")
+def check_values(call: Arguments) -> None:
+    """Refuses labels out of range and samples that are not finite."""
+    check.values_within("labels", call.labels, 0, call.num_classes)
+    lengths = call.rows.double().square().sum(1)
+    check.values(lengths, lengths.isfinite(), "the squared length of x", "must be finite")
 
 
-def reference(
-    x: Tensor,
-    labels: Tensor,
-    origin: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """The composition of the parts' references in plain PyTorch; serves where there is no kernel."""
-    check_arguments(x, labels, origin, num_classes, bandwidth, step_size, eps, norm, lower, upper)
-    rows = x.reshape(x.shape[0], x[:1].numel())
-    check_values(rows, labels, num_classes)
-    options = (num_classes, bandwidth, "rbf", "ieee", None, -1)
-    error, mass, winner = bayes_error.reference(rows, labels, *options)
+def _reference(call: Arguments) -> tuple[Tensor, Tensor]:
+    """The composition of the parts' references, in plain PyTorch."""
+    check_values(call)
+    of_rows = (call.rows, call.labels, call.num_classes, call.bandwidth)
+    error, mass, winner = bayes_error.reference(*of_rows)
     ones = torch.ones_like(error)
-    grad = bayes_error.reference_backward(ones, rows, labels, mass, winner, *options)[0].view(x.shape)
-    return pgd_step.reference(x, grad, origin, step_size, eps, norm, lower, upper), error
+    grad, _ = bayes_error.reference_backward(ones, mass, winner, *of_rows)
+    return pgd_step.reference(*call.step_along(grad)), error
 
 
-def fake(
-    x: Tensor,
-    labels: Tensor,
-    origin: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    check_arguments(x, labels, origin, num_classes, bandwidth, step_size, eps, norm, lower, upper)
-    return torch.empty_like(x), x.new_empty(x.shape[0])
+def _fake(call: Arguments) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(call.x), call.x.new_empty(call.x.shape[0])
 
 
 def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
@@ -158,5 +136,16 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
             yield tensors[0], labels.to(device), tensors[1], 3, 0.8, step_size, eps, norm
 
 
-define(SCHEMA, reference, fake)
-never_requires_grad("bayes_ascent_step")
+OPERATOR = define(
+    bayes_ascent_step,
+    Arguments,
+    "(Tensor, Tensor)",
+    check=check_arguments,
+    reference=_reference,
+    fake=_fake,
+    sample_inputs=sample_inputs,
+    autograd=detached("bayes_ascent_step"),
+    autocast=torch.float32,
+    tolerance=1e-5,
+)
+reference = OPERATOR.reference

@@ -9,31 +9,29 @@ docs/maths.md numbers the equations and derives the gradients.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.ops.labels import check_labels
-from unlearnable_kernels.ops.library import LIBRARY, call_below_autograd, define, differentiable_once
+from unlearnable_kernels.ops.checks import Checks
+from unlearnable_kernels.ops.library import Backward, define
 
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 RESCALES = ("max", "none")
 IMAGE_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-SCHEMA = (
-    "classwise_conv(Tensor images, Tensor labels, Tensor filters,"
-    ' str padding="zeros", str rescale="max") -> Tensor'
-)
-# Not an `.out` overload: torch.compile refuses those whose result is channels-last.
-SCHEMA_INTO = (
-    "classwise_conv_into(Tensor images, Tensor labels, Tensor filters, Tensor(a!) out,"
-    ' str padding="zeros", str rescale="max") -> ()'
-)
-SCHEMA_BACKWARD = (
-    "classwise_conv_backward(Tensor grad, Tensor images, Tensor labels, Tensor filters,"
-    " str padding, str rescale) -> (Tensor, Tensor)"
-)
+check = Checks("classwise_conv")
+
+
+class Arguments(NamedTuple):
+    """What ``classwise_conv`` describes."""
+
+    images: Tensor
+    labels: Tensor
+    filters: Tensor
+    padding: str = "zeros"
+    rescale: str = "max"
 
 
 def classwise_conv(
@@ -72,64 +70,49 @@ def classwise_conv(
     if out is None:
         result: Tensor = torch.ops.unlearn.classwise_conv(images, labels, filters, padding, rescale)
         return result
-    torch.ops.unlearn.classwise_conv_into(images, labels, filters, out, padding, rescale)
+    torch.ops.unlearn.classwise_conv_into(out, images, labels, filters, padding, rescale)
     return out
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
+    """The memory format of the result: channels-last where the images are, contiguous otherwise."""
     if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
 
 
-def check_arguments(images: Tensor, labels: Tensor, filters: Tensor, padding: str, rescale: str) -> None:
-    """What can be told without reading a value; ``csrc/cpu/classwise_conv.cpp`` refuses the same."""
-
-    def check(condition: bool, message: str) -> None:
-        if not condition:
-            raise RuntimeError(f"classwise_conv: {message}")
-
-    check(images.dim() == 4, f"images must be [N, C, H, W], got {images.dim()} dimensions")
-    check(
-        images.dtype in IMAGE_DTYPES,
-        f"images must be uint8, float16, bfloat16, float32 or float64, got {images.dtype}",
-    )
-    check(
-        labels.dim() == 1 and labels.dtype == torch.int64,
-        f"labels must be int64 [N], got {labels.dtype} with {labels.dim()} dimensions",
-    )
-    check(
-        labels.shape[0] == images.shape[0],
-        f"labels must hold one label for each of the {images.shape[0]} images, got {labels.shape[0]}",
-    )
-    check(
-        filters.dim() == 3 and filters.shape[1] == filters.shape[2] and filters.shape[1] % 2 == 1,
-        f"filters must be [K, k, k] with k odd, got {list(filters.shape)}",
-    )
-    wanted = "float32 or float64" if images.dtype == torch.float64 else "float32"
-    check(
-        filters.dtype == torch.float32 or (filters.dtype == images.dtype == torch.float64),
-        f"filters must be {wanted} for {images.dtype} images, got {filters.dtype}",
-    )
-    check(padding in PADDINGS, f"padding must be one of {', '.join(PADDINGS)}, got '{padding}'")
-    check(rescale in RESCALES, f"rescale must be one of {', '.join(RESCALES)}, got '{rescale}'")
-    check(
-        images.device == labels.device == filters.device,
-        f"images, labels and filters must be on one device, got {images.device}, {labels.device},"
-        f" {filters.device}",
-    )
+def check_arguments(call: Arguments) -> None:
+    """Refuses what can be told without reading a value."""
+    images, labels, filters, padding, rescale = call
+    check.layout("images", images, "[N, C, H, W]")
+    check.dtype("images", images.dtype, IMAGE_DTYPES)
+    check.labels(labels, images.shape[0], "images")
+    square = filters.dim() == 3 and filters.shape[1] == filters.shape[2] and filters.shape[1] % 2 == 1
+    check(square, f"filters must be [K, k, k] with k odd, got {list(filters.shape)}")
+    wide = (torch.float64,) * (images.dtype == torch.float64)
+    check.dtype("filters", filters.dtype, (torch.float32, *wide))
+    check.one_of("padding", padding, PADDINGS)
+    check.one_of("rescale", rescale, RESCALES)
+    check.one_device(images=images, labels=labels, filters=filters)
 
 
-def check_values(images: Tensor, labels: Tensor, filters: Tensor) -> None:
-    check_labels("classwise_conv", labels, -1, filters.shape[0])
-    if images.dtype != torch.uint8:
-        return
-    bounded = (filters.abs() <= 1e30).all()
-    message = "classwise_conv: filters must lie within ±1e30 for uint8 images"
-    if labels.is_cuda:
-        torch._assert_async(bounded, message)
-    elif not bounded:
-        raise RuntimeError(message)
+def check_values(call: Arguments) -> None:
+    """Refuses labels out of range, and filters that bytes would not survive."""
+    check.values_within("labels", call.labels, -1, call.filters.shape[0])
+    if call.images.dtype == torch.uint8:
+        good = call.filters.abs() <= 1e30
+        check.values(call.filters, good, "filters", "must lie within ±1e30 for uint8 images")
+
+
+def check_out(call: Arguments, out: Tensor) -> None:
+    """Refuses an ``out`` that is not laid out like the result."""
+    images = call.images
+    same = (out.dtype, out.shape, out.device) == (images.dtype, images.shape, images.device)
+    check(same, "out must have the dtype, shape and device of images")
+    wanted = memory_format(images)
+    name = "channels-last" if wanted == torch.channels_last else "contiguous"
+    fits = out.is_contiguous(memory_format=wanted)
+    check(fits, f"out must have the memory format of the result: {name}")
 
 
 def source_index(size: int, pad: int, padding: str, device: torch.device) -> Tensor:
@@ -147,6 +130,7 @@ def source_index(size: int, pad: int, padding: str, device: torch.device) -> Ten
 
 
 def _pad(x: Tensor, pad: int, padding: str) -> Tensor:
+    """``x``, ``[N, C, H, W]``, continued by ``pad`` pixels on every side."""
     rows = source_index(x.shape[2], pad, padding, x.device)
     cols = source_index(x.shape[3], pad, padding, x.device)
     inside = (rows >= 0)[:, None] & (cols >= 0)[None, :]
@@ -182,10 +166,12 @@ def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def _compute_dtype(images: Tensor) -> torch.dtype:
+    """The dtype that is computed in."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 def _as_float(images: Tensor) -> Tensor:
+    """The images as numbers; bytes as b/255, correctly rounded."""
     if images.dtype == torch.uint8:
         table = torch.arange(256, dtype=torch.float64, device=images.device) / 255
         return table.float()[images.int()]
@@ -205,17 +191,21 @@ def _filtered(x: Tensor, weights: Tensor, padding: str) -> Tensor:
 
 
 def _divisor(filtered: Tensor) -> Tensor:
+    """m of (2) for each image, ``[N, 1, 1, 1]``."""
     peak = filtered.amax(dim=(1, 2, 3), keepdim=True)
     return peak.where(peak != 0, 1)
 
 
-def reference(
-    images: Tensor, labels: Tensor, filters: Tensor, padding: str = "zeros", rescale: str = "max"
-) -> Tensor:
-    """The operator in plain PyTorch, byte for byte what the kernels give; serves where there is none."""
-    check_arguments(images, labels, filters, padding, rescale)
-    check_values(images, labels, filters)
-    result = torch.empty_like(images, memory_format=memory_format(images))
+def empty_result(call: Arguments) -> Tensor:
+    """Shape, dtype and memory format of the images."""
+    return torch.empty_like(call.images, memory_format=memory_format(call.images))
+
+
+def _reference(call: Arguments) -> Tensor:
+    """(1) to (4) in plain PyTorch, byte for byte what the kernels give."""
+    check_values(call)
+    images, labels, filters, padding, rescale = call
+    result = empty_result(call)
     if images.numel() == 0:
         return result
     if filters.shape[0] == 0:
@@ -230,39 +220,17 @@ def reference(
     return result.copy_(torch.where(left_alone, images, filtered.to(images.dtype)))
 
 
-def check_out(images: Tensor, out: Tensor) -> None:
-    def check(condition: bool, message: str) -> None:
-        if not condition:
-            raise RuntimeError(f"classwise_conv: {message}")
-
-    same = (out.dtype, out.shape, out.device) == (images.dtype, images.shape, images.device)
-    check(same, "out must have the dtype, shape and device of images")
-    wanted = memory_format(images)
-    name = "channels-last" if wanted == torch.channels_last else "contiguous"
-    check(
-        out.is_contiguous(memory_format=wanted),
-        f"out must have the memory format of the result: {name}",
-    )
+def _before_division(g: Tensor, filtered: Tensor) -> Tensor:
+    """(5) and (6): from the gradient of x̃ to that of x̂, both ``[N, C, H, W]``."""
+    divisor = _divisor(filtered)
+    at_peak = filtered == divisor
+    product, ties = (g * filtered).sum((1, 2, 3), keepdim=True), at_peak.sum((1, 2, 3), keepdim=True)
+    return (g - torch.where(at_peak, product / divisor / ties, 0)) / divisor
 
 
-def reference_into(
-    images: Tensor,
-    labels: Tensor,
-    filters: Tensor,
-    out: Tensor,
-    padding: str = "zeros",
-    rescale: str = "max",
-) -> None:
-    check_out(images, out)
-    if images.numel() > 0 and out.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
-        raise RuntimeError("classwise_conv: out must share no memory with images")
-    out.copy_(reference(images, labels, filters, padding, rescale))
-
-
-def reference_backward(
-    grad: Tensor, images: Tensor, labels: Tensor, filters: Tensor, padding: str, rescale: str
-) -> tuple[Tensor, Tensor]:
-    """The gradients by docs/maths.md (5) to (7), summed over the filters of a class."""
+def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor]:
+    """The gradients by (5) to (7), summed over the images of a class."""
+    images, labels, filters, padding, rescale = call
     dtype, k = _compute_dtype(images), filters.shape[-1]
     height, width = images.shape[2:]
     active = (labels >= 0)[:, None, None, None]
@@ -270,11 +238,7 @@ def reference_backward(
     padded = _pad(_as_float(images), k // 2, padding)
     g = grad.to(dtype)
     if rescale == "max":
-        filtered = _filtered(_as_float(images), weights, padding)
-        divisor = _divisor(filtered)
-        at_peak = filtered == divisor
-        share = (g * filtered).sum((1, 2, 3), keepdim=True) / divisor / at_peak.sum((1, 2, 3), keepdim=True)
-        g = (g - torch.where(at_peak, share, 0)) / divisor
+        g = _before_division(g, _filtered(_as_float(images), weights, padding))
     g = torch.where(active, g, 0)
     grad_padded = torch.zeros_like(padded)
     grad_weights = torch.zeros_like(weights)
@@ -285,34 +249,11 @@ def reference_backward(
             grad_weights[:, i, j] = (g * padded[window]).sum((1, 2, 3))
     grad_images = torch.where(active, _unpad(grad_padded, k // 2, padding), grad.to(dtype))
     grad_filters = torch.zeros_like(filters, dtype=dtype).index_add(0, labels.clamp(min=0), grad_weights)
-    result = torch.empty_like(images, memory_format=memory_format(images)).copy_(grad_images)
-    return result, grad_filters.to(filters.dtype)
+    return empty_result(call).copy_(grad_images), grad_filters.to(filters.dtype)
 
 
-def fake(
-    images: Tensor, labels: Tensor, filters: Tensor, padding: str = "zeros", rescale: str = "max"
-) -> Tensor:
-    check_arguments(images, labels, filters, padding, rescale)
-    return torch.empty_like(images, memory_format=memory_format(images))
-
-
-def fake_into(
-    images: Tensor,
-    labels: Tensor,
-    filters: Tensor,
-    out: Tensor,
-    padding: str = "zeros",
-    rescale: str = "max",
-) -> None:
-    check_arguments(images, labels, filters, padding, rescale)
-    check_out(images, out)
-
-
-def fake_backward(
-    grad: Tensor, images: Tensor, labels: Tensor, filters: Tensor, padding: str, rescale: str
-) -> tuple[Tensor, Tensor]:
-    grad_images = torch.empty_like(images, memory_format=memory_format(images))
-    return grad_images, torch.empty_like(filters, memory_format=torch.contiguous_format)
+def _fake_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor]:
+    return empty_result(call), torch.empty_like(call.filters, memory_format=torch.contiguous_format)
 
 
 def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
@@ -331,29 +272,16 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
                 yield images.to(device), labels.to(device), filters.to(device), padding, rescale
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    images, labels, filters, ctx.padding, ctx.rescale = inputs
-    ctx.save_for_backward(images, labels, filters)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
-    images, labels, filters = ctx.saved_tensors
-    grad_images, grad_filters = torch.ops.unlearn.classwise_conv_backward(
-        grad, images, labels, filters, ctx.padding, ctx.rescale
-    )
-    return grad_images, None, grad_filters, None, None
-
-
-def _into_without_grad(images: Tensor, labels: Tensor, filters: Tensor, out: Tensor, *how: str) -> None:
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (images, filters, out)):
-        raise RuntimeError(
-            "classwise_conv: out= is not differentiable, but images, filters or out require grad"
-        )
-    call_below_autograd("classwise_conv_into", images, labels, filters, out, *how)
-
-
-define(SCHEMA, reference, fake)
-define(SCHEMA_INTO, reference_into, fake_into)
-define(SCHEMA_BACKWARD, reference_backward, fake_backward)
-differentiable_once("classwise_conv", _backward, _save_for_backward)
-LIBRARY.impl("classwise_conv_into", _into_without_grad, "Autograd")
+OPERATOR = define(
+    classwise_conv,
+    Arguments,
+    "Tensor",
+    check=check_arguments,
+    reference=_reference,
+    fake=empty_result,
+    sample_inputs=sample_inputs,
+    autograd=Backward(_reference_backward, _fake_backward, of=("images", "filters")),
+    check_out=check_out,
+)
+reference, reference_backward = OPERATOR.reference, OPERATOR.reference_backward
+reference_into = OPERATOR.reference_into

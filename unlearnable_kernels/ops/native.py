@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.library import LIBRARY
 
 # Operator: the module of unlearnable_kernels.triton_kernels that has a function of its name.
@@ -19,6 +21,7 @@ TRITON_OPERATORS = {
     "classwise_conv_into": "classwise_conv",
     "classwise_conv_backward": "classwise_conv",
     "crop_flip": "crop_flip",
+    "crop_flip_into": "crop_flip",
     "pgd_step": "pgd_step",
     "pgd_step_": "pgd_step",
 }
@@ -29,23 +32,26 @@ def _warn(message: str) -> None:
 
 
 def _load() -> ModuleType | None:
+    """The CPU module, or None with a warning; raises UserError for a bad UNLEARNABLE_CPU_CAPABILITY."""
     try:
         import unlearnable_kernels._C as module
     except ImportError as error:
         _warn(f"the compiled kernels are missing, so the much slower PyTorch reference serves: {error}")
         return None
-    module.cpu_capability()  # refuses a bad UNLEARNABLE_CPU_CAPABILITY
+    try:
+        module.cpu_capability()
+    except RuntimeError as error:
+        raise UserError(str(error)) from None
     return module
 
 
-def _load_cuda(gpu: bool) -> ModuleType | None:
+def _load_cuda() -> tuple[ModuleType | None, str]:
+    """The CUDA module, or None and why; its import touches no driver."""
     try:
         import unlearnable_kernels._C_cuda as module
     except ImportError as error:
-        if gpu:
-            _warn(f"the compiled CUDA kernels are missing, so Triton serves on the GPU: {error}")
-        return None
-    return module
+        return None, str(error)
+    return module, ""
 
 
 def triton_function(operator: str) -> Callable[..., Any]:
@@ -55,27 +61,50 @@ def triton_function(operator: str) -> Callable[..., Any]:
     return function
 
 
+class _Lazy:
+    """What serves an operator on a GPU: its Triton kernels, imported when the first tensor comes.
+
+    Without Triton it is the reference; a warning says so, and why CUDA C++ kernels do not serve.
+    """
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
+        self.function: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.function is None:
+            self.function = self._choose()
+        return self.function(*arguments, **named)
+
+    def _choose(self) -> Callable[..., Any]:
+        try:
+            function = triton_function(self.operator)
+        except ImportError as error:
+            _warn(f"Triton is missing, so the much slower PyTorch reference serves on the GPU: {error}")
+            reference = torch._C.DispatchKey.CompositeExplicitAutograd
+            return partial(getattr(torch.ops.unlearn, self.operator).default._op_dk, reference)
+        if cuda_module is None:
+            _warn(f"the compiled CUDA kernels are missing, so Triton serves on the GPU: {_cuda_problem}")
+        return function
+
+
 def _register_triton() -> tuple[str, ...]:
-    """Registers the Triton kernels of the operators without CUDA C++ ones, and names these operators."""
-    try:  # the import of a Triton module imports its operator's contract, which defines the operator
-        functions = {operator: triton_function(operator) for operator in TRITON_OPERATORS}
-    except ImportError as error:
-        _warn(f"Triton is missing, so the much slower PyTorch reference serves on the GPU: {error}")
-        return ()
+    """Registers what serves the operators without CUDA C++ kernels, and names these operators."""
+    for module in set(TRITON_OPERATORS.values()):  # where the operators are defined
+        import_module(f"unlearnable_kernels.ops.{module}")
     without = tuple(
         operator
-        for operator in functions
+        for operator in TRITON_OPERATORS
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"unlearn::{operator}", "CUDA")
     )
     for operator in without:
-        LIBRARY.impl(operator, functions[operator], "CUDA")
+        LIBRARY.impl(operator, _Lazy(operator), "CUDA")
     return without
 
 
-_has_gpu = torch.cuda.is_available()
 cpu_module = _load()
-cuda_module = _load_cuda(_has_gpu)
-_by_triton = _register_triton() if _has_gpu else ()
+cuda_module, _cuda_problem = _load_cuda()
+_by_triton = _register_triton()
 
 
 def cpu_capability() -> str:
@@ -90,6 +119,6 @@ def cpu_capability() -> str:
 def cuda_backend() -> str:
     """One line: which CUDA kernels are built, for which architectures, and whether a GPU runs them."""
     built = f"CUDA C++ for {cuda_module.architectures()}" if cuda_module else "no CUDA C++"
-    if not _has_gpu:
+    if not torch.cuda.is_available():
         return f"{built}; not in use, no GPU"
     return f"{built}; Triton for {', '.join(_by_triton) or 'no operator'}"

@@ -9,25 +9,50 @@ Attacks", ICLR 2018, arXiv 1706.06083.
 docs/maths.md numbers the equations and fixes their rounding.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlearnable_kernels.ops.library import LIBRARY, call_below_autograd, define, never_requires_grad
+from unlearnable_kernels.ops.checks import Checks
+from unlearnable_kernels.ops.library import below_autograd, define, detached, refuse_tangents
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LANES = 32  # a norm's sum of squares is taken in so many strands, whatever the backend
 
-ARGUMENTS = (
-    "Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0.0, float upper=1.0"
-)
-SCHEMA = f"pgd_step(Tensor x, {ARGUMENTS}) -> Tensor"
-SCHEMA_IN_PLACE = f"pgd_step_(Tensor(a!) x, {ARGUMENTS}) -> ()"
+check = Checks("pgd_step")
+
+
+class Arguments(NamedTuple):
+    """What ``pgd_step`` describes; of ``pgd_step_`` too, which writes x."""
+
+    x: Tensor
+    grad: Tensor
+    origin: Tensor
+    step_size: float
+    eps: float
+    norm: str
+    lower: float = 0.0
+    upper: float = 1.0
+
+
+class Step(Protocol):
+    """The arguments that say how far a step goes and where it must end."""
+
+    @property
+    def step_size(self) -> float: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def norm(self) -> str: ...
+    @property
+    def lower(self) -> float: ...
+    @property
+    def upper(self) -> float: ...
 
 
 def pgd_step(
@@ -89,52 +114,27 @@ def pgd_step_(
     return x
 
 
-def check(condition: bool, message: str) -> None:
-    if not condition:
-        raise RuntimeError(f"pgd_step: {message}")
+def check_step(check: Checks, call: Step) -> None:
+    """What every operator that ends in this step refuses."""
+    check.one_of("norm", call.norm, NORMS)
+    check.finite("step_size", call.step_size)
+    check(call.eps >= 0, f"eps must be at least 0, got {call.eps:g}")
+    check(call.lower <= call.upper, f"lower must be at most upper, got {call.lower:g} and {call.upper:g}")
 
 
-def check_arguments(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float,
-    upper: float,
-) -> None:
-    """What can be told without reading an element; ``csrc/cpu/pgd_step.cpp`` refuses the same."""
-    check(x.dim() > 0, "x must be [N, ...], got 0 dimensions")
-    check(x.dtype in DTYPES, f"x must be float16, bfloat16, float32 or float64, got {x.dtype}")
-    for name, other in (("grad", grad), ("origin", origin)):
-        check(other.shape == x.shape, f"{name} must have x's shape {list(x.shape)}, got {list(other.shape)}")
-        check(other.dtype == x.dtype, f"{name} must have x's dtype {x.dtype}, got {other.dtype}")
-        check(other.device == x.device, f"{name} must be on x's device {x.device}, got {other.device}")
-    check(norm in NORMS, f"norm must be one of {', '.join(NORMS)}, got '{norm}'")
-    check(math.isfinite(step_size), f"step_size must be finite, got {step_size:g}")
-    check(eps >= 0, f"eps must be at least 0, got {eps:g}")
-    check(lower <= upper, f"lower must be at most upper, got {lower:g} and {upper:g}")
+def check_arguments(call: Arguments) -> None:
+    """Refuses what can be told without reading an element."""
+    check.layout("x", call.x, "[N, ...]")
+    check.dtype("x", call.x.dtype, DTYPES)
+    check.like("grad", call.grad, "x", call.x)
+    check.like("origin", call.origin, "x", call.x)
+    check_step(check, call)
 
 
-def _memory(t: Tensor) -> range:
-    """The addresses between a tensor's first and last element."""
-    reach = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    return range(t.data_ptr(), t.data_ptr() + (reach + 1) * t.element_size())
-
-
-def check_memory(x: Tensor, grad: Tensor, origin: Tensor) -> None:
-    if x.numel() == 0:
-        return
-    check_strides(x)
-    for name, other in (("grad", grad), ("origin", origin)):
-        apart = max(_memory(x).start, _memory(other).start) >= min(_memory(x).stop, _memory(other).stop)
-        check(apart, f"x is written in place, so it must share no memory with {name}")
-
-
-def check_strides(x: Tensor) -> None:
-    expanded = any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True))
-    check(not expanded, "x is written in place, so no two of its elements may share memory; clone it first")
+def check_in_place(call: Arguments) -> None:
+    """Refuses what ``pgd_step_`` cannot write over, as far as strides tell."""
+    check_arguments(call)
+    check.own_elements("x", call.x)
 
 
 def samples_outermost(x: Tensor) -> bool:
@@ -148,12 +148,14 @@ def _samples(t: Tensor, layout: Tensor) -> Tensor:
 
 
 def _from_samples(samples: Tensor, result: Tensor) -> Tensor:
+    """``result`` filled from ``_samples``."""
     ordered = result.permute(_order(result))
     ordered.copy_(samples.view(ordered.shape))
     return result
 
 
 def _order(layout: Tensor) -> list[int]:
+    """The dimensions, samples first, the others from the outermost in memory to the innermost."""
     inner = range(1, layout.dim())
     if not samples_outermost(layout):
         return [0, *inner]
@@ -167,10 +169,13 @@ def _norms(samples: Tensor) -> Tensor:
     while strands.shape[1] > 1:
         half = strands.shape[1] // 2
         strands = strands[:, :half] + strands[:, half:]
-    return strands.sqrt()
+    if strands.is_cuda:
+        return strands.sqrt()
+    return torch.from_numpy(np.sqrt(strands.numpy()))  # torch's may be off by a last bit on the CPU
 
 
 def _quotient(a: float, b: Tensor) -> Tensor:
+    """a / b, rounded once."""
     return torch.full_like(b, a) / b  # a / b would be a times b's rounded reciprocal
 
 
@@ -183,76 +188,29 @@ def _along_gradient(g: Tensor, step_size: float) -> Tensor:
 
 
 def _into_ball(d: Tensor, eps: float) -> Tensor:
+    """(P4) for d ``[N, elements]``."""
     norms = _norms(d)
     return d * torch.where(norms <= eps, 1.0, _quotient(eps, norms)).to(d.dtype)
 
 
-def reference(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> Tensor:
-    """The operator in plain PyTorch, bit for bit what the kernels give; serves where there is none."""
-    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    result = torch.empty_like(x)
-    if x.numel() == 0:
+def _reference(call: Arguments) -> Tensor:
+    """(P1) to (P5) in plain PyTorch, bit for bit what the kernels give."""
+    result = torch.empty_like(call.x)
+    if result.numel() == 0:
         return result
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    x, g, o = x.to(dtype), grad.to(dtype), origin.to(dtype)
-    if norm == "linf":
-        d = (x + step_size * g.sign() - o).clamp(-eps, eps)
-        return result.copy_((o + d).clamp(lower, upper))
+    dtype = torch.float64 if result.dtype == torch.float64 else torch.float32
+    x, g, o = (t.to(dtype) for t in (call.x, call.grad, call.origin))
+    if call.norm == "linf":
+        d = (x + call.step_size * g.sign() - o).clamp(-call.eps, call.eps)
+        return result.copy_((o + d).clamp(call.lower, call.upper))
     x, g, o = (_samples(t, result) for t in (x, g, o))
-    d = _into_ball(x + _along_gradient(g, step_size) - o, eps)
-    return _from_samples((o + d).clamp(lower, upper), result)
+    d = _into_ball(x + _along_gradient(g, call.step_size) - o, call.eps)
+    return _from_samples((o + d).clamp(call.lower, call.upper), result)
 
 
-def reference_in_place(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> None:
-    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    check_memory(x, grad, origin)
-    x.copy_(reference(x, grad, origin, step_size, eps, norm, lower, upper))
-
-
-def fake(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> Tensor:
-    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    return torch.empty_like(x)
-
-
-def fake_in_place(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> None:
-    check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    check_strides(x)
+def _reference_in_place(call: Arguments) -> None:
+    check.separate("x", call.x, grad=call.grad, origin=call.origin)
+    call.x.copy_(_reference(call))
 
 
 def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
@@ -274,11 +232,31 @@ def sample_inputs(device: str = "cpu") -> Iterator[tuple]:
 def _in_place_without_grad(x: Tensor, *others: Any) -> None:
     recorded = torch.is_grad_enabled() and x.requires_grad
     check(not recorded, "x is written in place, but requires grad; give x.detach(), or call under no_grad()")
-    call_below_autograd("pgd_step_", x, *others)
+    refuse_tangents("pgd_step", (x, *others))
+    below_autograd("pgd_step_", x, *others)
     torch.autograd.graph.increment_version(x)
 
 
-define(SCHEMA, reference, fake)
-define(SCHEMA_IN_PLACE, reference_in_place, fake_in_place)
-never_requires_grad("pgd_step")
-LIBRARY.impl("pgd_step_", _in_place_without_grad, "Autograd")
+OPERATOR = define(
+    pgd_step,
+    Arguments,
+    "Tensor",
+    check=check_arguments,
+    reference=_reference,
+    fake=lambda call: torch.empty_like(call.x),
+    sample_inputs=sample_inputs,
+    autograd=detached("pgd_step"),
+)
+IN_PLACE = define(
+    pgd_step_,
+    Arguments,
+    "()",
+    check=check_in_place,
+    reference=_reference_in_place,
+    fake=lambda call: None,
+    sample_inputs=sample_inputs,
+    mutates="x",
+    autograd=_in_place_without_grad,
+)
+reference, fake = OPERATOR.reference, OPERATOR.fake
+reference_in_place = IN_PLACE.reference

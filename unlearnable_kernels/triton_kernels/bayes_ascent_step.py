@@ -1,6 +1,7 @@
 """bayes_ascent_step for CUDA tensors: rows sorted, split and packed once for both sweeps, then the step."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,26 +10,14 @@ from unlearnable_kernels.ops import bayes_ascent_step as contract
 from unlearnable_kernels.triton_kernels import bayes_error, pgd_step
 
 
-def bayes_ascent_step(
-    x: Tensor,
-    labels: Tensor,
-    origin: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """As ``torch.ops.unlearn.bayes_ascent_step``; float64 and empty inputs go to the reference."""
-    call = (x, labels, origin, num_classes, bandwidth, step_size, eps, norm, lower, upper)
-    if x.dtype == torch.float64 or x.numel() == 0:
-        return contract.reference(*call)
-    contract.check_arguments(*call)
-    rows = x.reshape(x.shape[0], x[:1].numel())
-    contract.check_values(rows, labels, num_classes)
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        error, grad = bayes_error.error_and_gradient(rows, labels, num_classes, bandwidth)
-        step = pgd_step.pgd_step(x, grad.view(x.shape), origin, step_size, eps, norm, lower, upper)
-    return step, error
+def bayes_ascent_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """``torch.ops.unlearn.bayes_ascent_step`` for CUDA tensors; float64 and no elements: the reference."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    if call.x.dtype == torch.float64 or call.x.numel() == 0:
+        results: tuple[Tensor, Tensor] = contract.reference(*call)
+        return results
+    contract.check_values(call)
+    with torch.cuda.device(call.x.device) if call.x.is_cuda else nullcontext():
+        error, grad = bayes_error.error_and_gradient(call.rows, call.labels, call.num_classes, call.bandwidth)
+        return pgd_step.pgd_step(*call.step_along(grad)), error

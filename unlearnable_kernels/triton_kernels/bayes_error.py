@@ -65,6 +65,7 @@ class Rows:
         return self.count // self.tile
 
     def panels(self) -> Iterator[tuple[int, int]]:
+        """First and end row of every panel."""
         return ((first, min(first + PANEL, self.count)) for first in range(0, self.count, PANEL))
 
 
@@ -89,6 +90,7 @@ def _prepared(
     parts: Parts,
     tile: int,
 ) -> Rows:
+    """Rows ``[count, features]`` centred, scaled, sorted, padded and split."""
     count, features = x.shape
     rows = (count + tile - 1) // tile * tile
     width = (features + BLOCK_D - 1) // BLOCK_D * BLOCK_D
@@ -127,9 +129,11 @@ class Problem:
         return self.x is self.y
 
     def flags(self) -> dict[str, Any]:
+        """Constants and options that all kernels on tiles share."""
         return {"RBF": self.rbf, "TILE": self.x.tile, "num_warps": WARPS * self.x.tile // TILE}
 
     def distance_flags(self) -> dict[str, Any]:
+        """Constants and options of the kernels that form distances."""
         width = self.x.points.shape[2]
         block = BLOCK_D // self.parts.distance
         flags = {"PARTS": self.parts.distance, "D": width, "BLOCK_D": block, "num_stages": STAGES}
@@ -158,32 +162,25 @@ def _active(x: Rows, y: Rows, threshold: Tensor) -> Tensor:
     return (~(nearest > threshold)).to(torch.uint8)
 
 
-def _problem(
-    features: Tensor,
-    labels: Tensor,
-    bandwidth: float,
-    similarity: str,
-    precision: str,
-    references: Tensor | None,
-    first_row: int,
-) -> Problem:
-    pool = features if references is None else references
-    rbf, parts = similarity == "rbf", PARTS[precision]
+def _problem(call: contract.Arguments) -> Problem:
+    """What the kernels need of a call, on its device."""
+    features, pool = call.features, call.pool
+    rbf, parts = call.similarity == "rbf", PARTS[call.precision]
     mean = pool.mean(0) if rbf else pool.new_zeros(pool.shape[1])
     largest = torch.maximum((features - mean).abs().amax(), (pool - mean).abs().amax())
     scale = torch.exp2(13 - torch.log2(largest.clamp(1e-30, 1e30)).ceil())
     tile = TILE if max(len(features), len(pool)) > SMALL else TILE // 2
     names = torch.arange(len(pool), device=pool.device)
-    y = _prepared(pool, mean, scale, torch.argsort(labels, stable=True), labels, names, parts, tile)
+    y = _prepared(pool, mean, scale, torch.argsort(call.labels, stable=True), call.labels, names, parts, tile)
     x = y
-    if references is not None:
+    if call.references is not None:
         rows = torch.arange(len(features), device=pool.device)
-        own = rows + first_row if first_row >= 0 else torch.full_like(rows, -1)
+        own = rows + call.first_row if call.first_row >= 0 else torch.full_like(rows, -1)
         x = _prepared(features, mean, scale, rows, torch.zeros_like(rows), own, parts, tile)
-    unit = (bandwidth * scale.double()).square()
+    unit = (call.bandwidth * scale.double()).square()
     coefficient = (LOG2_E / unit * (-0.5 if rbf else 1.0)).float().view(1)
     if rbf:
-        active = _active(x, y, ((2 * UNDERFLOW) ** 0.5 * bandwidth * scale).float())
+        active = _active(x, y, ((2 * UNDERFLOW) ** 0.5 * call.bandwidth * scale).float())
     else:
         active = torch.ones(x.tiles, y.tiles, dtype=torch.uint8, device=pool.device)
     return Problem(x, y, rbf, parts, coefficient, (scale / unit).float(), active)
@@ -205,12 +202,12 @@ def _masses(problem: Problem, num_classes: int) -> Tensor:
             *problem.distance_arguments(), row_sums, col_sums, first, y_first, end, end - first, width,
             BOTH=shared, **problem.distance_flags(),
         )  # fmt: skip
-        kernels.add_masses[(tiles, num_classes)](
+        kernels.add_masses[(num_classes, tiles)](
             row_sums, 0, end - first, masses, x.count, starts, y.labels, y_first, y.count, first,
             problem.active, row, col, TILE=x.tile,
         )  # fmt: skip
         if shared and end < y.count:
-            kernels.add_masses[((y.count - end) // x.tile, num_classes)](
+            kernels.add_masses[(num_classes, (y.count - end) // x.tile)](
                 col_sums, end - first, width, masses, x.count, starts, x.labels, first, end, end,
                 problem.active, col, row, TILE=x.tile,
             )  # fmt: skip
@@ -236,26 +233,21 @@ def _device_of(features: Tensor) -> AbstractContextManager:
     return torch.cuda.device(features.device) if features.is_cuda else nullcontext()
 
 
-def bayes_error(
-    features: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    similarity: str = "rbf",
-    precision: str = "ieee",
-    references: Tensor | None = None,
-    first_row: int = -1,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``torch.ops.unlearn.bayes_error``; float64 and empty inputs go to the reference."""
-    call = (features, labels, num_classes, bandwidth, similarity, precision, references, first_row)
-    pool = features if references is None else references
-    if features.dtype == torch.float64 or 0 in features.shape or len(pool) == 0:
-        return contract.reference(*call)
-    contract.check_arguments(*call)
-    contract.check_values(features, labels, num_classes, references)
-    with _device_of(features):
-        problem = _problem(features, labels, bandwidth, similarity, precision, references, first_row)
-        return _statistics(problem, features, num_classes)
+def _serves(call: contract.Arguments) -> bool:
+    """Whether the kernels serve; the reference does for float64 and where there is nothing to compute."""
+    return call.features.dtype == torch.float32 and 0 not in call.features.shape and len(call.pool) > 0
+
+
+def bayes_error(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """``torch.ops.unlearn.bayes_error`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    if not _serves(call):
+        results: tuple[Tensor, Tensor, Tensor] = contract.reference(*call)
+        return results
+    contract.check_values(call)
+    with _device_of(call.features):
+        return _statistics(_problem(call), call.features, call.num_classes)
 
 
 @dataclass(frozen=True)
@@ -312,6 +304,7 @@ class _Gradient:
 
 
 def _gradients(problem: Problem, of_x: Statistics) -> tuple[_Gradient, _Gradient]:
+    """The gradients of queries and references; one and the same where these are."""
     x, y, parts = problem.x, problem.y, problem.parts
     x_parts = _split(x.scaled, parts.gradient, torch.bfloat16)
     y_parts = x_parts if problem.shared else _split(y.scaled, parts.gradient, torch.bfloat16)
@@ -337,29 +330,19 @@ def _gradients(problem: Problem, of_x: Statistics) -> tuple[_Gradient, _Gradient
 
 
 def bayes_error_backward(
-    grad: Tensor,
-    features: Tensor,
-    labels: Tensor,
-    mass: Tensor,
-    winner: Tensor,
-    num_classes: int,
-    bandwidth: float,
-    similarity: str,
-    precision: str,
-    references: Tensor | None,
-    first_row: int,
+    grad: Tensor, mass: Tensor, winner: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    """As ``torch.ops.unlearn.bayes_error_backward``; float64 and empty inputs go to the reference."""
-    options = (num_classes, bandwidth, similarity, precision, references, first_row)
-    pool = features if references is None else references
-    if features.dtype == torch.float64 or 0 in features.shape or len(pool) == 0:
-        return contract.reference_backward(grad, features, labels, mass, winner, *options)
-    with _device_of(features):
-        problem = _problem(features, labels, bandwidth, similarity, precision, references, first_row)
+    """``torch.ops.unlearn.bayes_error_backward`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    if not _serves(call):
+        gradients: tuple[Tensor, Tensor] = contract.reference_backward(grad, mass, winner, *call)
+        return gradients
+    with _device_of(call.features):
+        problem = _problem(call)
         of_x, of_y = _gradients(problem, Statistics.of(problem.x, grad, mass, winner))
-        if references is None:
-            return of_x.of(features), features.new_empty(0)
-        return of_x.of(features), of_y.of(references)
+        if call.references is None:
+            return of_x.of(call.features), call.features.new_empty(0)
+        return of_x.of(call.features), of_y.of(call.references)
 
 
 def error_and_gradient(
@@ -367,7 +350,7 @@ def error_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The float32 rows' leave-one-out errors (rbf, ieee) and their sum's gradient; arguments unchecked."""
     with _device_of(features):
-        problem = _problem(features, labels, bandwidth, "rbf", "ieee", None, -1)
+        problem = _problem(contract.Arguments(features, labels, num_classes, bandwidth))
         error, mass, winner = _statistics(problem, features, num_classes)
         of_x = Statistics.of(problem.x, torch.ones_like(error), mass, winner)
         return error, _gradients(problem, of_x)[0].of(features)

@@ -12,10 +12,20 @@ results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the
     add_products  rowsum(M) ∘ x − M y of that panel added to the gradient; with M's strides swapped, y's
 
 A product in float32 is a sum of products of parts: a = a₀ + a₁ + …, each part a 16-bit float; pairs of parts
-too small to matter are left out.
+too small to matter are left out. Tensor cores cut off what they add to an accumulator, a bias that grows with
+the length of a chain: in ieee the pairs of parts of 32 columns go into a fresh tile, smallest first, and that
+is added to the sum in float32, rounded to nearest. Emulated at D 4,096: 9e-7 where one chain gives 4e-4.
 
 Multiply-adds for N rows among themselves, with S products for a distance (ieee 3, else 1) and P for a
 gradient (ieee 6, tf32 3, bf16 1): N²D S/2 in class_sums, as many in pair_weights, N²D P in add_products.
+Arguments that several kernels share, for P parts of a point, the x rows and y rows of all panels together:
+    x, y                float16 (bf16: bfloat16) ``[P, rows, D]``; x_part, y_part: elements from part to part
+    x_norms, y_norms    float32 ``[rows]``: squared lengths of the sums of parts
+    x_labels, y_labels  int32 ``[rows]``: the class, -1 in padding
+    x_own, y_own        int32 ``[rows]``: the row's name; equal names on both sides are one row
+    coefficient         float32 ``[1]``: from a product or square of scaled points to log2 of the kernel
+    active              uint8 ``[x tiles, y tiles]``, rows ``active_row`` apart
+
 N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s: at best 29 ms (ieee), 13 ms (tf32) and
 6.4 ms (bf16). Bytes for a pair: M 6, 4 or 2, written once and read for every 128 columns of D by its rows and
 by its columns, mostly within the L2 cache; the sums 8/128. Not yet measured on a GPU.
@@ -43,9 +53,11 @@ def exponents(
         x0 = tl.load(at_x + d)
         y0 = tl.load(at_y + d)
         if PARTS == 2:
-            product = tl.dot(x0, tl.load(at_y + y_part + d), product)
-            product = tl.dot(tl.load(at_x + x_part + d), y0, product)
-        product = tl.dot(x0, y0, product)
+            fresh = tl.dot(x0, tl.load(at_y + y_part + d))
+            fresh = tl.dot(tl.load(at_x + x_part + d), y0, fresh)
+            product += tl.dot(x0, y0, fresh)
+        else:
+            product = tl.dot(x0, y0, product)
     scale = tl.load(coefficient)
     if RBF:
         squares = tl.load(x_norms + rows)[:, None] + tl.load(y_norms + cols)[None, :] - 2 * product
@@ -67,8 +79,11 @@ def class_sums(
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid (y tiles, x tiles). Slot (tile + class − first class of the panel) of row_sums ``[slots,
-    x_count]`` gets a row's mass in that class and tile of y; of col_sums ``[slots, y_count]`` a column's."""
+    """A tile's mass by class; grid (y tiles, x tiles).
+
+    Slot (tile + class − first class of the panel) of row_sums, float32 ``[slots, x_count]``, gets a row's
+    mass in that class and tile of y; of col_sums, float32 ``[slots, y_count]``, a column's.
+    """
     j, i = tl.program_id(0), tl.program_id(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
     if tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE) == 0:
@@ -105,9 +120,13 @@ def add_masses(
     active, active_row, active_col,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of rows, classes): masses ``[classes, masses_count]`` += the slots of the class, made from
-    rows first … end − 1 of the other set. starts ``[classes + 1]``: where each class starts there."""
-    tile, label = tl.program_id(0), tl.program_id(1)
+    """The slots of a class added to its masses; grid (classes, tiles of rows).
+
+    masses: float32 ``[classes, masses_count]``. sums: float32 ``[slots, sums_count]``, made from rows
+    first … end − 1 of the other set, whose labels are int32 ``[rows]``. starts: int32 ``[classes + 1]``,
+    where each class starts there.
+    """
+    label, tile = tl.program_id(0), tl.program_id(1)
     begin = tl.maximum(tl.load(starts + label), first)
     stop = tl.minimum(tl.load(starts + label + 1), end)
     row = row_first + tile * TILE
@@ -126,7 +145,10 @@ def add_masses(
 
 @triton.jit
 def statistics(masses, count, won, others, winner, classes, smallest, TILE: tl.constexpr):
-    """Grid (tiles of rows): the largest mass, the first class that has it, and the sum of all others (B2)."""
+    """The largest mass, the first class that has it, and the sum of all others (B2); grid (tiles of rows).
+
+    masses: float32 ``[classes, count]``; won, others: float32 ``[count]``; winner: int32 ``[count]``.
+    """
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     largest = tl.load(masses + rows)
     rest = tl.zeros((TILE,), tl.float32)
@@ -151,9 +173,12 @@ def pair_weights(
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr, WEIGHT_PARTS: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Grid (y tiles, x tiles). weights ``[WEIGHT_PARTS, panel, panel]``: (B5), or (B7) if BOTH, as the kernel
-    (its slope, if logistic) times a query's pull towards its winner's rows, or its push from others.
-    row_sums ``[y tiles, panel]``, col_sums ``[x tiles, panel]``."""
+    """(B5), or (B7) if BOTH, for a tile, and its sums; grid (y tiles, x tiles).
+
+    The kernel (its slope, if logistic) times a query's pull to its winner's rows, or its push from others.
+    x_winner, y_winner: int32 ``[rows]``; pull and push: float32 ``[rows]``. weights: bfloat16
+    ``[WEIGHT_PARTS, panel, panel]``; row_sums: float32 ``[y tiles, panel]``; col_sums: ``[x tiles, panel]``.
+    """
     j, i = tl.program_id(0), tl.program_id(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
     if tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE) == 0:
@@ -195,9 +220,12 @@ def add_products(
     RBF: tl.constexpr, PARTS: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Grid (D / BLOCK_N, x tiles): grad ``[x rows, D]`` += rowsum(M) ∘ x − M y; x, y ``[PARTS, rows, D]``.
+    """grad += rowsum(M) ∘ x − M y for one panel; grid (D / BLOCK_N, x tiles).
 
-    lists: the active tiles of y in this panel for each tile of x, as many as counts says."""
+    grad: float32 ``[x rows, D]``. weights: M, bfloat16 ``[PARTS, panel, panel]`` with the strides given.
+    sums: float32 ``[y tiles, panel]``, M's sums along y. x, y: bfloat16 ``[PARTS, rows, D]``. lists: int32
+    ``[x tiles, y tiles]``, the active tiles of y in this panel, as many as counts, int32 ``[x tiles]``, says.
+    """
     i = tl.program_id(1)
     local = i * TILE + tl.arange(0, TILE)
     rows = x_first.to(tl.int64) + local
@@ -214,16 +242,19 @@ def add_products(
         m0 = tl.load(at_m)
         y0 = tl.load(at_y)
         if PARTS == 3:
-            total = tl.dot(m0, tl.load(at_y + 2 * y_part), total)
-            total = tl.dot(tl.load(at_m + 2 * weight_part), y0, total)
-        if PARTS >= 2:
             m1 = tl.load(at_m + weight_part)
             y1 = tl.load(at_y + y_part)
-            if PARTS == 3:
-                total = tl.dot(m1, y1, total)
-            total = tl.dot(m1, y0, total)
-            total = tl.dot(m0, y1, total)
-        total = tl.dot(m0, y0, total)
+            fresh = tl.dot(m0, tl.load(at_y + 2 * y_part))
+            fresh = tl.dot(tl.load(at_m + 2 * weight_part), y0, fresh)
+            fresh = tl.dot(m1, y1, fresh)
+            fresh = tl.dot(m1, y0, fresh)
+            fresh = tl.dot(m0, y1, fresh)
+            total += tl.dot(m0, y0, fresh)
+        else:
+            if PARTS == 2:
+                total = tl.dot(tl.load(at_m + weight_part), y0, total)
+                total = tl.dot(m0, tl.load(at_y + y_part), total)
+            total = tl.dot(m0, y0, total)
     if RBF:
         sum_of_row = tl.zeros((TILE,), tl.float32)
         k = count * 0

@@ -9,6 +9,8 @@ every tap's sum (one program an image and tap) and the padded image's gradient, 
 into pixels (7). About 6 floats of work space an element are read or written. No atomics, so results repeat.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +19,7 @@ from torch import Tensor
 from unlearnable_kernels.ops import classwise_conv as contract
 
 BLOCK = 1024
-SIZES = ["channels", "height", "width", "count", "k"]  # else a size of 1 is a constant
+SIZES = ["channels", "height", "width", "count", "k"]  # otherwise a size of 1 is a constant
 _HIGH: tl.constexpr = tl.constexpr(float(torch.tensor(1 / 255, dtype=torch.float32)))
 _LOW: tl.constexpr = tl.constexpr(1 / 255 - float(torch.tensor(1 / 255, dtype=torch.float32)))
 
@@ -38,6 +40,7 @@ def source_index(at, size, PADDING: tl.constexpr):
 
 @triton.jit
 def as_compute(pixels, S: tl.constexpr):
+    """Stored pixels as S; a byte b as b/255, correctly rounded."""
     if pixels.dtype == tl.uint8:
         byte = pixels.to(tl.float32)
         result = tl.fma(byte, tl.full(byte.shape, _HIGH, tl.float32), byte * _LOW)
@@ -56,6 +59,7 @@ def position(at, channels, height, width, LAST: tl.constexpr):
 
 @triton.jit
 def offset(channel, y, x, channels, height, width, LAST: tl.constexpr):
+    """The inverse of ``position``."""
     if LAST:
         return (y * width + x) * channels + channel
     return (channel * height + y) * width + x
@@ -64,6 +68,7 @@ def offset(channel, y, x, channels, height, width, LAST: tl.constexpr):
 @triton.jit
 def padded(image, channel, y, x, valid, channels, height, width, PADDING: tl.constexpr, LAST: tl.constexpr,
            S: tl.constexpr):  # fmt: skip
+    """The padded image at (channel, y, x), 0 where not ``valid``."""
     row, column = source_index(y, height, PADDING), source_index(x, width, PADDING)
     inside = valid & (row >= 0) & (column >= 0)
     return as_compute(
@@ -88,6 +93,7 @@ def filtered(image, weights, at, valid, channels, height, width, k, PADDING: tl.
 
 @triton.jit
 def quotient(a, b):
+    """a / b, correctly rounded."""
     if a.dtype == tl.float64:  # noqa: SIM108  both sides of a conditional expression are compiled
         result = a / b
     else:
@@ -104,9 +110,22 @@ def maximum_of(values, valid, peak):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def forward_kernel(images, labels, filters, out, channels, height, width, k, PADDING: tl.constexpr,
-                   RESCALE: tl.constexpr, LAST: tl.constexpr, S: tl.constexpr,
-                   BLOCK: tl.constexpr):  # fmt: skip
+def forward_kernel(
+    images,  # T [N, C, H, W], or [N, H, W, C] if LAST: uint8, float16, bfloat16, float32 or float64
+    labels,  # int64 [N], -1 to K - 1
+    filters,  # S [K, k, k]
+    out,  # T, laid out like images
+    channels,
+    height,
+    width,
+    k,
+    PADDING: tl.constexpr,
+    RESCALE: tl.constexpr,
+    LAST: tl.constexpr,
+    S: tl.constexpr,  # float64 for float64 images, otherwise float32
+    BLOCK: tl.constexpr,
+):
+    """(1) to (4); grid (N,)."""
     n = tl.program_id(0).to(tl.int64)
     size = channels.to(tl.int64) * height * width
     image, result = images + n * size, out + n * size
@@ -138,7 +157,10 @@ def forward_kernel(images, labels, filters, out, channels, height, width, k, PAD
 def division_kernel(grad, images, labels, filters, work, channels, height, width, k,
                     PADDING: tl.constexpr, RESCALE: tl.constexpr, LAST: tl.constexpr, S: tl.constexpr,
                     BLOCK: tl.constexpr):  # fmt: skip
-    """(5) and (6): the gradient with respect to the filtered image; 0 where the image is left as it is."""
+    """(5) and (6): the gradient with respect to the filtered image; 0 where the image is left as it is.
+
+    Grid (N,). grad, images: T, and labels, filters as in ``forward_kernel``; work: S, laid out like images.
+    """
     n = tl.program_id(0).to(tl.int64)
     size = channels.to(tl.int64) * height * width
     label = tl.load(labels + n)
@@ -177,7 +199,7 @@ def division_kernel(grad, images, labels, filters, work, channels, height, width
 @triton.jit(do_not_specialize=SIZES)
 def taps_kernel(images, work, each, channels, height, width, k, PADDING: tl.constexpr, LAST: tl.constexpr,
                 S: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """(7), the filter's side: one program for each image and tap."""
+    """(7), the filter's side; grid (N, k²). images, work as before, each: S [N, k, k]."""
     n, tap = tl.program_id(0).to(tl.int64), tl.program_id(1)
     size = channels.to(tl.int64) * height * width
     total = tl.zeros((BLOCK,), S)
@@ -222,7 +244,10 @@ def copy_of(a, at, size, k, PADDING: tl.constexpr):
 @triton.jit(do_not_specialize=SIZES)
 def fold_kernel(grad, labels, grad_padded, out, channels, height, width, k, PADDING: tl.constexpr,
                 LAST: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """(7), A: every pixel gathers from the padded positions that were copied from it."""
+    """(7), A: every pixel gathers from the padded positions that were copied from it; grid (N, blocks).
+
+    grad, out: T, laid out like images; labels: int64 [N]; grad_padded: S [N, C, H + k - 1, W + k - 1].
+    """
     n = tl.program_id(0).to(tl.int64)
     size = channels.to(tl.int64) * height * width
     rows, columns = height + k - 1, width + k - 1
@@ -243,7 +268,10 @@ def fold_kernel(grad, labels, grad_padded, out, channels, height, width, k, PADD
 
 @triton.jit(do_not_specialize=SIZES)
 def classes_kernel(labels, each, grad_filters, count, k, S: tl.constexpr, BLOCK: tl.constexpr):
-    """One tap's gradient summed over the images of a class."""
+    """One tap's gradient summed over the images of a class; grid (K, k²).
+
+    labels: int64 [N]; each: S [N, k, k]; grad_filters: S [K, k, k].
+    """
     label, tap = tl.program_id(0), tl.program_id(1)
     total = tl.zeros((BLOCK,), S)
     for first in range(0, count, BLOCK):
@@ -253,85 +281,65 @@ def classes_kernel(labels, each, grad_filters, count, k, S: tl.constexpr, BLOCK:
     tl.store(grad_filters + label.to(tl.int64) * k * k + tap, tl.sum(total))
 
 
-def _prepared(images: Tensor, labels: Tensor, filters: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Images, labels and filters as the kernels read them, and whether the images are channels-last."""
-    contract.check_values(images, labels, filters)
-    layout = contract.memory_format(images)
-    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    return (
-        images.contiguous(memory_format=layout),
-        labels.contiguous(),
-        filters.to(dtype).contiguous(),
-        layout == torch.channels_last,
+def _prepared(call: contract.Arguments) -> tuple[contract.Arguments, bool, Any]:
+    """The call as kernels read it, whether images are channels-last, and the type that is computed in."""
+    contract.check_values(call)
+    layout = contract.memory_format(call.images)
+    wide = call.images.dtype == torch.float64
+    read = call._replace(
+        images=call.images.contiguous(memory_format=layout),
+        labels=call.labels.contiguous(),
+        filters=call.filters.to(torch.float64 if wide else torch.float32).contiguous(),
     )
+    return read, layout == torch.channels_last, tl.float64 if wide else tl.float32
 
 
-def classwise_conv_into(
-    images: Tensor, labels: Tensor, filters: Tensor, out: Tensor, padding: str = "zeros", rescale: str = "max"
-) -> None:
-    """``ops.classwise_conv.SCHEMA_INTO``; raises RuntimeError as the contract says."""
-    contract.check_arguments(images, labels, filters, padding, rescale)
-    contract.check_out(images, out)
-    if images.numel() > 0 and out.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
-        raise RuntimeError("classwise_conv: out must share no memory with images")
-    if images.numel() == 0:
+def classwise_conv_into(out: Tensor, *arguments: Any) -> None:
+    """``torch.ops.unlearn.classwise_conv_into`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    contract.check_arguments(call)
+    contract.check_out(call, out)
+    contract.check.separate("out", out, images=call.images)
+    if call.images.numel() == 0:
         return
-    x, y, s, last = _prepared(images, labels, filters)
-    count, channels, height, width = x.shape
-    compute = tl.float64 if s.dtype == torch.float64 else tl.float32
-    with torch.cuda.device_of(images):
-        forward_kernel[(count,)](
-            x,
-            y,
-            s,
-            out,
-            channels,
-            height,
-            width,
-            s.shape[-1],
-            padding,
-            rescale == "max",
-            last,
-            compute,
-            BLOCK,
+    (x, y, s, padding, rescale), last, compute = _prepared(call)
+    with torch.cuda.device_of(x):
+        forward_kernel[(len(x),)](
+            *(x, y, s, out, *x.shape[1:], s.shape[-1], padding, rescale == "max", last, compute, BLOCK)
         )
 
 
-def classwise_conv(
-    images: Tensor, labels: Tensor, filters: Tensor, padding: str = "zeros", rescale: str = "max"
-) -> Tensor:
-    """``ops.classwise_conv.SCHEMA``; raises RuntimeError as the contract says."""
-    contract.check_arguments(images, labels, filters, padding, rescale)
-    out = torch.empty_like(images, memory_format=contract.memory_format(images))
-    classwise_conv_into(images, labels, filters, out, padding, rescale)
+def classwise_conv(*arguments: Any, **named: Any) -> Tensor:
+    """``torch.ops.unlearn.classwise_conv`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    out = contract.empty_result(call)
+    classwise_conv_into(out, *call)
     return out
 
 
-def classwise_conv_backward(
-    grad: Tensor, images: Tensor, labels: Tensor, filters: Tensor, padding: str, rescale: str
-) -> tuple[Tensor, Tensor]:
-    """``ops.classwise_conv.SCHEMA_BACKWARD``; raises RuntimeError as the contract says."""
-    contract.check_arguments(images, labels, filters, padding, rescale)
-    grad_filters = torch.zeros_like(filters, memory_format=torch.contiguous_format)
-    grad_images = torch.empty_like(images, memory_format=contract.memory_format(images))
-    if images.numel() == 0 or filters.shape[0] == 0:
+def classwise_conv_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """``torch.ops.unlearn.classwise_conv_backward`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    contract.check_arguments(call)
+    grad_filters = torch.zeros_like(call.filters, memory_format=torch.contiguous_format)
+    grad_images = contract.empty_result(call)
+    if call.images.numel() == 0 or len(call.filters) == 0:
         return grad_images.copy_(grad), grad_filters
-    x, y, s, last = _prepared(images, labels, filters)
+    (x, y, s, padding, rescale), last, compute = _prepared(call)
     count, channels, height, width = x.shape
     shape, k = (channels, height, width), s.shape[-1]
-    g = grad.contiguous(memory_format=contract.memory_format(images))
-    work, each = s.new_empty(images.numel()), s.new_empty(count, k * k)
+    g = grad.contiguous(memory_format=contract.memory_format(x))
+    work, each, sums = s.new_empty(x.numel()), s.new_empty(count, k * k), torch.empty_like(s)
     grad_padded = s.new_empty(count, channels, height + k - 1, width + k - 1)
-    sums = torch.empty_like(s)
-    compute, scaled = (tl.float64 if s.dtype == torch.float64 else tl.float32), rescale == "max"
-    padded_blocks = triton.cdiv(grad_padded[0].numel(), BLOCK)
-    blocks = triton.cdiv(x[0].numel(), BLOCK)
-    with torch.cuda.device_of(images):
-        division_kernel[(count,)](g, x, y, s, work, *shape, k, padding, scaled, last, compute, BLOCK)
+    blocks, padded_blocks = (triton.cdiv(t[0].numel(), BLOCK) for t in (x, grad_padded))
+    how = (padding, rescale == "max", last, compute, BLOCK)
+    with torch.cuda.device_of(x):
+        division_kernel[(count,)](g, x, y, s, work, *shape, k, *how)
         taps_kernel[(count, k * k)](x, work, each, *shape, k, padding, last, compute, BLOCK)
         padded_gradient_kernel[(count, padded_blocks)](
             work, y, s, grad_padded, *shape, k, last, compute, BLOCK
         )
         fold_kernel[(count, blocks)](g, y, grad_padded, grad_images, *shape, k, padding, last, compute, BLOCK)
-        classes_kernel[(s.shape[0], k * k)](y, each, sums, count, k, compute, BLOCK)
-    return grad_images, sums.to(filters.dtype)
+        classes_kernel[(len(s), k * k)](y, each, sums, count, k, compute, BLOCK)
+    return grad_images, sums.to(call.filters.dtype)

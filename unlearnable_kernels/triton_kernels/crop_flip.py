@@ -5,12 +5,14 @@ the one thing that takes divisions, is worked out once for all rows of the tile.
 side by side. 1 byte is read and one value written for each value; 17 bytes more for a tile's draws.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from unlearnable_kernels.ops.crop_flip import check_arguments, empty_result
+from unlearnable_kernels.ops import crop_flip as contract
 
 TILE = 2048
 VALUES_A_WARP = 512
@@ -18,13 +20,13 @@ HIGH = tl.constexpr(257 / 65536)  # 1/255 = HIGH + LOW, and a byte times HIGH is
 LOW = tl.constexpr(1 / 255 / 65536)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stored", "padding"])
 def crop_flip_kernel(
     images,  # uint8 [N, H, W, C]
     offsets,  # int64 [B, 2]
-    flips,  # uint8 [B]
-    index,  # int64 [B]
-    out,  # [B, H, W, C]
+    flips,  # uint8 [B]: 0 or 1
+    index,  # int64 [B]; not read without HAS_INDEX
+    out,  # [B, H, W, C] in memory: float16, bfloat16, float32 or float64
     stored,
     padding,
     HAS_INDEX: tl.constexpr,
@@ -34,11 +36,13 @@ def crop_flip_kernel(
     ROWS: tl.constexpr,
     VALUES: tl.constexpr,
 ):
+    """(C1) and (C2) of one tile of ROWS × VALUES; grid (B · tiles of an image,)."""
     ROW: tl.constexpr = WIDTH * CHANNELS
     across: tl.constexpr = (ROW + VALUES - 1) // VALUES
     tiles: tl.constexpr = across * ((HEIGHT + ROWS - 1) // ROWS)
     program = tl.program_id(0)
     b = (program // tiles).to(tl.int64)
+    padding = padding.to(tl.int64)  # twice 2³⁰ is beyond int32
     tile = program % tiles
 
     n = tl.load(index + b) if HAS_INDEX else b
@@ -70,32 +74,40 @@ def tile_of(height: int, row: int) -> tuple[int, int]:
     return min(triton.next_power_of_2(height), TILE // values), values
 
 
-def crop_flip(
-    images: Tensor,
-    offsets: Tensor,
-    flips: Tensor,
-    padding: int = 4,
-    index: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """``unlearnable_kernels.crop_flip`` for CUDA tensors. Compiled anew for every H, W and C."""
-    check_arguments(images, offsets, flips, padding, index, dtype)
-    out = empty_result(images, offsets, dtype)
-    stored, height, width, channels = images.shape
+def crop_flip(*arguments: Any, **named: Any) -> Tensor:
+    """``torch.ops.unlearn.crop_flip`` for CUDA tensors. Compiled anew for every H, W and C."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    out = contract.empty_result(call)
+    _launch(call, out)
+    return out
+
+
+def crop_flip_into(out: Tensor, *arguments: Any) -> None:
+    """``torch.ops.unlearn.crop_flip_into`` for CUDA tensors."""
+    call = contract.Arguments(*arguments)
+    contract.check_arguments(call)
+    contract.check_out(call, out)
+    contract.check.separate("out", out, images=call.images, offsets=call.offsets, index=call.index)
+    _launch(call, out)
+
+
+def _launch(call: contract.Arguments, out: Tensor) -> None:
+    stored, height, width, channels = call.images.shape
     if out.numel() == 0:
-        return out
+        return
     rows, values = tile_of(height, width * channels)
     tiles = triton.cdiv(height, rows) * triton.cdiv(width * channels, values)
-    with torch.cuda.device_of(images):
-        crop_flip_kernel[(len(offsets) * tiles,)](
-            images.contiguous(),
-            offsets.contiguous(),
-            flips.contiguous().view(torch.uint8),
-            offsets if index is None else index.contiguous(),
+    with torch.cuda.device_of(call.images):
+        crop_flip_kernel[(len(call.offsets) * tiles,)](
+            call.images.contiguous(),
+            call.offsets.contiguous(),
+            call.flips.contiguous().view(torch.uint8),
+            call.offsets if call.index is None else call.index.contiguous(),
             out,
             stored,
-            padding,
-            HAS_INDEX=index is not None,
+            call.padding,
+            HAS_INDEX=call.index is not None,
             HEIGHT=height,
             WIDTH=width,
             CHANNELS=channels,
@@ -105,4 +117,3 @@ def crop_flip(
             debug=True,  # keeps the assertion
             sanitize_overflow=False,
         )
-    return out

@@ -33,12 +33,14 @@ def _number(bits, S: tl.constexpr):
 
 @triton.jit
 def _clamped(v, low, high):
+    """min(max(v, low), high)."""
     above = tl.where(low > v, low, v)  # NaN stays
     return tl.where(high < above, high, above)
 
 
 @triton.jit
 def _sum_of_squares(v):
+    """In float64, where a float's square is exact."""
     wide = v.to(tl.float64)
     return tl.sum(wide * wide, axis=0)
 
@@ -62,10 +64,10 @@ def _projected(d, o, distance, eps_bits, lower_bits, upper_bits, S: tl.constexpr
 
 @triton.jit(do_not_specialize=["step_bits", "eps_bits", "lower_bits", "upper_bits"])
 def _linf_kernel(
-    x_at,
-    g_at,
-    o_at,
-    out_at,
+    x_at,  # T [total]: float16, bfloat16, float32 or float64
+    g_at,  # T [total]: the gradient
+    o_at,  # T [total]: the ball's centre
+    out_at,  # T [total]; may be x_at
     total,
     step_bits,
     eps_bits,
@@ -74,6 +76,7 @@ def _linf_kernel(
     S: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """(P1), (P3) and (P5) of BLOCK elements; the numbers come as the bits of doubles; computes in S."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
     x = tl.load(x_at + at, mask=inside, other=0.0).to(S)
@@ -89,10 +92,10 @@ def _linf_kernel(
 
 @triton.jit(do_not_specialize=["step_bits", "eps_bits", "lower_bits", "upper_bits"])
 def _l2_sample_kernel(
-    x_at,
-    g_at,
-    o_at,
-    out_at,
+    x_at,  # T [N, size]: float16, bfloat16, float32 or float64
+    g_at,  # T [N, size]: the gradient
+    o_at,  # T [N, size]: the ball's centre
+    out_at,  # T [N, size]; may be x_at
     size,
     step_bits,
     eps_bits,
@@ -101,6 +104,7 @@ def _l2_sample_kernel(
     S: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """(P2), (P4) and (P5) of one sample, of at most BLOCK elements; computes in S."""
     i = tl.arange(0, BLOCK)
     at = tl.program_id(0).to(tl.int64) * size + i
     inside = i < size
@@ -114,6 +118,7 @@ def _l2_sample_kernel(
 
 @triton.jit
 def _norm(sums_at, sample, parts, PARTS: tl.constexpr):
+    """A sample's norm from its programs' sums."""
     part = tl.arange(0, PARTS)
     sums = tl.load(sums_at + sample * parts + part, mask=part < parts, other=0.0)
     return tl.sqrt(tl.sum(sums, axis=0))
@@ -121,12 +126,12 @@ def _norm(sums_at, sample, parts, PARTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["step_bits", "eps_bits", "lower_bits", "upper_bits"])
 def _l2_phase_kernel(
-    x_at,
-    g_at,
-    o_at,
-    out_at,
-    grad_sums_at,
-    distance_sums_at,
+    x_at,  # T [N, size]: float16, bfloat16, float32 or float64
+    g_at,  # T [N, size]: the gradient
+    o_at,  # T [N, size]: the ball's centre
+    out_at,  # T [N, size]; may be x_at in the last phase alone, which reads what it writes
+    grad_sums_at,  # float64 [N, programs of a sample]
+    distance_sums_at,  # float64 [N, programs of a sample]
     size,
     step_bits,
     eps_bits,
@@ -169,6 +174,7 @@ def _l2_phase_kernel(
 
 
 def _bits(number: float) -> int:
+    """What ``_number`` takes."""
     return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
@@ -214,55 +220,39 @@ def _launch_phases(
 
 
 def _in_layout(t: Tensor, layout: Tensor) -> Tensor:
+    """``t`` with the strides of ``layout``; copied only where it has others."""
     return t if t.stride() == layout.stride() else torch.empty_like(layout).copy_(t)
 
 
-def _compute(
-    x: Tensor, grad: Tensor, origin: Tensor, out: Tensor, numbers: tuple[int, ...], norm: str
-) -> None:
+def _compute(call: contract.Arguments, out: Tensor) -> None:
     dense = torch.empty_like(out, device="meta")
     target = out
-    if norm == "l2" and not contract.samples_outermost(dense):
+    if call.norm == "l2" and not contract.samples_outermost(dense):
         target = torch.empty_like(out, memory_format=torch.contiguous_format)
     elif dense.stride() != out.stride():
         target = torch.empty_like(out)
-    inputs = tuple(_in_layout(t, target) for t in (x, grad, origin))
+    inputs = tuple(_in_layout(t, target) for t in (call.x, call.grad, call.origin))
+    numbers = tuple(_bits(number) for number in (call.step_size, call.eps, call.lower, call.upper))
     with torch.cuda.device_of(out):
-        _launch((*inputs, target), numbers, norm)
+        _launch((*inputs, target), numbers, call.norm)
     if target is not out:
         out.copy_(target)
 
 
-def pgd_step(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> Tensor:
-    contract.check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    out = torch.empty_like(x)
-    if x.numel() > 0:
-        numbers = tuple(_bits(number) for number in (step_size, eps, lower, upper))
-        _compute(x, grad, origin, out, numbers, norm)
+def pgd_step(*arguments: Any, **named: Any) -> Tensor:
+    """``torch.ops.unlearn.pgd_step`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_arguments(call)
+    out = torch.empty_like(call.x)
+    if out.numel() > 0:
+        _compute(call, out)
     return out
 
 
-def pgd_step_(
-    x: Tensor,
-    grad: Tensor,
-    origin: Tensor,
-    step_size: float,
-    eps: float,
-    norm: str,
-    lower: float = 0.0,
-    upper: float = 1.0,
-) -> None:
-    contract.check_arguments(x, grad, origin, step_size, eps, norm, lower, upper)
-    contract.check_memory(x, grad, origin)
-    if x.numel() > 0:
-        numbers = tuple(_bits(number) for number in (step_size, eps, lower, upper))
-        _compute(x, grad, origin, x, numbers, norm)
+def pgd_step_(*arguments: Any, **named: Any) -> None:
+    """``torch.ops.unlearn.pgd_step_`` for CUDA tensors."""
+    call = contract.Arguments(*arguments, **named)
+    contract.check_in_place(call)
+    contract.check.separate("x", call.x, grad=call.grad, origin=call.origin)
+    if call.x.numel() > 0:
+        _compute(call, call.x)

@@ -1,0 +1,118 @@
+"""bayes_error and bayes_ascent_step at the ends of their range, against float64 by differences."""
+
+import pytest
+import torch
+
+from unlearnable_kernels import bayes_ascent_step, bayes_error
+
+CLASSES = 5
+
+
+def far_groups(distance, bandwidth, count=300, depth=32, seed=0):
+    """Five groups, ``distance`` apart and some bandwidths wide, each of all classes."""
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.randint(0, 5, (count,), generator=generator)
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    centres = torch.nn.functional.normalize(torch.randn(5, depth, generator=generator), dim=1)
+    noise = torch.randn(count, depth, generator=generator) / depth**0.5
+    return distance / 2**0.5 * centres[place] + 2.4 * bandwidth * noise, labels
+
+
+def truth(x, labels, bandwidth, similarity="rbf", references=None):
+    """Errors, and the gradient of their sum in units of 1/bandwidth, of x and of any references."""
+    z = x.double() / bandwidth
+    r = z if references is None else references.double() / bandwidth
+    if similarity == "rbf":
+        kernel = torch.exp(-(z[:, None] - r).square().sum(2) / 2)
+    else:
+        kernel = torch.sigmoid(z @ r.T)
+    if references is None:
+        kernel.fill_diagonal_(0)
+    mass = torch.zeros(len(z), CLASSES, dtype=torch.float64).index_add_(1, labels, kernel)
+    winner = mass.argmax(1)
+    won = mass.gather(1, winner[:, None])[:, 0]
+    others = mass.scatter(1, winner[:, None], 0).sum(1) + 1e-8
+    pull, push = others / (others + won) ** 2, -won / (others + won) ** 2
+    s = kernel * torch.where(labels == winner[:, None], pull[:, None], push[:, None])
+    if similarity != "rbf":
+        s = s * (1 - kernel)
+        return others / (others + won), -s @ r - s.T @ z
+    difference = z[:, None] - r
+    of_queries = (s[..., None] * difference).sum(1)
+    of_references = -(s[..., None] * difference).sum(0)
+    if references is None:
+        return others / (others + won), of_queries + of_references
+    return others / (others + won), of_queries, of_references
+
+
+def results(x, labels, bandwidth, similarity="rbf", references=None):
+    inputs = [t.clone().requires_grad_() for t in (x, references) if t is not None]
+    r = inputs[1] if references is not None else None
+    error = bayes_error(inputs[0], labels, CLASSES, bandwidth, similarity, references=r)
+    grads = torch.autograd.grad(error.sum(), inputs)
+    return error.detach(), *(grad.double() * bandwidth for grad in grads)
+
+
+def relative(result, exact):
+    return float((result.double() - exact).norm() / exact.norm())
+
+
+def assert_exact(call, **options):
+    for result, exact in zip(results(*call, **options), truth(*call, **options), strict=True):
+        assert relative(result, exact) < 1e-5
+
+
+@pytest.mark.parametrize("distance", [1, 3, 10, 100, 1000, 3000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_groups_up_to_ten_thousand_bandwidths_apart(distance, seed):
+    x, labels = far_groups(distance, 0.3, seed=seed)
+    assert_exact((x, labels, 0.3))
+
+
+def test_groups_far_from_references_of_their_own():
+    x, labels = far_groups(1000, 0.3, 500)
+    assert_exact((x[:200], labels[200:], 0.3), references=x[200:])
+
+
+def test_one_group_far_wider_than_the_bandwidth():
+    """A line of points half a bandwidth apart, which no group of 16 bandwidths holds."""
+    generator = torch.Generator().manual_seed(0)
+    along = torch.arange(400.0)[torch.randperm(400, generator=generator), None] * 0.15
+    x = along * torch.ones(1, 8) / 8**0.5 + 0.1 * torch.randn(400, 8, generator=generator)
+    assert_exact((x, torch.randint(0, CLASSES, (400,), generator=generator), 0.3))
+
+
+@pytest.mark.parametrize("similarity", ["rbf", "logistic"])
+@pytest.mark.parametrize("size", [1e-30, 1e-19, 1e-10, 1e10, 1e20, 1e30])
+def test_features_and_bandwidth_of_any_size(similarity, size):
+    x, labels = far_groups(1, 0.3)
+    assert_exact((x * size, labels, 0.3 * size, similarity))
+
+
+@pytest.mark.parametrize("bandwidth", [1e-3, 1e-30, 1e-160, 1e-300])
+def test_identical_samples_at_any_bandwidth(bandwidth):
+    x, labels, _ = torch.rand(1, 12).expand(40, -1), torch.arange(40) % 3, None
+    for dtype in (torch.float32, torch.float64):
+        step, error = bayes_ascent_step(x.to(dtype), labels, x.to(dtype), 3, bandwidth, 0.1, 0.1, "linf")
+        assert torch.equal(step, x.to(dtype))
+        assert torch.allclose(error, bayes_error(x.to(dtype), labels, 3, 0.5))
+
+
+@pytest.mark.parametrize("distance", [1, 10, 100, 1000])
+def test_the_ascent_step_on_groups_far_apart(distance):
+    x, labels = far_groups(distance, 0.3, 100)
+    step, error = bayes_ascent_step(x, labels, x, CLASSES, 0.3, 1.0, 9.0, "l2", -1e9, 1e9)
+    exact_error, gradient = truth(x, labels, 0.3)
+    direction = gradient / gradient.norm(dim=1, keepdim=True)
+    assert relative(error, exact_error) < 1e-5
+    assert float((step.double() - x - direction).abs().max()) < 1e-5 + distance * 2e-7
+
+
+def test_a_bandwidth_out_of_range_is_named():
+    x, labels = far_groups(1, 0.3, 20)
+    for call in (
+        lambda: bayes_error(x, labels, CLASSES, 1e-13),
+        lambda: bayes_ascent_step(x, labels, x, CLASSES, 1e-13, 0.1, 0.1, "l2"),
+    ):
+        with pytest.raises(RuntimeError, match=r"bandwidth is 1e-13, but .* the quotient must be under 1e12"):
+            call()
