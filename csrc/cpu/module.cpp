@@ -1,4 +1,4 @@
-// The CPU module: importing it registers the operators' kernels; what is no operator is answered here.
+// The CPU module: importing it registers the operators' kernels; everything else is answered here.
 
 #include <pybind11/pybind11.h>
 

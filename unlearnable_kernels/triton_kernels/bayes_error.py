@@ -6,7 +6,6 @@ up to 6 PANEL² bytes for a panel of M: by count 0.8 GB at N 50,000, D 512. Noth
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,7 @@ from unlearnable_kernels.triton_kernels import bayes_error_kernels as kernels
 TILE = 128  # rows; half of it up to SMALL rows, so that there are programs for the whole device
 SMALL = 4096
 PANEL = 4096  # rows; M of a panel stays within the L2 cache in bf16
-BLOCK_D = 64
-WARPS = 8  # for a whole TILE
+BLOCK_D, WARPS = 64, 8  # the latter for a whole TILE
 STAGES, STAGES_OF_PRODUCTS = 3, 5  # the latter's loads wait for one another
 LOG2_E = 1.4426950408889634
 UNDERFLOW = 104.0  # exp(-104) rounds to 0 in float32
@@ -229,10 +227,6 @@ def _statistics(problem: Problem, features: Tensor, num_classes: int) -> tuple[T
     return mass[:, 1] / mass.sum(1), mass, winners
 
 
-def _device_of(features: Tensor) -> AbstractContextManager:
-    return torch.cuda.device(features.device) if features.is_cuda else nullcontext()
-
-
 def _serves(call: contract.Arguments) -> bool:
     """Whether the kernels serve; the reference does for float64 and where there is nothing to compute."""
     return call.features.dtype == torch.float32 and 0 not in call.features.shape and len(call.pool) > 0
@@ -246,7 +240,7 @@ def bayes_error(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
         results: tuple[Tensor, Tensor, Tensor] = contract.reference(*call)
         return results
     contract.check_values(call)
-    with _device_of(call.features):
+    with torch.cuda.device_of(call.features):
         return _statistics(_problem(call), call.features, call.num_classes)
 
 
@@ -337,7 +331,7 @@ def bayes_error_backward(
     if not _serves(call):
         gradients: tuple[Tensor, Tensor] = contract.reference_backward(grad, mass, winner, *call)
         return gradients
-    with _device_of(call.features):
+    with torch.cuda.device_of(call.features):
         problem = _problem(call)
         of_x, of_y = _gradients(problem, Statistics.of(problem.x, grad, mass, winner))
         if call.references is None:
@@ -349,7 +343,7 @@ def error_and_gradient(
     features: Tensor, labels: Tensor, num_classes: int, bandwidth: float
 ) -> tuple[Tensor, Tensor]:
     """The float32 rows' leave-one-out errors (rbf, ieee) and their sum's gradient; arguments unchecked."""
-    with _device_of(features):
+    with torch.cuda.device_of(features):
         problem = _problem(contract.Arguments(features, labels, num_classes, bandwidth))
         error, mass, winner = _statistics(problem, features, num_classes)
         of_x = Statistics.of(problem.x, torch.ones_like(error), mass, winner)
