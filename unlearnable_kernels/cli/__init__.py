@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+import unlearnable_kernels
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
 from unlearnable_kernels.cli.train_commands import demo, evaluate, report, sweep, train
 from unlearnable_kernels.errors import UserError
@@ -31,7 +32,6 @@ def info() -> None:
 
     Example: unlearnable info
     """
-    import unlearnable_kernels
     from unlearnable_kernels.environment import machine, versions
 
     print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
@@ -109,6 +109,7 @@ def main() -> None:
     """Entry point: exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted."""
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
+        unlearnable_kernels.cpu_capability()  # an instruction set that there is not is found now
         command = typer.main.get_command(app)
         if "--help" in sys.argv:
             add_listings(command)

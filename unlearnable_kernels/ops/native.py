@@ -32,16 +32,12 @@ def _warn(message: str) -> None:
 
 
 def _load() -> ModuleType | None:
-    """The CPU module, or None with a warning; raises UserError for a bad UNLEARNABLE_CPU_CAPABILITY."""
+    """The CPU module, or None with a warning."""
     try:
         import unlearnable_kernels._C as module
     except ImportError as error:
         _warn(f"the compiled kernels are missing, so the much slower PyTorch reference serves: {error}")
         return None
-    try:
-        module.cpu_capability()
-    except RuntimeError as error:
-        raise UserError(str(error)) from None
     return module
 
 
@@ -111,9 +107,17 @@ def cpu_capability() -> str:
     """Instruction set of the CPU kernels: ``avx512``, ``avx2``, ``default``, or ``reference`` without them.
 
     The best one that the processor has is taken; the environment variable ``UNLEARNABLE_CPU_CAPABILITY``
-    (one of the first three) lowers it, read once at import.
+    (one of the first three) lowers it, read once, when it is first needed.
+
+    Raises:
+        UserError: The variable is anything else; operators then raise RuntimeError with the same message.
     """
-    return "reference" if cpu_module is None else str(cpu_module.cpu_capability())
+    if cpu_module is None:
+        return "reference"
+    try:
+        return str(cpu_module.cpu_capability())
+    except RuntimeError as error:
+        raise UserError(str(error)) from None
 
 
 def cuda_backend() -> str:
