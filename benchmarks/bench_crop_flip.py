@@ -1,7 +1,7 @@
 """crop_flip on the CPU beside its peers, on the same stored images, interleaved in one process.
 
 Peers, all from the same stored bytes to a float32 batch: (a) torchvision v2's transforms image by image, as
-data sets apply them; (b) the same transforms once on the whole batch, which draws one crop for all images;
+datasets apply them; (b) the same transforms once on the whole batch, which draws one crop for all images;
 (c) kornia's, batched, with a draw for every image, where kornia is installed; (d) one gather by indices from
 the padded images; (e) a plain copy of the float32 batch. (a) and (c) run on at most 64 of the images.
 """

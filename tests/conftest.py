@@ -25,7 +25,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real data sets that UNLEARNABLE_DATA names; the test is skipped where it is unset."""
+    """The folder of real datasets that UNLEARNABLE_DATA names; the test is skipped where it is unset."""
     root = os.environ.get("UNLEARNABLE_DATA")
     if not root:
         pytest.skip("UNLEARNABLE_DATA is not set: no real images")

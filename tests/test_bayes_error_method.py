@@ -1,4 +1,4 @@
-"""The Bayes-error method from data set to data set; tests/test_ascent.py has what happens within."""
+"""The Bayes-error method from dataset to dataset; tests/test_ascent.py has what happens within."""
 
 import dataclasses
 import errno

@@ -57,7 +57,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 
 
 def sources(root: Path) -> Path:
-    """A folder with one data set of every layout, and one with a damaged image."""
+    """A folder with one dataset of every layout, and one with a damaged image."""
     tree(root / "zoo")
     damaged = tree(root / "damaged") / "train" / "bee" / "1.png"
     damaged.write_bytes(damaged.read_bytes()[:-20])

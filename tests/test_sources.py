@@ -1,4 +1,4 @@
-"""Opening data sets: every layout, torchvision's order, and a decided outcome for what is out of place."""
+"""Opening datasets: every layout, torchvision's order, and a decided outcome for what is out of place."""
 
 import concurrent.futures
 import os
@@ -221,7 +221,7 @@ def test_pipes_are_refused(tmp_path):
 def test_what_is_no_data_set(tmp_path):
     refused(tmp_path / "absent", "no such file or folder")
     refused(tree(tmp_path / "flat", "1.png"), "no class folders.*Tiny-ImageNet")
-    refused(tree(tmp_path / "file", "x.zip") / "x.zip", "not a data set.*class folders")
+    refused(tree(tmp_path / "file", "x.zip") / "x.zip", "not a dataset.*class folders")
     refused(tmp_path, "split must be train or test", split="val")
 
 
@@ -388,7 +388,7 @@ def test_a_relative_path_survives_a_change_of_folder(tmp_path, monkeypatch):
 def test_real_data_sets():
     root = os.environ.get("UNLEARNABLE_DATA")
     if not root:
-        pytest.skip("UNLEARNABLE_DATA is not set: no real data sets to open")
+        pytest.skip("UNLEARNABLE_DATA is not set: no real datasets to open")
     cifar = open_source(Path(root, "cifar10"), split="test")
     assert (cifar.name, len(cifar.classes), len(cifar.samples)) == ("cifar10", 10, 10_000)
     image = decode(cifar.read(cifar.samples[-1]), cifar.samples[-1].name)

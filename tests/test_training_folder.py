@@ -83,7 +83,7 @@ def test_a_run_keeps_clear_of_the_data(data: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(data / "train")
     config = config_for(data, test=str(test))
     for out in (data, data / "run", tmp_path / "link" / "run", test / "cat" / "run", tmp_path):
-        with pytest.raises(UserError, match=r"must lie outside the data set .*, and not around it"):
+        with pytest.raises(UserError, match=r"must lie outside the dataset .*, and not around it"):
             train(config, out)
     assert [path.name for path in sorted(data.iterdir())] == ["test", "train"]
     assert not list(data.rglob("run")) + list(test.rglob("run"))

@@ -1,4 +1,4 @@
-"""Fused kernels (``torch.ops.unlearn.*``) and pipelines that make image data sets unlearnable."""
+"""Fused kernels (``torch.ops.unlearn.*``) and pipelines that make image datasets unlearnable."""
 
 from importlib.metadata import version
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="unlearnable",
-    help="Publish image data sets that models cannot learn from without your consent.",
+    help="Publish image datasets that models cannot learn from without your consent.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

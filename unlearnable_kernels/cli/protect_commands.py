@@ -1,4 +1,4 @@
-"""The commands around a protected data set: keygen, protect, verify and preview."""
+"""The commands around a protected dataset: keygen, protect, verify and preview."""
 
 import sys
 from enum import Enum
@@ -38,7 +38,7 @@ Resize = Annotated[
     typer.Option(help="Shorter side to this many pixels, then the central square, before all else."),
 ]
 DatasetName = Annotated[
-    str | None, typer.Option(help="Name that all secrets derive from.  [default: the data set's own]")
+    str | None, typer.Option(help="Name that all secrets derive from.  [default: the dataset's own]")
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
@@ -129,7 +129,7 @@ def verify(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
 ) -> None:
-    """Check a protected data set against its manifest, and that it was made with this key.
+    """Check a protected dataset against its manifest, and that it was made with this key.
 
     Exit status 1 if anything differs.
 

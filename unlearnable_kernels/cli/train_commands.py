@@ -152,7 +152,7 @@ def evaluate(
         float | None, typer.Option(help="σ of the estimate's kernel.  [default: 0.3]")
     ] = None,
 ) -> None:
-    """Test a trained network on a data set, and note the result in its run folder.
+    """Test a trained network on a dataset, and note the result in its run folder.
 
     Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 4/255
 
@@ -216,7 +216,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path("demo"),
     data: Annotated[DemoData, typer.Option(help="Embedded digits, or real photos.")] = DemoData.digits,
 ) -> None:
-    """Protect a real data set under a fresh key, train on it and on the clean one, and report both.
+    """Protect a real dataset under a fresh key, train on it and on the clean one, and report both.
 
     Example: unlearnable demo --data cifar10
     """

@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk, opened as one thing: classes, samples in a fixed order, their images."""
+"""Datasets as they lie on disk, opened as one thing: classes, samples in a fixed order, their images."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Sample:
 
 @dataclass
 class Source(ABC):
-    """One split of a data set, opened. It can be pickled.
+    """One split of a dataset, opened. It can be pickled.
 
     Attributes:
         root: What was opened.
-        name: Name of the data set.
+        name: Name of the dataset.
         layout: Name of its layout, for the manifest.
-        split: "train", "test", or "" where the data set does not say.
+        split: "train", "test", or "" where the dataset does not say.
         prefix: Where the split lies below ``root``.
         classes: Class names in label order.
-        samples: All images, in the order of the data set.
+        samples: All images, in the order of the dataset.
         skipped: (name, reason) of whatever ``on_error="skip"`` passed over.
         side_files: Class metadata that belongs to the layout, relative to ``root``.
         left_out: Other splits and folders that were not taken.
@@ -111,7 +111,7 @@ class FolderSource(Source):
             raise ImageError(f"{path}: {error.strerror}") from None
         if len(data) != sample.size:
             raise ImageError(
-                f"{path}: had {sample.size} bytes when the data set was opened, and has changed since"
+                f"{path}: had {sample.size} bytes when the dataset was opened, and has changed since"
             )
         return data
 
@@ -155,11 +155,11 @@ class ArraySource(Source):
 
 
 def open_source(path: Path, split: str = "train", on_error: str = "raise") -> Source:
-    """The data set at ``path``, in whichever of ``FORMATS`` it is, without decoding an image.
+    """The dataset at ``path``, in whichever of ``FORMATS`` it is, without decoding an image.
 
     Args:
         path: A folder or a file.
-        split: "train" or "test" where the data set has both; a folder of classes serves for either.
+        split: "train" or "test" where the dataset has both; a folder of classes serves for either.
         on_error: "raise", or "skip" to pass over files that cannot be taken and list them.
 
     Raises:
@@ -177,7 +177,7 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
         source = FORMATS[name](path, split, on_error)
         if source is not None:
             return source
-    raise not_a_dataset(path, "not a data set")
+    raise not_a_dataset(path, "not a dataset")
 
 
 def not_a_dataset(path: Path, reason: str) -> UserError:

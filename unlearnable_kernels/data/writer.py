@@ -13,10 +13,10 @@ from unlearnable_kernels.data.source import Source
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a data set is written, and what it is a copy of.
+    """Where a dataset is written, and what it is a copy of.
 
     Attributes:
-        tree: Folder that becomes the data set.
+        tree: Folder that becomes the dataset.
         parts: Folder for pieces that are not yet part of it; it is deleted in the end.
         source: What is copied; its ``samples`` may be missing.
         shape: (height, width, 3) of the first image.
@@ -30,7 +30,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class WrittenChunk:
-    """One chunk of the data set as it was written. Lists are by position within the chunk.
+    """One chunk of the dataset as it was written. Lists are by position within the chunk.
 
     Attributes:
         index: Number of the chunk.

@@ -1,4 +1,4 @@
-"""The defences by name: what a trainer of a stolen data set may do about its protection.
+"""The defences by name: what a trainer of a stolen dataset may do about its protection.
 
 Plain training (ERM) is the empty list of defences.
 """

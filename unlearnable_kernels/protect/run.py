@@ -1,4 +1,4 @@
-"""Protecting a data set: source in, protected data set and manifest out, whole or not at all."""
+"""Protecting a dataset: source in, protected dataset and manifest out, whole or not at all."""
 
 import logging
 from contextlib import closing
@@ -40,7 +40,7 @@ def protect_dataset(
     notify: Notify | None = None,
     **method_settings: Any,
 ) -> Path:
-    """Write a protected copy of the training split of a data set.
+    """Write a protected copy of the training split of a dataset.
 
     The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole: after a kill, a full disk or
     Ctrl-C, the same call goes on where it was, and ends with the bytes of an uninterrupted one. A complete
@@ -48,7 +48,7 @@ def protect_dataset(
     so that the format does not betray which are protected.
 
     Args:
-        src: The data set, as ``open_source`` takes it.
+        src: The dataset, as ``open_source`` takes it.
         dst: Folder to create.
         secret: The key, or a seed, that everything secret or random derives from.
         method: A name in ``METHODS``.
@@ -129,7 +129,7 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     if not src.exists():
         raise UserError(f"{src}: no such file or folder")
     if not dst.name:
-        raise UserError(f"{dst} cannot be replaced by the protected data set; choose a folder within it")
+        raise UserError(f"{dst} cannot be replaced by the protected dataset; choose a folder within it")
     for place in (dst, resolved(staging_folder(dst))):
         if place == src or src in place.parents or place in src.parents:
             raise UserError(f"{place} must lie outside the source {src}, and not around it")
@@ -153,7 +153,7 @@ def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
     before = {name: manifest.get(name) for name in plan.header if name != "versions"}
     now = {name: value for name, value in plan.header.items() if name != "versions"}
     if changed := differences(before, now):
-        raise UserError(f"{dst} holds a data set that differs in {', '.join(changed)}; choose another name")
+        raise UserError(f"{dst} holds a dataset that differs in {', '.join(changed)}; choose another name")
     report = verify_dataset(dst, secret)
     damage = [f"{name} is missing" for name in report.missing] + [
         f"{name} has changed" for name in report.changed
@@ -162,7 +162,7 @@ def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
         damage.append(f"{MANIFEST_NAME} has changed")
     if damage:
         raise UserError(
-            f"{dst} holds this data set, but {damage[0]}; "
+            f"{dst} holds this dataset, but {damage[0]}; "
             "delete the folder to start over, or choose another name"
         )
     return True
@@ -246,7 +246,7 @@ class _Job:
             return False
 
     def finish(self, results: dict[int, Result], secret: Secret) -> dict[str, Any]:
-        """Put the data set together, write the manifest last, and publish. Returns the manifest."""
+        """Put the dataset together, write the manifest last, and publish. Returns the manifest."""
         chunks = [_written(chunk, results[chunk.index]) for chunk in self.plan.chunks]
         if all(len(chunk.skipped) == len(chunk.outputs) for chunk in chunks):
             raise UserError(

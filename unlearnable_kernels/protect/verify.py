@@ -1,4 +1,4 @@
-"""Checking a protected data set against its manifest, and the manifest against a key."""
+"""Checking a protected dataset against its manifest, and the manifest against a key."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check found. Paths are relative to the data set.
+    """What a check found. Paths are relative to the dataset.
 
     Attributes:
         checked: Number of files that were compared.
@@ -96,7 +96,7 @@ def _list_files(folder: Path) -> list[str]:
 
 
 def _digest(path: Path) -> str | None:
-    """SHA-256 of a file; None where it is unreadable or behind a link, and so not the data set's own."""
+    """SHA-256 of a file; None where it is unreadable or behind a link, and so not the dataset's own."""
     try:
         return None if path.is_symlink() or not path.is_file() else sha256_of(path)
     except OSError:

@@ -46,14 +46,14 @@ class BayesEstimate:
 def evaluate_bayes_error(
     run: Path, before: Path, after: Path, bandwidth: float = BANDWIDTH
 ) -> dict[str, BayesEstimate]:
-    """Estimates for the training splits of two data sets in the features of a trained network.
+    """Estimates for the training splits of two datasets in the features of a trained network.
 
     The features are the last linear layer's inputs, in the run's network, for images as they are stored.
     A line is appended to bayes_error.jsonl in ``run``.
 
     Args:
         run: The run folder.
-        before: A data set as ``open_source`` takes it.
+        before: A dataset as ``open_source`` takes it.
         after: Another one, such as the protected copy of the first.
         bandwidth: σ of the kernel, for features divided by their largest absolute value.
 

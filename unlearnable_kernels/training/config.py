@@ -41,7 +41,7 @@ class TrainConfig:
     """One training run. The defaults are plain training (ERM) as in Sadasivan et al. (CVPR 2023).
 
     Attributes:
-        train, test: Data sets as ``open_source`` takes them, made absolute; without ``test`` nothing is
+        train, test: Datasets as ``open_source`` takes them, made absolute; without ``test`` nothing is
             tested while training.
         network: One of ``NETWORKS``.
         epochs: Passes over the training images.

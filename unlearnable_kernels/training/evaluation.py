@@ -51,7 +51,7 @@ def evaluate(
     attack: Pgd | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Test the network of a run folder on a data set and append the result to its evaluations.jsonl.
+    """Test the network of a run folder on a dataset and append the result to its evaluations.jsonl.
 
     Images are brought to the size that the run's configuration names, and to what the run's defences do to
     tested images. Classes are matched by name; some may be missing from ``test``, and the accuracy is that on
@@ -59,7 +59,7 @@ def evaluate(
 
     Args:
         run: The run folder.
-        test: A data set as ``open_source`` takes it.
+        test: A dataset as ``open_source`` takes it.
         attack: Tests on attacked images; its random starts derive from the run's seed.
         progress: Called with images.
 

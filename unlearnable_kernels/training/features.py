@@ -32,7 +32,7 @@ def features_of(model: nn.Module, images: Tensor, precision: str = "fp32") -> Te
 def pixel_gradient(model: nn.Module, images: Tensor, upstream: Tensor, precision: str = "fp32") -> Tensor:
     """The gradient of Σ ⟨features, upstream⟩ with respect to the pixels in [0, 1].
 
-    In evaluation mode, which the model is left in, an image's features are its own, so that a data set's
+    In evaluation mode, which the model is left in, an image's features are its own, so that a dataset's
     gradient is that of its parts.
 
     Args:

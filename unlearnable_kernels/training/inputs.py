@@ -1,4 +1,4 @@
-"""What a run begins with: its data sets, checked against each other, and its record."""
+"""What a run begins with: its datasets, checked against each other, and its record."""
 
 from collections.abc import Sequence
 from pathlib import Path

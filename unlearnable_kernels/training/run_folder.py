@@ -40,7 +40,7 @@ _EVALUATION = {"test": str, "accuracy": float, "images": int}
 
 
 def check_places(out: Path, config: TrainConfig) -> None:
-    """Check that ``out`` lies clear of all data sets that are read, neither in nor around them.
+    """Check that ``out`` lies clear of all datasets that are read, neither in nor around them.
 
     Raises:
         UserError: It does not.
@@ -49,7 +49,7 @@ def check_places(out: Path, config: TrainConfig) -> None:
     sets = (config.train, config.clean, config.test)
     for data in (Path(path) for path in sets if path is not None):
         if place == data or data in place.parents or place in data.parents:
-            raise UserError(f"{out} must lie outside the data set {data}, and not around it")
+            raise UserError(f"{out} must lie outside the dataset {data}, and not around it")
 
 
 def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The formats in which data sets lie on disk: one file for each, which opens it and may write it."""
+"""The formats in which datasets lie on disk: one file for each, which opens it and may write it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Opener = Callable[[Path, str, str], Source | None]
 
 FORMATS: Registry[Opener] = Registry("format", __name__)
-"""``open(path, split, on_error)`` by name: the data set at an absolute path that exists, as for
+"""``open(path, split, on_error)`` by name: the dataset at an absolute path that exists, as for
 ``open_source``, or None where it is not in this format."""
 
 WRITERS: Registry[type[Writer]] = Registry("output format", __name__)

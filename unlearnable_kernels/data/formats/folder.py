@@ -92,7 +92,7 @@ def _find_split(root: Path, split: str) -> tuple[str, list[str], list[str]]:
 
 
 def dataset_name(root: Path, classes: list[str]) -> str:
-    """The name of a well-known data set by its classes, otherwise that of its folder."""
+    """The name of a well-known dataset by its classes, otherwise that of its folder."""
     if classes == _CIFAR10_CLASSES:
         return "cifar10"
     if len(classes) == 100 and classes[:4] == ["apple", "aquarium_fish", "baby", "bear"]:

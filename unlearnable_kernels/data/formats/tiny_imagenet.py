@@ -25,7 +25,7 @@ class TinySplit(NamedTuple):
 
 @FORMATS.register("tiny-imagenet", "Tiny-ImageNet in its official layout")
 def open_tiny_imagenet(root: Path, split: str, on_error: str) -> Source | None:
-    """The whole data set, or the folder of one of its splits, which is opened as part of the whole."""
+    """The whole dataset, or the folder of one of its splits, which is opened as part of the whole."""
     if whole := whole_of(root):
         root, split = whole
     if not is_root(root, split):
@@ -53,7 +53,7 @@ def is_root(path: Path, split: str) -> bool:
 
 
 def whole_of(path: Path) -> tuple[Path, str] | None:
-    """The data set and split whose folder ``path`` is: only the whole tells its classes."""
+    """The dataset and split whose folder ``path`` is: only the whole tells its classes."""
     split = {"train": "train", "val": "test"}.get(path.name)
     if split and (path.parent / "wnids.txt").is_file() and is_root(path.parent, split):
         return path.parent, split

@@ -1,4 +1,4 @@
-"""The second method: pixels that raise the Bayes error of the data set within a budget (docs/maths.md)."""
+"""The second method: pixels that raise the Bayes error of the dataset within a budget (docs/maths.md)."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ DEFAULT_EPS = {"linf": 8 / 255, "l2": 1.0}
 
 @METHODS.register(
     "bayes-error",
-    "optimises pixels within a budget to raise the Bayes error of the data set; takes long",
+    "optimises pixels within a budget to raise the Bayes error of the dataset; takes long",
     "after Zhang et al., AAAI 2026",
 )
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class BayesError(Method):
         steps: Outer steps.
         network: One of ``NETWORKS``, whose features are used.
 
-    Memory: 6 bytes for every pixel of the data set and 15 for every protected one (39 with AdamW's moments),
+    Memory: 6 bytes for every pixel of the dataset and 15 for every protected one (39 with AdamW's moments),
     on the device where that is less than half of what is free there; and that of ``ops.bayes_error``.
     """
 
@@ -155,7 +155,7 @@ class BayesError(Method):
 @METHODS.register("beo-aaai2026", "bayes-error by its authors' own loop", "Zhang et al., AAAI 2026")
 @dataclass(frozen=True)
 class BeoAaai2026(BayesError):
-    """The authors' outer loop, with the number of steps of their published data set; L∞ alone."""
+    """The authors' outer loop, with the number of steps of their published dataset; L∞ alone."""
 
     steps: int = 2
 
@@ -168,7 +168,7 @@ class BeoAaai2026(BayesError):
 
 
 def _load_all(task: Task, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a data set.
+    """All images of a dataset.
 
     Returns:
         uint8 [N, H, W, 3], and bool [N]: which of them could be read.

@@ -17,7 +17,7 @@ from unlearnable_kernels.protect.keys import SEED_WARNING, Key, Secret, check_se
 SMALL = (3, 0.3)
 LARGE = (9, 0.06)
 SMALL_SIDE = 64
-# (kernel size, strength) per data set: the published ones, and for Tiny-ImageNet, whose setting was not
+# (kernel size, strength) per dataset: the published ones, and for Tiny-ImageNet, whose setting was not
 # published, those of ImageNet-100.
 DEFAULTS = {
     "cifar10": SMALL,
@@ -31,7 +31,7 @@ MAX_STRENGTH = 1000.0
 
 
 def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float]:
-    """(kernel size, strength) for a data set; an unknown one is judged by its images' shorter side."""
+    """(kernel size, strength) for a dataset; an unknown one is judged by its images' shorter side."""
     return DEFAULTS.get(dataset_name, SMALL if shorter_side < SMALL_SIDE else LARGE)
 
 

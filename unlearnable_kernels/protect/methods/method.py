@@ -18,9 +18,9 @@ class Task:
     """What is to be protected, as far as a method has to know.
 
     Attributes:
-        source: The data set.
+        source: The dataset.
         secret: What everything secret or random derives from.
-        name: Name of the data set, part of every derivation.
+        name: Name of the dataset, part of every derivation.
         fraction: Share of each class to protect, in (0, 1].
         resize: Side in pixels that images are brought to first, or None.
         format: Name of the output format.
@@ -51,7 +51,7 @@ class Workspace:
     """Where a method may work before the first image is written, and how it reports.
 
     Attributes:
-        folder: Survives a kill, and is deleted when the data set is whole.
+        folder: Survives a kill, and is deleted when the dataset is whole.
         skip_bad: Whether images that cannot be read are passed over, as they will be when images are written.
         notify: Takes messages.
         progress: Takes progress.
@@ -95,7 +95,7 @@ class Method(ABC):
         """Check the settings.
 
         Raises:
-            UserError: A setting is wrong for any data set.
+            UserError: A setting is wrong for any dataset.
         """
 
     @abstractmethod
@@ -103,7 +103,7 @@ class Method(ABC):
         """Every setting with its final value, and what of ``task`` matters, for the manifest.
 
         Raises:
-            UserError: A setting is wrong for this data set.
+            UserError: A setting is wrong for this dataset.
         """
 
     @abstractmethod
@@ -121,7 +121,7 @@ class Method(ABC):
         """Do all that comes before the first image is written. Called again, it resumes.
 
         Raises:
-            UserError: The data set cannot be protected in this way.
+            UserError: The dataset cannot be protected in this way.
         """
 
     @classmethod

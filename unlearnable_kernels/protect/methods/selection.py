@@ -1,4 +1,4 @@
-"""Which samples of a data set are protected when only a part of it is."""
+"""Which samples of a dataset are protected when only a part of it is."""
 
 import math
 from collections import defaultdict
@@ -30,7 +30,7 @@ def choose_protected(
     Args:
         secret: Key or seed.
         dataset_name: Part of the derivation.
-        names: Unique names of the N samples, in the order of the data set.
+        names: Unique names of the N samples, in the order of the dataset.
         labels: Their N classes, 0 … num_classes-1.
         fraction: Share to protect, in (0, 1].
         num_classes: Number of classes.
@@ -67,7 +67,7 @@ def exact_subset(
 ) -> np.ndarray:
     """Choose, of the n samples of every class, the ⌊fraction·n + ½⌋ that the secret ranks lowest.
 
-    The rank depends on secret, data set and name alone, so neither the order nor the other samples matter,
+    The rank depends on secret, dataset and name alone, so neither the order nor the other samples matter,
     and a larger fraction contains a smaller one.
 
     Args:

@@ -23,7 +23,7 @@ CHUNK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for, whatever the method; None is the default for the data set."""
+    """What the caller asked for, whatever the method; None is the default for the dataset."""
 
     method: Method
     fraction: float = 1.0
@@ -43,7 +43,7 @@ class Plan:
         writer: How they are written.
         assignment: From ``Method.assignment``, one for each sample.
         outputs: From ``Writer.outputs``, one for each sample.
-        chunks: All samples, in the order of the data set.
+        chunks: All samples, in the order of the dataset.
         digest: SHA-256 of all of that; an unfinished run of another plan is not continued.
     """
 
@@ -74,7 +74,7 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
     """Resolve the defaults and decide what becomes of every sample.
 
     Raises:
-        UserError: An option does not suit this data set, or none of its images can be read.
+        UserError: An option does not suit this dataset, or none of its images can be read.
     """
     check_options(options)
     if not source.samples:
@@ -113,10 +113,10 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
 
 
 def check_options(options: Options) -> None:
-    """Check what does not depend on the data set.
+    """Check what does not depend on the dataset.
 
     Raises:
-        UserError: An option is wrong for any data set.
+        UserError: An option is wrong for any dataset.
     """
     options.method.check()
     if options.format is not None:
@@ -142,14 +142,14 @@ def make_task(source: Source, secret: Secret, options: Options, writer: Writer, 
     """What the method is given.
 
     Raises:
-        UserError: The name of the data set is not Unicode text.
+        UserError: The name of the dataset is not Unicode text.
     """
     name = options.dataset_name or source.name
     try:
         name.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"the data set's name {name!r} is not UTF-8; give it one with --dataset-name"
+            f"the dataset's name {name!r} is not UTF-8; give it one with --dataset-name"
         ) from None
     return Task(
         source=source,

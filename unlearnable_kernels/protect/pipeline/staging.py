@@ -1,4 +1,4 @@
-"""Where a protected data set grows until it is whole: DST.partial, its lock, its journal, its last step.
+"""Where a protected dataset grows until it is whole: DST.partial, its lock, its journal, its last step.
 
 DST.partial/lock           held by whoever works here, and by their workers
 DST.partial/plan.json      what is being made; another plan is refused
