@@ -1,5 +1,7 @@
-"""`protect` on the CIFAR-10 tree, JPEG in and PNG out, beside the same pipeline with the filter taken out:
-the operator then only copies, as it does for images outside the fraction."""
+"""`protect` on the CIFAR-10 tree, JPEG in and PNG out, beside the same pipeline without the filter.
+
+Without it the operator only copies, as it does for images outside the fraction.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""Prints the figures of a benchmark's JSON file as a short table: python scripts/figures_table.py FILE"""
+"""Print the figures of a benchmark's JSON file as a short table.
+
+python scripts/figures_table.py FILE
+"""
 
 import json
 import sys

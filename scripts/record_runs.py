@@ -1,4 +1,4 @@
-"""Collects run folders into one JSON file for results/:
+"""Collect run folders into one JSON file for results/.
 
 python scripts/record_runs.py demo/runs/clean demo/runs/protected --what "…" --out results/NAME.json
 """

@@ -13,8 +13,11 @@ def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def repaired_interpreter(monkeypatch):
-    """Runtime loop bounds (NumPy 2.4 refuses them), bfloat16 products (taken of the bits as integers) and
-    conversions to bfloat16 (cut off, not rounded)."""
+    """What the interpreter gets wrong: loop bounds at run time, and bfloat16.
+
+    NumPy 2.4 refuses such bounds; products of bfloat16 are taken of the bits as integers, and conversions to it
+    cut off instead of rounding.
+    """
     if not interpreter_in_use():
         return
     patch_tensor, convert = interpreter._patch_lang_tensor, interpreter._convert_float

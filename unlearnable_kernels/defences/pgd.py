@@ -200,7 +200,10 @@ def robust_accuracy(
         model: Tested in evaluation mode, whatever mode it is in, and left as it was.
         images: float32 [N, C, H, W] in [0, 1], on the model's device.
         labels: int64 [N], on the same device.
-        norm, eps, steps, step_size: See ``Pgd``.
+        norm: "linf" or "l2".
+        eps: Radius of the ball.
+        steps: Of the ascent.
+        step_size: None means 1.5 * eps / steps.
         random_start: Whether the ascent begins at a random place in the ball.
         batch_size: Images attacked at a time.
         seed: Of the random starts.

@@ -74,7 +74,8 @@ def bayes_ascent_step(
         eps: radius of the ball, at least 0.
         norm: ``linf`` or ``l2``, of step and ball, as in ``pgd_step``. Both are the same for the gradient of
             the errors' sum and of their mean.
-        lower, upper: bounds of a valid x, lower <= upper.
+        lower: least valid value of x, at most ``upper``.
+        upper: largest valid value of x.
 
     Returns:
         The next x, of x's shape, dtype and dense layout, and the error ``[N]`` of x before the step: to

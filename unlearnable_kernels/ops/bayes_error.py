@@ -201,7 +201,8 @@ def _reference_backward(grad: Tensor, mass: Tensor, winner: Tensor, call: Argume
 
     Args:
         grad: ``[N]``, of the errors.
-        mass, winner: as ``_reference`` returns them.
+        mass: as ``_reference`` returns it.
+        winner: likewise.
         call: the arguments of the forward.
     """
     rows = _Rows(call)

@@ -76,7 +76,8 @@ def pgd_step(
         eps: radius, at least 0; infinite leaves out the projection.
         norm: ``linf`` steps along sign(grad), and projects each element; ``l2`` steps along grad/‖grad‖₂
             and projects x − origin, both of each sample over all dimensions but the first.
-        lower, upper: bounds of a valid x, lower <= upper; infinite ones do not bind.
+        lower: least valid value of x, at most ``upper``; -inf does not bind.
+        upper: largest valid value of x; inf does not bind.
 
     Returns:
         Dtype, shape and dense layout of x; computed in float32 (float64 for float64) and rounded once. It is
