@@ -15,8 +15,8 @@ def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
 def repaired_interpreter(monkeypatch):
     """What the interpreter gets wrong: loop bounds at run time, and bfloat16.
 
-    NumPy 2.4 refuses such bounds; products of bfloat16 are taken of the bits as integers, and conversions to it
-    cut off instead of rounding.
+    NumPy 2.4 refuses such bounds; products of bfloat16 are taken of the bits as integers, and conversions to
+    it cut off instead of rounding.
     """
     if not interpreter_in_use():
         return

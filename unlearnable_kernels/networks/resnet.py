@@ -12,7 +12,7 @@ from unlearnable_kernels.networks import NETWORKS
     "resnet18", "ResNet-18, with a 3x3 stem and no max-pool up to 64 px", "He et al., CVPR 2016"
 )
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
-    """torchvision's ResNet-18; up to 64 px with a 3x3 stride-1 stem and no max-pool, as is usual for CIFAR."""
+    """torchvision's ResNet-18; up to 64 px with a 3x3 stride-1 stem and no max-pool, as for CIFAR."""
     model: nn.Module = torchvision.models.resnet18(num_classes=num_classes)
     if image_size <= 64:
         model.conv1 = _conv3x3(3, 64)
