@@ -3,10 +3,13 @@
 import json
 import os
 import platform
+import subprocess
+import sys
 
 import PIL
 import pytest
 import torch
+import torchvision
 
 from unlearnable_kernels import environment
 from unlearnable_kernels.environment import machine, usable_cores, versions
@@ -21,6 +24,7 @@ def test_machine_and_versions_are_plain_json() -> None:
     codecs = {"pillow", "opencv-python-headless", "simplejpeg", "isal"}
     assert set(told[1]) == {"python", "torch", "torchvision", "numpy", "unlearnable_kernels"} | codecs
     assert told[1]["torch"] == torch.__version__
+    assert told[1]["torchvision"] == torchvision.__version__
     assert told[1]["pillow"] == PIL.__version__
 
 
@@ -39,3 +43,19 @@ def test_a_missing_codec_is_recorded_as_such(monkeypatch: pytest.MonkeyPatch) ->
     assert versions()["no-such-codec"] == "not installed"
     assert versions()["pillow"] == PIL.__version__
     assert versions()["python"] == platform.python_version()
+
+
+def test_torchvision_is_not_imported_for_its_version() -> None:
+    program = (
+        "import sys; from unlearnable_kernels import environment; environment.versions(); "
+        "print([name for name in ('torchvision', 'PIL') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+def test_without_its_version_file_torchvisions_distribution_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    assert versions()["torchvision"] == "not installed"
+    monkeypatch.setattr(environment, "find_spec", lambda name: json.__spec__)
+    assert versions()["torchvision"] == torchvision.__version__.partition("+")[0]
