@@ -4,10 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich import progress as bars
-from rich.console import Console
-from rich.text import Text
+from importlib.util import find_spec
 
 FIRST_LINE_AFTER = 1.0  # seconds
 SECONDS_BETWEEN_LINES = 5.0
@@ -23,19 +20,9 @@ def no_progress(what: str, done: int, total: int) -> None:
     """A ``Progress`` that shows nothing."""
 
 
-class _SpeedColumn(bars.ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: bars.Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s")
-
-
 @contextmanager
 def progress(unit: str = "images") -> Iterator[Progress]:
-    """Show progress on stderr: bars on a terminal, otherwise a line every few seconds after the first.
+    """Show progress on stderr: bars on a terminal, with rich, otherwise a line every few seconds.
 
     Args:
         unit: What is counted.
@@ -43,7 +30,7 @@ def progress(unit: str = "images") -> Iterator[Progress]:
     Yields:
         The function to report progress to.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and find_spec("rich"):
         with _bars(unit) as report:
             yield report
     else:
@@ -52,11 +39,20 @@ def progress(unit: str = "images") -> Iterator[Progress]:
 
 @contextmanager
 def _bars(unit: str) -> Iterator[Progress]:
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.text import Text
+
+    class SpeedColumn(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
+
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        _SpeedColumn(unit),
+        SpeedColumn(),
         bars.TimeRemainingColumn(),
         bars.TextColumn("left"),
     )

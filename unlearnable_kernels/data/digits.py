@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.extras import extra_module
 
 _REPEAT = 4  # 8x8 to 32x32; a smooth enlargement would leave small filters nothing to act on
 _TEST_EVERY = 5
@@ -33,6 +33,7 @@ def write_digits(dst: Path) -> Path:
         if {child.name for child in dst.iterdir()} != {"train", "test"}:
             raise UserError(f"{dst} holds something else: give an empty or a new folder for the digits")
         return dst
+    pillow = extra_module("PIL.Image")
     images, labels = _load()
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{dst.name}-", dir=dst.parent) as scratch:
@@ -43,7 +44,7 @@ def write_digits(dst: Path) -> Path:
                 split = "test" if position % _TEST_EVERY == _TEST_EVERY - 1 else "train"
                 path = tree / split / str(label) / f"{index:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(images[index]).save(path)
+                pillow.fromarray(images[index]).save(path)
         tree.rename(dst)
     return dst
 

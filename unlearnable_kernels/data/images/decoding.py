@@ -8,16 +8,18 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-import simplejpeg
-from PIL import Image
-from PIL.ImageFile import ImageFile
 
 from unlearnable_kernels.data.images import headers as image_headers
 from unlearnable_kernels.data.images.headers import JPEG_SIGNATURE, PNG_SIGNATURE
-from unlearnable_kernels.errors import ImageError
+from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.extras import extra_module
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
 MAX_PIXELS = 2**30 // 12
@@ -27,14 +29,15 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _LIBPNG_SIDE = 1_000_000
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS = 258
+# EXIF orientation: the member of Pillow's Transpose that undoes it.
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }
 
 
@@ -82,8 +85,11 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
     _check_size(header.width, header.height)
     if header.bits != 8:
         raise _Refused(f"{header.bits} bits a channel; only 8-bit images can be protected")
+    simplejpeg = extra_module("simplejpeg")
     try:
-        pixels = simplejpeg.decode_jpeg(data, colorspace="CMYK" if header.channels == 4 else "RGB")
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data, colorspace="CMYK" if header.channels == 4 else "RGB"
+        )
     except ValueError as error:
         message = str(error)
         if message.startswith("Corrupt JPEG data: "):
@@ -93,11 +99,14 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
         return None
     if not header.plain:
         return None
-    return _turned(Image.fromarray(pixels), _jpeg_orientation(data)) if header.tagged else pixels
+    if not header.tagged:
+        return pixels
+    return _turned(extra_module("PIL.Image").fromarray(pixels), _jpeg_orientation(data))
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    with _refusing_what_pillow_raises(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    pillow = extra_module("PIL.Image")
+    with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=("JPEG",)) as image:
         return _orientation(image)
 
 
@@ -108,6 +117,8 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     """
     try:
         header = image_headers.png_header(data)
+    except UserError:  # A missing package says nothing about the file.
+        raise
     except ValueError as error:
         raise _Refused(str(error)) from None
     _check_size(header.width, header.height)
@@ -115,7 +126,8 @@ def _decode_png(data: bytes) -> np.ndarray | None:
         raise _Refused(f"{header.bits} bits a channel; only 8-bit images can be protected")
     if max(header.width, header.height) > _LIBPNG_SIDE:
         return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    cv2 = extra_module("cv2")
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise _Refused("corrupt PNG: its rows cannot be read to the end")
     return pixels if header.plain else None
@@ -127,7 +139,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-    with _refusing_what_pillow_raises(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    pillow = extra_module("PIL.Image")
+    with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
         # MPO: a photograph followed by its thumbnails, depth map or second view.
@@ -141,13 +154,14 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
 
 @contextmanager
 def _refusing_what_pillow_raises() -> Iterator[None]:
+    pillow = extra_module("PIL.Image")
     try:
         yield
     except (_Refused, MemoryError):
         raise
-    except Image.UnidentifiedImageError:
+    except pillow.UnidentifiedImageError:
         raise _Refused("not an image of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)") from None
-    except Image.DecompressionBombError as error:
+    except pillow.DecompressionBombError as error:
         raise _Refused(str(error)) from None
     except Exception as error:  # Pillow's plugins meet damage with almost any exception.
         raise _Refused(f"truncated or corrupt ({str(error) or type(error).__name__})") from None
@@ -176,7 +190,7 @@ def _bits(image: ImageFile) -> int:
 
 def _turned(image: Image.Image, orientation: int) -> np.ndarray:
     turn = _UPRIGHT.get(orientation)
-    return np.array(image if turn is None else image.transpose(turn))
+    return np.array(image if turn is None else image.transpose(extra_module("PIL.Image").Transpose[turn]))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,11 +3,10 @@
 import io
 
 import numpy as np
-import simplejpeg
-from PIL import Image
 
 from unlearnable_kernels.data.images.png import write_png
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.extras import extra_module
 
 SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 JPEG_QUALITY = 95
@@ -35,10 +34,11 @@ def encode(image: np.ndarray, format: str, quality: int = JPEG_QUALITY) -> bytes
     if format == "webp":
         # Effort 0 is a tenth of the time for an eighth more bytes at 64x64.
         stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "webp", lossless=True, quality=0, method=0)
+        extra_module("PIL.Image").fromarray(image).save(stream, "webp", lossless=True, quality=0, method=0)
         return stream.getvalue()
     if format == "jpeg":
         if not 1 <= quality <= 100:
             raise UserError(f"quality must be 1 to 100, not {quality}")
-        return bytes(simplejpeg.encode_jpeg(image, quality=quality, colorsubsampling="444", fastdct=False))
+        encode_jpeg = extra_module("simplejpeg").encode_jpeg
+        return bytes(encode_jpeg(image, quality=quality, colorsubsampling="444", fastdct=False))
     raise UserError(f"format must be one of {', '.join(SUFFIX)}, not {format!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from isal.isal_zlib import crc32
+from unlearnable_kernels.extras import extra_module
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -97,6 +97,7 @@ def png_header(data: bytes) -> Header:
     width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
     plain = bits == 8 and colour in (0, 2) and not interlaced
+    crc32 = extra_module("isal.isal_zlib").crc32
     view = memoryview(data)
     kind = b""
     while kind != b"IEND":

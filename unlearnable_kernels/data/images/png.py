@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-from isal import isal_zlib
 
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
+from unlearnable_kernels.extras import extra_module
 
 _AVERAGE = 3
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -30,6 +30,7 @@ def write_png(image: np.ndarray) -> bytes:
     Raises:
         ValueError: The compressed image takes 2 GiB or more.
     """
+    isal_zlib = extra_module("isal.isal_zlib")
     height, width, _ = image.shape
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = b"IDAT" + isal_zlib.compress(average_filtered(image), 1)

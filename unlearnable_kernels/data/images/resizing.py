@@ -1,10 +1,10 @@
 """Bringing an image to a square of a given size."""
 
 import numpy as np
-from PIL import Image
 
 from unlearnable_kernels.data.images.decoding import MAX_PIXELS
 from unlearnable_kernels.errors import ImageError
+from unlearnable_kernels.extras import extra_module
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -31,6 +31,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
         new_height, new_width = int(size * height / width), size
     if new_height * new_width > MAX_PIXELS:
         raise ImageError(f"an image of {width}x{height} is too long and narrow to be resized to {size}")
-    scaled = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    pillow = extra_module("PIL.Image")
+    scaled = pillow.fromarray(image).resize((new_width, new_height), pillow.Resampling.BILINEAR)
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
     return np.array(scaled.crop((left, top, left + size, top + size)))

@@ -8,17 +8,18 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from types import ModuleType
 
-import cv2
 import torch
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 
 _AHEAD = 2
+# Imported once for all workers; one that is missing is named where an image needs it.
+_CODECS = ("cv2", "isal.isal_zlib", "simplejpeg", "PIL.Image")
 
 _rendering: Rendering
 _held: list[Connection] = []
@@ -43,7 +44,7 @@ def execute(
         yield from map(rendering.render, chunks)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *_CODECS])
     ours, theirs = context.Pipe(duplex=False)
     lock_held = Connection(os.dup(lock))
     pool = ProcessPoolExecutor(workers, context, _start, (rendering, ours, lock_held))
@@ -101,7 +102,10 @@ def _start(rendering: Rendering, parent: Connection, lock: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    with suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(1)
 
 
 def _end_with(parent: Connection) -> None:

@@ -1,0 +1,91 @@
+"""What works where only some packages are installed, and the line that names one that is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bare_python import EXTRAS, TORCH, run
+from PIL import Image
+
+ARRAYS = """
+import sys
+from pathlib import Path
+from unlearnable_kernels.data.arrays import load_arrays
+print(list(load_arrays(Path(sys.argv[1])).images.shape))
+"""
+TRAINING = """
+import sys
+from pathlib import Path
+from unlearnable_kernels.training import TrainConfig, evaluate, train
+data, out = map(Path, sys.argv[1:])
+settings = {"network": "resnet8", "epochs": 1, "batch_size": 8, "crop_padding": 1}
+train(TrainConfig(train=str(data), test=str(data), **settings), out)
+print(evaluate(out, data)["accuracy"])
+"""
+OPENING = """
+import sys
+from pathlib import Path
+from unlearnable_kernels.data.images import decode
+decode(Path(sys.argv[1]).read_bytes(), "x.png")
+"""
+PROTECTING = """
+import sys
+from pathlib import Path
+from unlearnable_kernels.protect.keys import Seed
+from unlearnable_kernels.protect.run import protect_dataset
+protect_dataset(Path(sys.argv[1]), Path(sys.argv[2]), secret=Seed(0), format="npz", workers=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("arrays")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        labels = np.arange(count) % 2
+        np.savez(
+            folder / f"{split}.npz",
+            images=generator.integers(0, 256, (count, 16, 16, 3), np.uint8),
+            labels=labels,
+            classes=np.array(["cat", "dog"]),
+            names=np.array([f"{'cat' if y == 0 else 'dog'}/{i:03d}.png" for i, y in enumerate(labels)]),
+        )
+    return folder
+
+
+def test_arrays_need_no_codec(arrays: Path) -> None:
+    result = run(ARRAYS, arrays, WITH_ONLY=TORCH)
+    assert result.stdout == "[24, 16, 16, 3]\n", result.stderr
+
+
+def test_training_and_evaluation_need_no_codec(arrays: Path, tmp_path: Path) -> None:
+    result = run(TRAINING, arrays, tmp_path / "run", WITHOUT=EXTRAS)
+    assert result.returncode == 0, result.stderr
+    assert 0 <= float(result.stdout) <= 1
+
+
+def test_arrays_are_protected_without_codecs(arrays: Path, tmp_path: Path) -> None:
+    result = run(PROTECTING, arrays, tmp_path / "protected", WITHOUT=EXTRAS)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "protected" / "train.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "suffix"),
+    [
+        ("isal", "isal", "png"),
+        ("cv2", "opencv-python-headless", "png"),
+        ("PIL", "pillow", "gif"),
+        ("simplejpeg", "simplejpeg", "jpg"),
+    ],
+)
+def test_a_missing_codec_is_named_when_an_image_needs_it(
+    tmp_path: Path, module: str, package: str, suffix: str
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    result = run(OPENING, path, WITHOUT=module)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"unlearnable_kernels.errors.UserError: {package} cannot be imported (")
+    assert last.endswith("): pip install 'unlearnable_kernels[commands]'")

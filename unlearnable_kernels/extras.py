@@ -1,0 +1,38 @@
+"""Packages that operators and arrays do without: imported when first used, and named where missing."""
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from unlearnable_kernels.errors import UserError
+
+INSTALL = "pip install 'unlearnable_kernels[commands]'"
+
+# Where a package is installed under another name than it is imported by.
+_DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
+
+
+@cache
+def extra_module(name: str) -> Any:
+    """Import a module of a package that only the extra ``commands`` installs.
+
+    Args:
+        name: The module, such as "PIL.Image".
+
+    Returns:
+        The module.
+
+    Raises:
+        UserError: It cannot be imported; the line names the package and how to install it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(missing(name, error)) from None
+
+
+def missing(name: str, error: ImportError) -> str:
+    """The line that says what to install: ``error`` was raised when ``name`` was imported."""
+    package = name.partition(".")[0]
+    reason = str(error).partition("\n")[0]
+    return f"{_DISTRIBUTIONS.get(package, package)} cannot be imported ({reason}): {INSTALL}"
