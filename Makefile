@@ -60,7 +60,7 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 
 pins: $(VENV)/.installed
 	$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.10 --no-header --no-annotate \
-		--no-emit-index-url --extra dev pyproject.toml requirements-dev.in -o requirements-dev.txt
+		--no-emit-index-url --extra commands --extra dev pyproject.toml requirements-dev.in -o requirements-dev.txt
 
 clean:
 	rm -rf build $(VENV) unlearnable_kernels/*.so *.egg-info

@@ -1,11 +1,16 @@
 """What works where only some packages are installed, and the line that names one that is missing."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bare_python import EXTRAS, TORCH, run
 from PIL import Image
+
+from unlearnable_kernels import cpu_capability
+from unlearnable_kernels.extras import DISTRIBUTIONS, INSTALL
+from unlearnable_kernels.ops import ALL_OPS
 
 ARRAYS = """
 import sys
@@ -35,6 +40,19 @@ from unlearnable_kernels.protect.keys import Seed
 from unlearnable_kernels.protect.run import protect_dataset
 protect_dataset(Path(sys.argv[1]), Path(sys.argv[2]), secret=Seed(0), format="npz", workers=1)
 """
+OPERATORS = """
+import torch, unlearnable_kernels
+from unlearnable_kernels.ops import ALL_OPS
+for op in ALL_OPS:
+    getattr(torch.ops.unlearn, op.name)(*next(iter(op.sample_inputs("cpu"))))
+print(len(ALL_OPS), unlearnable_kernels.cpu_capability())
+"""
+COMMAND = """
+import sys
+from unlearnable_kernels.__main__ import main
+sys.argv = ["unlearnable", *sys.argv[1:]]
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +69,25 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
             names=np.array([f"{'cat' if y == 0 else 'dog'}/{i:03d}.png" for i, y in enumerate(labels)]),
         )
     return folder
+
+
+def test_operators_need_torch_and_numpy_alone() -> None:
+    result = run(OPERATORS, WITH_ONLY=TORCH)
+    assert result.stdout == f"{len(ALL_OPS)} {cpu_capability()}\n", result.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "safetensors"])
+def test_a_command_without_its_packages_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    result = run(COMMAND, "evaluate", tmp_path, "--test", tmp_path, WITHOUT=missing)
+    line = f"unlearnable: {missing} cannot be imported (No module named '{missing}'): {INSTALL}\n"
+    assert (result.returncode, result.stderr) == (2, line)
+
+
+def test_the_extra_is_what_is_named() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    extra = re.search(r"^commands = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert extra
+    assert set(re.findall(r'"([\w-]+)>=', extra[1])) == set(DISTRIBUTIONS.values())
 
 
 def test_arrays_need_no_codec(arrays: Path) -> None:

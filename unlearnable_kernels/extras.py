@@ -8,8 +8,19 @@ from unlearnable_kernels.errors import UserError
 
 INSTALL = "pip install 'unlearnable_kernels[commands]'"
 
-# Where a package is installed under another name than it is imported by.
-_DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "isal": "isal",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "simplejpeg": "simplejpeg",
+    "torchvision": "torchvision",
+    "typer": "typer",
+}
+"""What the extra installs, by the name it is imported by."""
 
 
 @cache
@@ -32,7 +43,7 @@ def extra_module(name: str) -> Any:
 
 
 def missing(name: str, error: ImportError) -> str:
-    """The line that says what to install: ``error`` was raised when ``name`` was imported."""
+    """The line that says what to install: ``error`` was raised when ``name``, of the extra, was imported."""
     package = name.partition(".")[0]
     reason = str(error).partition("\n")[0]
-    return f"{_DISTRIBUTIONS.get(package, package)} cannot be imported ({reason}): {INSTALL}"
+    return f"{DISTRIBUTIONS[package]} cannot be imported ({reason}): {INSTALL}"
