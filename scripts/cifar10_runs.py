@@ -4,7 +4,8 @@ python scripts/cifar10_runs.py OUT [--epochs 100 --network resnet18 …]
 
 The protected set has the released program's bytes (seed 0, zero padding). Every run folder is resumed where
 it stopped, and after each one OUT/runs.json is written anew, in the form that results/ holds. Defaults are
-the paper's full length; the data come from the folder that UNLEARNABLE_DATA names.
+the paper's full length; the data come from --data, such as what cifar10_npz.py wrote, or else from the folder
+that UNLEARNABLE_DATA names.
 """
 
 import argparse
@@ -14,7 +15,6 @@ from typing import Any
 
 from record_runs import collect_runs
 
-from unlearnable_kernels.demo import find_cifar10
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import Seed
@@ -27,6 +27,7 @@ PLAIN = "erm"
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path)
     parser.add_argument(
         "--defences",
         nargs="+",
@@ -49,12 +50,13 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = vars(parse())
     out, defences = options.pop("out"), options.pop("defences")
-    clean, protected = find_cifar10(), out / "protected"
+    clean, protected = options.pop("data") or find(), out / "protected"
     with progress() as report:
         protect_dataset(
             clean,
             protected,
             secret=Seed(0),
+            format="npz" if (clean / "train.npz").is_file() else None,
             progress=report,
         )
     finished: list[Path] = []
@@ -65,6 +67,12 @@ def main() -> None:
             what = f"CIFAR-10{f', {limit} images a class' if limit else ''}, {options['network']}, "
             what += f"{options['epochs']} epochs, classwise_conv with seed 0"
             collect_runs(finished, what, out / "runs.json")
+
+
+def find() -> Path:
+    from unlearnable_kernels.demo import find_cifar10
+
+    return find_cifar10()
 
 
 def run(folder: Path, images: Path, clean: Path, defence: str, options: dict[str, Any]) -> Path:

@@ -3,15 +3,16 @@
 #
 #   scripts/gpu_check.sh OUT [--only tests|bench|train]
 #
-# It needs nvcc and a Python (PYTHON, default python3) with torch >= 2.11 and the development requirements; what
-# only some tests and benchmarks import is named where it is missing, and these then count as failed. The
-# training runs want CIFAR-10 under UNLEARNABLE_DATA. What is done goes to OUT as it is done: logs,
+# It needs nvcc and a Python (PYTHON, default python3) with torch >= 2.11, torchvision, safetensors, pybind11 and
+# pytest; what only some tests and benchmarks import is named where it is missing, and these then count as failed.
+# The training runs read CIFAR10_NPZ, a folder that scripts/cifar10_npz.py wrote and that needs no decoder, or
+# else CIFAR-10 under UNLEARNABLE_DATA. What is done goes to OUT as it is done: logs,
 # OUT/<machine>-<torch>-gpu.json from the benchmarks, OUT/cifar10/ from the training runs, which end where the
 # time does and which the same command takes up again. A stage alone has more time. Exit status 1 if one failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 1 ] || usage
 out=$1; shift
 only=""
@@ -45,11 +46,12 @@ stage() {
 
 wanted() { [ -z "$only" ] || [ "$only" = "$1" ]; }
 
-"$python" - <<'PYTHON' || exit 2
+"$python" - "$only" <<'PYTHON' || exit 2
 import importlib.util, sys
 def missing(names):
     return ", ".join(name for name in names.split() if importlib.util.find_spec(name) is None)
-if needed := missing("torch torchvision triton numpy pybind11 pytest pytest_benchmark pytest_timeout"):
+testing = "" if sys.argv[1] == "train" else " pytest pytest_benchmark pytest_timeout"
+if needed := missing("torch torchvision triton numpy safetensors pybind11 setuptools" + testing):
     sys.exit(f"gpu_check: this Python lacks {needed}")
 import torch
 if not torch.cuda.is_available():
@@ -77,6 +79,8 @@ if wanted tests; then
   ! "$python" -c 'import xdist' 2>/dev/null || workers=(-n 8)
   stage tests "$(limit 150 260)" env ${workers:+OMP_NUM_THREADS=2} "$python" -m pytest tests/gpu \
     ${workers[@]+"${workers[@]}"} -p no:cacheprovider --continue-on-collection-errors
+  # Triton's compiler would spend the tools' time: what this compiles, they find in its cache.
+  stage cases "$(limit 60 90)" "$python" scripts/gpu_small_cases.py
   for tool in "memcheck --report-api-errors no" racecheck; do
     # Without the caching allocator every tensor has bounds that the tool knows.
     stage "${tool%% *}" "$(limit 45 60)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
@@ -90,7 +94,8 @@ if wanted bench; then
 fi
 if wanted train; then
   left=$((515 - SECONDS))
-  stage train $((left > 30 ? left : 30)) "$python" scripts/cifar10_runs.py "$out/cifar10" --precision bf16
+  stage train $((left > 30 ? left : 30)) "$python" scripts/cifar10_runs.py "$out/cifar10" --precision bf16 \
+    ${CIFAR10_NPZ:+--data "$CIFAR10_NPZ"}
 fi
 
 echo

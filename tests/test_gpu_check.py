@@ -1,12 +1,15 @@
 """The script for GPU machines and its benchmarks, as far as they go without one."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from bare_python import EXTRAS, environment
+from small_runs import write_tree
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"
@@ -50,6 +53,51 @@ def test_the_sanitizers_cases_run(capsys):
     spec.loader.exec_module(module)
     module.main("cpu")
     assert "pgd_step: " in capsys.readouterr().out
+
+
+# A dry run of the stages' entry points on the CPU, where only what such a machine has can be imported.
+
+
+def bare(*arguments):
+    packages = f"{EXTRAS} torchattacks pykeops kornia"
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment(WITHOUT=packages), capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_training_stage_needs_arrays_alone(tmp_path):
+    for split, seed in (("train", 0), ("test", 1)):
+        write_tree(tmp_path / "set" / split, ["cat", "dog"], 12, seed)
+    arrays = tmp_path / "arrays"
+    script = [sys.executable, ROOT / "scripts" / "cifar10_npz.py", tmp_path / "set", arrays]
+    subprocess.run([*script, "--per-class", "8", "--test-per-class", "4"], check=True)
+    small = ["--network=resnet8", "--epochs=1", "--batch-size=8", "--crop-padding=1"]
+    defences = ["--defences", "erm", "at-linf"]
+    told = bare("scripts/cifar10_runs.py", tmp_path / "out", "--data", arrays, *small, *defences)
+    runs = json.loads((tmp_path / "out" / "runs.json").read_text())["runs"]
+    assert [run["name"] for run in runs] == [
+        "clean-erm",
+        "protected-erm",
+        "clean-at-linf",
+        "protected-at-linf",
+    ]
+    assert [run["train"]["images"] for run in runs] == [16] * 4
+    assert told.count("test accuracy") == 4
+
+
+def test_the_sanitizers_stage_needs_torch_alone():
+    program = "import runpy; runpy.run_path('scripts/gpu_small_cases.py')['main']('cpu')"
+    assert "crop_flip: " in bare("-c", program)
+
+
+def test_tests_and_benchmarks_are_collected_there():
+    options = ["-o", "python_files=test_*.py bench_*.py", "-p", "no:cacheprovider", "--collect-only"]
+    told = bare("-m", "pytest", *options, "tests/gpu", "benchmarks/bench_training.py")
+    assert "test_training_gpu.py" in told
+    assert "bench_training.py" in told
 
 
 # Each builder itself checks that the peers compute what ours does.
