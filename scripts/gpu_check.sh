@@ -77,13 +77,13 @@ if wanted tests; then
   # Most of the time goes into compiling Triton kernels, which several processes share where pytest-xdist is there.
   workers=()
   ! "$python" -c 'import xdist' 2>/dev/null || workers=(-n 8)
-  stage tests "$(limit 150 260)" env ${workers:+OMP_NUM_THREADS=2} "$python" -m pytest tests/gpu \
+  stage tests "$(limit 130 220)" env ${workers:+OMP_NUM_THREADS=2} "$python" -m pytest tests/gpu \
     ${workers[@]+"${workers[@]}"} -p no:cacheprovider --continue-on-collection-errors
   # Triton's compiler would spend the tools' time: what this compiles, they find in its cache.
-  stage cases "$(limit 60 90)" "$python" scripts/gpu_small_cases.py
+  stage cases "$(limit 30 60)" "$python" scripts/gpu_small_cases.py
   for tool in "memcheck --report-api-errors no" racecheck; do
     # Without the caching allocator every tensor has bounds that the tool knows.
-    stage "${tool%% *}" "$(limit 45 60)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+    stage "${tool%% *}" "$(limit 45 50)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
       compute-sanitizer --tool $tool --error-exitcode 9 "$python" scripts/gpu_small_cases.py
   done
 fi
