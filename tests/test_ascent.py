@@ -119,9 +119,9 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
     models: list[int] = []
     note = ascent._note
 
-    def noting(judge: str) -> None:
-        models.append(id(ascent.models[judge]))
-        note(judge)
+    def noting(measured_on: str) -> None:
+        models.append(id(ascent.models[measured_on]))
+        note(measured_on)
 
     monkeypatch.setattr(ascent, "_note", noting)
     _, log = ascent.run()

@@ -211,10 +211,10 @@ def test_an_empty_batch_stays_empty(trained: nn.Module) -> None:
     ("changes", "told"),
     [
         ({"norm": "l1"}, "unknown norm 'l1': choose one of linf, l2"),
-        ({"eps": 0.0}, "eps is 0.0: a finite number above 0"),
-        ({"eps": math.nan}, "eps is nan: a finite number above 0"),
-        ({"steps": 0}, "^steps is 0: at least 1"),
-        ({"step_size": -1.0}, "^step_size is -1.0: a finite number above 0"),
+        ({"eps": 0.0}, "eps must be a finite number above 0, not 0.0"),
+        ({"eps": math.nan}, "eps must be a finite number above 0, not nan"),
+        ({"steps": 0}, "^steps must be at least 1, not 0"),
+        ({"step_size": -1.0}, "^step_size must be a finite number above 0, not -1.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -226,8 +226,8 @@ def test_a_full_disk_is_one_line_and_no_loss(
 def test_what_the_method_cannot_take_is_named(tree: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"format": "jpeg"}, "format must be one of npz, png, webp with bayes-error, not 'jpeg'"),
-        ({"strength": 0.3}, "strength is not an option of bayes-error: it belongs to classwise-conv"),
-        ({"colour": 1}, "colour is not an option of bayes-error: no method has it"),
+        ({"strength": 0.3}, "'strength' is not a setting of method bayes-error: choose from eps"),
+        ({"colour": 1}, "'colour' is not a setting of method bayes-error"),
         ({"fraction": 0.0}, "fraction must be above 0"),
         ({"bandwidth": float("nan")}, "bandwidth must be a finite number above 0, or median, not nan"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),

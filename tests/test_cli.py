@@ -99,7 +99,15 @@ BAD_CALLS = {
     ("train", "--train", ".", "--out", "r", "--defence", "trades"): "choose one of at-l2, at-linf",
     ("train", "--train", ".", "--out", "r", "--defence", "at-l2:epsilon=1"): "choose from eps, steps, step_s",
     ("train", "--train", ".", "--out", "r", "--defence", "at-l2:eps=a half"): "eps must be a number or a fr",
-    ("train", "--train", ".", "--out", "r", "--defence", "at-linf:eps=4"): "at-linf: eps is 4.0: with linf",
+    (
+        "train",
+        "--train",
+        ".",
+        "--out",
+        "r",
+        "--defence",
+        "at-linf:eps=4",
+    ): "at-linf: eps must be at most 1",
     ("train", "--train", ".", "--out", "r", "--set", "flips=1"): "'flips' is not a setting of training",
     ("train", "--train", ".", "--out", "r", "--set", "eps=1"): "'eps' is not a setting of training",
     ("sweep", "--train", ".", "--clean", ".", "--out", "r", "--fraction", "2"): "above 0 and at most 1",
@@ -117,7 +125,7 @@ BAD_CALLS = {
         "b",
         "--bandwidth",
         "0",
-    ): "bandwidth is 0.0: a finite number above 0",
+    ): "bandwidth must be a finite number above 0, not 0.0",
     ("report", "no-such-run"): "no-such-run",
     ("preview", ".", "--out", "p.png"): "give either --key-file",
     ("preview", "a", "--protected", "no-such-folder"): "no-such-folder",
@@ -139,7 +147,7 @@ def test_bad_input_is_one_line_and_status_2(run, arguments, tmp_path):
 
 
 def test_seed_compat_warns(run):
-    assert "warning: an integer seed is no secret" in run("protect", "a", "b", "--seed-compat", 1).stderr
+    assert "warning: an integer seed is not a secret" in run("protect", "a", "b", "--seed-compat", 1).stderr
 
 
 def test_no_arguments_show_the_commands(run):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import load_arrays
-from unlearnable_kernels.defences import DEFENCES, Batch, Defence, make_defence, parse_defence
+from unlearnable_kernels.defences import DEFENCES, Batch, Defence, make_defence
 from unlearnable_kernels.defences.adversarial import AtL2, AtLinf
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.report import write_report
@@ -138,15 +138,15 @@ def test_the_registry_says_what_they_are() -> None:
 
 
 def test_from_text_to_json_and_back() -> None:
-    found = parse_defence("watching:strength=1/4,often=true,most=3,tag=x")
+    found = DEFENCES.create("watching:strength=1/4,often=true,most=3,tag=x")
     assert found == Watching("x", 0.25, True, 3)
     assert found.settings() == {"name": "watching", "tag": "x", "strength": 0.25, "often": True, "most": 3}
     assert make_defence(json.loads(json.dumps(found.settings()))) == found
     assert found.describe() == "tag x, strength 0.25, often True, most 3"
-    assert parse_defence("watching:most=none") == Watching()
+    assert DEFENCES.create("watching:most=none") == Watching()
     assert make_defence({"name": "watching", "strength": 1}).settings()["strength"] == 1
     assert (OneHot().describe(), OneHot().settings()) == ("", {"name": "one-hot"})
-    assert parse_defence("at-l2:steps=7").describe() == "against l2 0.5, 7 steps"
+    assert DEFENCES.create("at-l2:steps=7").describe() == "against l2 0.5, 7 steps"
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_from_text_to_json_and_back() -> None:
         ("at-linf:eps", "defence at-linf: give eps a value"),
         ("at-linf:eps=1/2,eps=1", "defence at-linf: eps is given twice, as 0.5 and as 1"),
         ("at-linf:steps=2.5", "steps must be a whole number, not '2.5'"),
-        ("at-linf:step_size=0", "defence at-linf: step_size is 0.0: a finite number above 0"),
+        ("at-linf:step_size=0", "defence at-linf: step_size must be a finite number above 0, not 0.0"),
         ("one-hot:eps=1", "'eps' is not a setting of defence one-hot: it has none"),
     ],
 )
 def test_what_does_not_fit_is_named(text: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        parse_defence(text)
+        DEFENCES.create(text)
 
 
 def test_an_instance_must_be_of_a_registered_class() -> None:

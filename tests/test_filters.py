@@ -129,9 +129,9 @@ def test_the_same_filters_in_another_process() -> None:
 
 
 def test_a_seed_warns_that_it_is_no_secret() -> None:
-    with pytest.warns(UserWarning, match="no secret"):
+    with pytest.warns(UserWarning, match="not a secret"):
         compat = Seed(123456789)
-    with pytest.warns(UserWarning, match="no secret"):
+    with pytest.warns(UserWarning, match="not a secret"):
         filters = filters_from_seed(123456789, 2, 3, 0.3)
     assert torch.equal(class_filters(compat, "any", 2, 3, 0.3), filters)
     assert "123456789" not in repr(compat)

@@ -148,7 +148,7 @@ def test_one_mixture_is_an_ordinary_run(photos, tmp_path):
 
 
 def test_a_wrong_fraction_ends_a_sweep_before_it_begins(photos, tmp_path):
-    with pytest.raises(UserError, match=r"^protected_fraction is -0\.5: above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"^protected_fraction must be above 0 and at most 1, not -0\.5"):
         command(photos, tmp_path, "--fraction", 0.5, "--fraction", -0.5)
     assert not list(tmp_path.iterdir())
 

@@ -99,7 +99,7 @@ def test_what_has_no_settings_says_so() -> None:
     ("text", "name", "settings"),
     [
         ("erm", "erm", []),
-        ("erm:", "erm", []),
+        ("erm:", "erm", [""]),
         ("at-linf:eps=4/255,steps=10", "at-linf", ["eps=4/255", "steps=10"]),
         ("x:path=a:b", "x", ["path=a:b"]),
         ("x:a=1,", "x", ["a=1", ""]),

@@ -127,6 +127,14 @@ def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path,
         np.testing.assert_array_equal(difference, np.clip(128 + after.astype(int) - before, 0, 255))
 
 
+def test_an_array_file_serves_for_its_folder(tree: Path, tmp_path: Path) -> None:
+    protect_dataset(tree, tmp_path / "out", secret=KEY, format="npz", resize=8, workers=0)
+    (array,) = (tmp_path / "out").glob("*.npz")
+    for copy in (tmp_path / "out", array):
+        write_comparison(tree, copy, tmp_path / f"{copy.name}.png")
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / f"{array.name}.png").read_bytes()
+
+
 def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None:
     protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0)
     manifest = tmp_path / "out" / "manifest.json"
@@ -140,7 +148,10 @@ def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="none of the images of the first 10 classes is protected"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     manifest.write_text(text.replace('"classwise-conv"', '"noise"'))
-    with pytest.raises(UserError, match="method 'noise' is not one of bayes-error, beo-aaai2026"):
+    with pytest.raises(UserError, match="out: method 'noise' is not one of bayes-error, beo-aaai2026"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    manifest.write_text(text.replace('"png"', '"toy-list"'))
+    with pytest.raises(UserError, match=r"out: output format 'toy-list' is not one of .*; a plug-in may be"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     manifest.write_text(text)
     (tmp_path / "out" / "bee" / "0.png").unlink()

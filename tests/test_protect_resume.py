@@ -388,3 +388,9 @@ def test_workers_hold_the_lock_and_their_death_is_reported(tmp_path: Path) -> No
     assert str(lock) in render_with(_OpenFiles(), lock)[0]
     with pytest.raises(UserError, match="a worker process died"):
         render_with(_Suicide(), lock)
+
+
+def test_what_another_version_left_is_named_with_a_remedy(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "dst.partial" / "arrays").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"dst\.partial is needed for dst, but holds 'arrays'; delete it if"):
+        protect(tree, tmp_path / "dst")

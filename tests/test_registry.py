@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from unlearnable_kernels import registry
@@ -142,7 +143,7 @@ def test_settings_follow_a_name(toys: Registry[Any]) -> None:
     assert toys.settings("mower") == {"blades": int, "height": float, "label": str | None}
     assert toys.create("mower") == Mower()
     assert toys.create("mower:blades=3,height=1/4,label=x") == Mower(3, 0.25, "x")
-    assert toys.parse("mower:blades=3") == ("mower", {"blades": 3})
+    assert toys.make("mower", {"blades": np.int64(3), "height": 1}) == Mower(3, 1)
     for text, message in (
         ("mower:wheels=4", "'wheels' is not a setting of toy mower: choose from blades, height, label"),
         ("mower:computed=1", "'computed' is not a setting of toy mower"),
@@ -151,3 +152,64 @@ def test_settings_follow_a_name(toys: Registry[Any]) -> None:
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             toys.create(text)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A setting that would hide the name."""
+
+    name: str = "x"
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """A setting of a type that text cannot be parsed to."""
+
+    mode: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Demanding:
+    """A setting without a default."""
+
+    sigma: float
+
+
+def test_what_could_not_be_chosen_is_refused_at_once(toys: Registry[Any]) -> None:
+    for name in ("", "a:b", "A", "a b", "-a", "a,b"):
+        with pytest.raises(ValueError, match="cannot be named"):
+            toys.register(name, "odd")(Mower)
+    for kind, message in (
+        (Named, "name cannot be"),
+        (Choosing, "mode cannot be"),
+        (Demanding, "needs a default"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            toys.register("odd", "odd")(kind)
+    assert "odd" not in toys
+
+
+def test_values_are_checked_like_texts(toys: Registry[Any]) -> None:
+    toys.register("mower", "cuts")(Mower)
+    for settings, message in (
+        ({"blades": 2.5}, "toy mower: blades must be a whole number, not 2.5"),
+        ({"blades": True}, "toy mower: blades must be a whole number, not True"),
+        ({"height": "tall"}, "toy mower: height must be a number, not 'tall'"),
+        ({"label": 3}, "toy mower: label must be text or none, not 3"),
+        ({"wheels": 4}, "'wheels' is not a setting of toy mower"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            toys.make("mower", settings)
+
+
+def test_a_plugin_cannot_take_the_name_of_one_of_ours(
+    toys: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_plugin.py").write_text(MODULE.format(package=PACKAGE, name="ball"))
+    install(monkeypatch, "toy_plugin")
+    # Another registry is asked first, so that the plug-in comes before our own modules.
+    with pytest.raises(
+        UserError, match=r"^plug-in toy-plugin .*: ValueError: there is a toy named 'ball' already$"
+    ):
+        registry.load_plugins()
+    assert "top" in toys._entries

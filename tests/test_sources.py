@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.images import decode, encode
 from unlearnable_kernels.data.source import Sample, open_source
 from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.registry import Entry
 
 PIXEL = encode(np.full((2, 2, 3), 7, np.uint8), "png")
 
@@ -397,3 +399,12 @@ def test_real_data_sets():
     tiny_test = open_source(Path(root, "tiny-imagenet-200"), split="test")
     counts = np.bincount([sample.label for sample in tiny_test.samples])
     assert counts.tolist() == [50] * len(tiny_test.classes)
+
+
+def test_a_format_that_fails_is_named(tmp_path, monkeypatch):
+    def broken(path, split, on_error):
+        raise ValueError("first\nsecond")
+
+    monkeypatch.setitem(FORMATS._entries, "broken", Entry("broken", broken, "", ""))
+    message = r"pets: format broken failed on it \(ValueError: first\)$"
+    refused(tree(tmp_path / "pets", "cat/a.png"), message)

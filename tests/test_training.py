@@ -275,6 +275,6 @@ def test_weights_decay(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_crop_that_leaves_nothing_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="crop_padding is 17: at most the images' 16 px"):
+    with pytest.raises(UserError, match="crop_padding must be at most the images' 16 px, not 17"):
         train(config_for(data, crop_padding=17), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -208,9 +208,8 @@ def test_a_damaged_configuration_stops_training(data: Path, finished: Path, tmp_
 def test_a_run_of_another_version_says_so(data: Path, finished: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     (run / CONFIG).write_text(edited(run / CONFIG, protocol="erm", defences=...))
-    with pytest.raises(
-        UserError, match=rf"^{run / CONFIG} was written by another version: it has 'protocol'"
-    ):
+    message = rf"^{run / CONFIG} was written by another version: it has 'protocol'; train again"
+    with pytest.raises(UserError, match=message):
         evaluate(run, data)
-    with pytest.raises(UserError, match=r"holds a run with defences None, not \[\]"):
+    with pytest.raises(UserError, match=message):
         train(config_for(data), run)

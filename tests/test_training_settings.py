@@ -171,11 +171,17 @@ def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: 
     [
         ({"defences": ["trades"]}, "unknown defence 'trades': choose one of at-l2, at-linf"),
         ({"precision": "fp16"}, "unknown precision 'fp16': choose one of fp32, bf16"),
-        ({"defences": ["at-l2:eps=0"]}, r"^defence at-l2: eps is 0\.0: a finite number above 0"),
-        ({"defences": ["at-linf:eps=1.5"]}, r"^defence at-linf: eps is 1\.5: with linf at most 1"),
-        ({"defences": ["at-linf:steps=0"]}, "^defence at-linf: steps is 0: at least 1"),
-        ({"defences": [ATTACK | {"step_size": math.inf}]}, "step_size is inf: a finite number"),
-        ({"defences": [ATTACK | {"eps": "0.1"}]}, "at-linf: eps is '0.1', which is of the wrong type"),
+        ({"defences": ["at-l2:eps=0"]}, r"^defence at-l2: eps must be a finite number above 0, not 0\.0"),
+        (
+            {"defences": ["at-linf:eps=1.5"]},
+            r"^defence at-linf: eps must be at most 1 with linf",
+        ),
+        ({"defences": ["at-linf:steps=0"]}, "^defence at-linf: steps must be at least 1, not 0"),
+        (
+            {"defences": [ATTACK | {"step_size": math.inf}]},
+            "step_size must be a finite number above 0",
+        ),
+        ({"defences": [ATTACK | {"eps": "0.1"}]}, "at-linf: eps must be a number, not '0.1'"),
         ({"defences": [ATTACK | {"norm": "l2"}]}, "'norm' is not a setting of defence at-linf: choose from"),
         ({"defences": [{"eps": 0.1}]}, "a defence must be an object with a name, not {'eps': 0.1}"),
     ],

@@ -11,7 +11,7 @@ from rich.table import Table
 from unlearnable_kernels.data.digits import write_digits
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import writing
-from unlearnable_kernels.progress import progress
+from unlearnable_kernels.progress import prefixed, progress
 from unlearnable_kernels.protect.keys import create_key_file
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.report import write_report
@@ -122,7 +122,7 @@ def train_and_test(images: Path, clean: Path, run: Path, settings: dict[str, Any
     """Train on ``images`` into the run folder; returns the accuracy on the test images of ``clean``."""
     config = TrainConfig(train=str(images), test=str(clean), **settings)
     with progress() as report:
-        record = train(config, run, lambda what, done, total: report(f"{run.name}: {what}", done, total))
+        record = train(config, run, prefixed(report, f"{run.name}: "))
     return float(record["final"]["test_accuracy"])
 
 

@@ -1,11 +1,22 @@
 """Numbers and settings as people write them in options: 8/255, name=value, NAME:key=value."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from types import NoneType
-from typing import Any, get_args, get_origin
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from unlearnable_kernels.errors import UserError
+
+SETTING_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    NoneType: "none",
+}
+"""The types that a setting may have, and what messages call them."""
 
 
 def parse_number(name: str, text: str) -> float:
@@ -46,18 +57,17 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
     Raises:
         UserError: The text does not fit.
     """
-    kinds = get_args(kind) if get_origin(kind) is not None else (kind,)
+    kinds = kinds_of(kind)
     if NoneType in kinds and text == "none":
         return None
     if bool in kinds:
         if text not in ("true", "false"):
             raise UserError(f"{name} must be true or false, not {text!r}")
         return text == "true"
-    if int in kinds:
-        try:
-            return int(text)
-        except ValueError:
-            raise UserError(f"{name} must be a whole number, not {text!r}") from None
+    if int in kinds and re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
+    if int in kinds and not {float, str} & set(kinds):
+        raise UserError(f"{name} must be a whole number, not {text!r}")
     if float in kinds:
         try:
             return parse_number(name, text)
@@ -65,6 +75,44 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
             if str not in kinds:
                 raise
     return text
+
+
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """Check a value that was not written as text; whole numbers serve as floats, numpy's as Python's.
+
+    Args:
+        name: What messages call the value.
+        value: Any object.
+        kind: As ``parse_value`` takes it.
+
+    Raises:
+        UserError: The value is of another type.
+    """
+    kinds = kinds_of(kind)
+    if value is None or isinstance(value, bool | str):
+        fits = type(value) in kinds
+    elif isinstance(value, Integral):
+        fits = int in kinds or float in kinds
+    else:
+        fits = isinstance(value, Real) and float in kinds
+    if not fits:
+        raise UserError(f"{name} must be {' or '.join(SETTING_KINDS[each] for each in kinds)}, not {value!r}")
+
+
+def check_setting(name: str, kinds: Mapping[str, Any], owner: str) -> None:
+    """Check that a setting exists.
+
+    Raises:
+        UserError: ``name`` is not in ``kinds``; the message lists what is.
+    """
+    if name not in kinds:
+        allowed = f"choose from {', '.join(kinds)}" if kinds else "it has none"
+        raise UserError(f"{name!r} is not a setting of {owner}: {allowed}")
 
 
 def parse_settings(texts: Sequence[str], kinds: Mapping[str, Any], owner: str) -> dict[str, Any]:
@@ -85,9 +133,7 @@ def parse_settings(texts: Sequence[str], kinds: Mapping[str, Any], owner: str) -
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if name not in kinds:
-            allowed = f"choose from {', '.join(kinds)}" if kinds else "it has none"
-            raise UserError(f"{name!r} is not a setting of {owner}: {allowed}")
+        check_setting(name, kinds, owner)
         if not equals:
             raise UserError(f"{owner}: give {name} a value, as in {name}=VALUE")
         if name in settings:
@@ -105,5 +151,5 @@ def split_settings(text: str) -> tuple[str, list[str]]:
     Returns:
         The name, and each "key=value" for ``parse_settings``.
     """
-    name, _, settings = text.partition(":")
-    return name, settings.split(",") if settings else []
+    name, colon, settings = text.partition(":")
+    return name, settings.split(",") if colon else []

@@ -20,6 +20,11 @@ def no_progress(what: str, done: int, total: int) -> None:
     """A ``Progress`` that shows nothing."""
 
 
+def prefixed(progress: Progress, prefix: str) -> Progress:
+    """A ``Progress`` for one of several jobs, whose name ``prefix`` is put before what it does."""
+    return lambda what, done, total: progress(prefix + what, done, total)
+
+
 @contextmanager
 def progress(unit: str = "images") -> Iterator[Progress]:
     """Show progress on stderr: bars on a terminal, with rich, otherwise a line every few seconds.
@@ -75,6 +80,8 @@ def _lines(unit: str) -> Progress:
         nonlocal last
         now = time.monotonic()
         start, first = begun.setdefault(what, (now, done))
+        if done < first:  # the same again, from the beginning
+            start, first = begun[what] = now, done
         if now - last < SECONDS_BETWEEN_LINES or now == start or done == first:
             return
         last = now

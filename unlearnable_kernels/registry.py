@@ -1,17 +1,27 @@
 """Registries of named things: methods, networks, defences and data formats, ours and those of plug-ins."""
 
 import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.parsing import parse_settings, split_settings
+from unlearnable_kernels.parsing import (
+    SETTING_KINDS,
+    check_setting,
+    check_value,
+    kinds_of,
+    parse_settings,
+    split_settings,
+)
 
 PLUGINS = "unlearnable_kernels.plugins"
 """The entry-point group of packages that register things of their own; each entry is a module to import."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -61,12 +71,16 @@ class Registry(Generic[T]):
             A decorator, which gives back what it is put on.
 
         Raises:
-            ValueError: Another thing of this kind has the name; raised when the decorator is applied.
+            ValueError: Another thing of this kind has the name, or the name cannot be written in an option.
+                This, like the next, is raised when the decorator is applied.
+            TypeError: A field of a dataclass cannot be a setting, or has no default.
         """
 
         def decorate(item: S) -> S:
-            if name in self._entries:
-                raise ValueError(f"there is a {self.kind} named {name!r} already")
+            module: str = getattr(item, "__module__", "")
+            if not f"{module}.".startswith(f"{self._package}."):
+                self._load_own()  # so that a plug-in cannot take the name of one of ours
+            self._check(name, item)
             if isinstance(item, type):
                 item.name = name  # type: ignore[attr-defined]
             entry: Entry[Any] = Entry(name, item, description, paper)
@@ -74,6 +88,22 @@ class Registry(Generic[T]):
             return item
 
         return decorate
+
+    def _check(self, name: str, item: Any) -> None:
+        """Refuse what could not be chosen, or not be given its settings, as "NAME:setting=value"."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"a {self.kind} cannot be named {name!r}: use a-z, 0-9, '.', '_' and '-'")
+        if name in self._entries:
+            raise ValueError(f"there is a {self.kind} named {name!r} already")
+        for setting, kind in _settings(item).items():
+            if setting == "name" or not set(kinds_of(kind)) <= SETTING_KINDS.keys():
+                raise TypeError(
+                    f"{self.kind} {name}: {setting} cannot be a setting: settings are bool, int, float or "
+                    "str, or one of these and None, and none is called name"
+                )
+        for field in fields(item) if is_dataclass(item) else ():
+            if field.init and field.default is MISSING and field.default_factory is MISSING:
+                raise TypeError(f"{self.kind} {name}: the setting {field.name} needs a default")
 
     def __getitem__(self, name: str) -> T:
         """The thing called ``name``.
@@ -107,21 +137,24 @@ class Registry(Generic[T]):
         Raises:
             UserError: The name or a setting is unknown, or a value does not fit.
         """
-        name, settings = self.parse(text)
-        return self._entries[name].item(**settings)  # type: ignore[operator]
-
-    def parse(self, text: str) -> tuple[str, dict[str, Any]]:
-        """(name, settings) of what ``create`` takes. Raises as ``create`` does."""
         name, settings = split_settings(text)
-        return name, parse_settings(settings, self.settings(name), f"{self.kind} {name}")
+        return self.make(name, parse_settings(settings, self.settings(name), f"{self.kind} {name}"))
+
+    def make(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """As ``create``, from values by the name of the setting."""
+        kinds, owner = self.settings(name), f"{self.kind} {name}"
+        for setting, value in settings.items():
+            check_setting(setting, kinds, owner)
+            check_value(f"{owner}: {setting}", value, kinds[setting])
+        item: Any = self._entries[name].item
+        try:
+            return item(**settings)
+        except UserError as error:
+            raise UserError(f"{owner}: {error}") from None
 
     def settings(self, name: str) -> dict[str, Any]:
         """The type of each field of ``name``'s dataclass; none for what is not a dataclass."""
-        item: Any = self[name]
-        if not is_dataclass(item):
-            return {}
-        kinds = get_type_hints(item)
-        return {field.name: kinds[field.name] for field in fields(item) if field.init}
+        return _settings(self[name])
 
     def entries(self) -> list[Entry[T]]:
         """All entries, sorted by name."""
@@ -132,12 +165,22 @@ class Registry(Generic[T]):
             return
         self._loaded = True  # before the imports, which may ask in turn
         try:
-            for module in pkgutil.iter_modules(import_module(self._package).__path__):
-                import_module(f"{self._package}.{module.name}")
+            self._load_own()
             load_plugins()
-        except UserError:
+        except BaseException:
             self._loaded = False  # an incomplete set must not pass for a whole one
             raise
+
+    def _load_own(self) -> None:
+        for module in pkgutil.iter_modules(import_module(self._package).__path__):
+            import_module(f"{self._package}.{module.name}")
+
+
+def _settings(item: Any) -> dict[str, Any]:
+    if not is_dataclass(item):
+        return {}
+    kinds = get_type_hints(item)
+    return {field.name: kinds[field.name] for field in fields(item) if field.init}
 
 
 def load_plugins() -> None:

@@ -93,7 +93,7 @@ def protect(
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
 
-    Interrupted, even killed, it goes on where it was when the same command is run again.
+    Interrupted, even killed, it resumes when the same command is run again.
 
     Example: unlearnable protect photos protected --key-file my.key
 
@@ -103,13 +103,13 @@ def protect(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.run import protect_dataset
 
-    name, settings = METHODS.parse(method)
+    chosen = METHODS.create(method)
     with progress() as report:
         manifest = protect_dataset(
             src,
             dst,
             secret=secret_from(key_file, seed_compat, insecure_key_permissions),
-            method=name,
+            method=chosen,
             fraction=fraction,
             format=format,
             resize=resize,
@@ -118,7 +118,6 @@ def protect(
             on_error="skip" if on_error is OnError.skip else "raise",
             progress=report,
             notify=lambda message: print(message, file=sys.stderr),
-            **settings,
         )
     print(f"wrote {dst} with {manifest}")
 
@@ -160,7 +159,10 @@ def preview(
     protected: Annotated[
         Path | None, typer.Option(help="Show this protected copy of SRC, by any method; needs no key.")
     ] = None,
-    method: MethodOption = "classwise-conv",
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="As for `protect`.  [default: classwise-conv]"),
+    ] = None,
     resize: Resize = None,
     dataset_name: DatasetName = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
@@ -176,24 +178,21 @@ def preview(
     from unlearnable_kernels.report.contact_sheet import write_comparison, write_preview
 
     if protected is not None:
-        given = (key_file, seed_compat, resize, dataset_name)
-        changed = method != "classwise-conv" or on_error is OnError.skip
-        if changed or any(option is not None for option in given):
+        given = (key_file, seed_compat, method, resize, dataset_name)
+        if on_error is OnError.skip or any(option is not None for option in given):
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
         print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
         return
-    name, settings = METHODS.parse(method)
     written = write_preview(
         src,
         out,
         secret_from(key_file, seed_compat, insecure_key_permissions),
-        method=name,
+        method=METHODS.create(method or "classwise-conv"),
         resize=resize,
         dataset_name=dataset_name,
         classes=classes,
         on_error="skip" if on_error is OnError.skip else "raise",
-        **settings,
     )
     print(f"wrote {written}")

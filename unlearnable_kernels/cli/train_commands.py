@@ -30,7 +30,7 @@ DefenceOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME[:SETTING=VALUE,...]",
-        help="What a thief may try; repeatable, applied in order; listed below.",
+        help="What the trainer does about the protection; repeatable, applied in order; listed below.",
     ),
 ]
 Settings = Annotated[
@@ -180,7 +180,8 @@ def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, 
     with progress() as report:
         result = run_evaluation(run, test, pgd, report)
     under = "" if pgd is None else f" under {pgd.name}"
-    print(f"{run} on {test}: accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}")
+    accuracy = f"accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}"
+    print(f"{run}, epoch {result['epoch']}, on {test}: {accuracy}")
 
 
 def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import find_manifest, sample_entries
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
@@ -154,25 +154,6 @@ def first_of_each_class(source: Source, limit: int) -> list[Sample]:
             counts[sample.label] += 1
             taken.add(sample.name)
     return [sample for sample in source.samples if sample.name in taken]
-
-
-def find_manifest(path: Path) -> dict[str, Any] | None:
-    """Find the manifest of a protected dataset.
-
-    Args:
-        path: The dataset's folder, or its train folder or train.npz.
-
-    Returns:
-        The manifest; None for a dataset that ``protect`` did not write.
-
-    Raises:
-        UserError: The manifest is damaged.
-    """
-    within = path.name in ("train", "train.npz")
-    for folder in (path, path.parent) if within else (path,):
-        if (folder / MANIFEST_NAME).is_file():
-            return read_manifest(folder)
-    return None
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:

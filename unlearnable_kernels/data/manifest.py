@@ -87,6 +87,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def find_manifest(path: Path) -> dict[str, Any] | None:
+    """Find the manifest of a protected dataset.
+
+    Args:
+        path: The dataset's folder, or its train folder or train.npz.
+
+    Returns:
+        The manifest; None for a dataset that ``protect`` did not write.
+
+    Raises:
+        UserError: The manifest is damaged.
+    """
+    within = path.name in ("train", "train.npz")
+    for folder in (path, path.parent) if within else (path,):
+        if (folder / MANIFEST_NAME).is_file():
+            return read_manifest(folder)
+    return None
+
+
 def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a manifest says about each image: {"label": int, "protected": bool, …} by the name of its sample.
 

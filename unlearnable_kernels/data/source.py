@@ -174,7 +174,13 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
         raise UserError(f"{shown(str(path))}: no such file or folder")
     # Any folder may be one of class folders, so that is asked last.
     for name in sorted(FORMATS, key=lambda name: name == _FALLBACK):
-        source = FORMATS[name](path, split, on_error)
+        try:
+            source = FORMATS[name](path, split, on_error)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # of a plug-in's opener, which must not take all datasets with it unnamed
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{shown(str(path))}: format {name} failed on it ({reason})") from error
         if source is not None:
             return source
     raise not_a_dataset(path, "not a dataset")

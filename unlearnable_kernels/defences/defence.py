@@ -49,8 +49,8 @@ class Defence:
     A subclass is a frozen dataclass whose fields are its settings: bool, int, float or str, or one of these
     and None, which ``__post_init__`` checks. It registers itself with ``DEFENCES.register`` and overrides the
     hooks that it needs; the others do nothing. Of several defences each hook is called in the order in which
-    they were given, and every one gets what the one before it returned. A field with ``init=False`` is no
-    setting.
+    they were given, and every one gets what the one before it returned. A field with ``init=False`` is not
+    a setting.
     """
 
     name: ClassVar[str]

@@ -41,13 +41,13 @@ class Pgd:
         if self.norm not in PUBLISHED_EPS:
             raise UserError(f"unknown norm {self.norm!r}: choose one of {', '.join(PUBLISHED_EPS)}")
         if not 0 < self.eps < math.inf:
-            raise UserError(f"eps is {self.eps}: a finite number above 0 is allowed")
+            raise UserError(f"eps must be a finite number above 0, not {self.eps}")
         if self.norm == "linf" and self.eps > 1:
-            raise UserError(f"eps is {self.eps}: with linf at most 1 is allowed, images are in [0, 1]")
+            raise UserError(f"eps must be at most 1 with linf, since images are in [0, 1], not {self.eps}")
         if self.steps < 1:
-            raise UserError(f"steps is {self.steps}: at least 1 is allowed")
+            raise UserError(f"steps must be at least 1, not {self.steps}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise UserError(f"step_size is {self.step_size}: a finite number above 0 is allowed")
+            raise UserError(f"step_size must be a finite number above 0, not {self.step_size}")
 
     @property
     def step(self) -> float:

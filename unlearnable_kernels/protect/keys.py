@@ -26,7 +26,7 @@ KEY_BYTES = 32
 _DOMAIN = b"unlearnable_kernels.key.v1"
 _FILE_LIMIT = 4096
 SEED_WARNING = (
-    "an integer seed is no secret: anyone can try out all 2^32 of them; "
+    "an integer seed is not a secret: anyone can try out all 2^32 of them; "
     "use seed compatibility to reproduce published data, and a key to protect your own"
 )
 
@@ -69,7 +69,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Seed:
-    """An integer seed, which gives the released program's filters and subset, bit for bit. It is no secret.
+    """An integer seed, no secret, which gives the released program's filters and subset bit for bit.
 
     It serves wherever a ``Key`` does. What it derives for the manifest is slow to compute (scrypt), but
     anyone can try it out, like the seed itself.

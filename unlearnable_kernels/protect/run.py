@@ -13,8 +13,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import resolved, resumable, sha256_of, write_file, writing
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, sign
-from unlearnable_kernels.protect.methods import make_method
-from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
+from unlearnable_kernels.protect.methods.method import Method, Perturbation, Workspace, make_method
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
@@ -29,7 +28,7 @@ def protect_dataset(
     dst: Path,
     *,
     secret: Secret,
-    method: str = "classwise-conv",
+    method: str | Method = "classwise-conv",
     fraction: float = 1.0,
     format: str | None = None,
     resize: int | None = None,
@@ -43,7 +42,7 @@ def protect_dataset(
     """Write a protected copy of the training split of a dataset.
 
     The work goes on in ``dst``.partial, which becomes ``dst`` when it is whole: after a kill, a full disk or
-    Ctrl-C, the same call goes on where it was, and ends with the bytes of an uninterrupted one. A complete
+    Ctrl-C, the same call resumes, and ends with the bytes of an uninterrupted one. A complete
     ``dst`` of the same call is left as it is. Images outside the fraction are written in the same format,
     so that the format does not betray which are protected.
 
@@ -51,7 +50,7 @@ def protect_dataset(
         src: The dataset, as ``open_source`` takes it.
         dst: Folder to create.
         secret: The key, or a seed, that everything secret or random derives from.
-        method: A name in ``METHODS``.
+        method: A name in ``METHODS``, or a method with its settings.
         fraction: Share of the images to protect, in (0, 1]; exact in every class with a key.
         format: A name in ``WRITERS``, with settings where it has some, such as "jpeg:quality=90". None is
             png for trees and npz for archives.
@@ -61,7 +60,8 @@ def protect_dataset(
         on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
         progress: Takes progress.
         notify: Takes messages of one line; by default they are logged.
-        **method_settings: Fields of the method's class, such as ``ClasswiseConv``; None is the default.
+        **method_settings: With a name, fields of the method's class, such as ``ClasswiseConv``; None is the
+            default.
 
     Returns:
         The path of the manifest.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.progress import Progress, no_progress, prefixed
 from unlearnable_kernels.training import TrainConfig, train
 
 FRACTIONS = tuple(tenths / 10 for tenths in range(1, 11))
@@ -27,7 +27,7 @@ def sweep_mixtures(
             images, clean their originals.
         out: Folder for the run folders; runs in it are resumed.
         fractions: Parts of each class to be taken in protected form, above 0 and at most 1.
-        progress: Called with the images of each run.
+        progress: Called with the images of each run, and which run it is.
 
     Returns:
         The run.json of each run by folder name.
@@ -46,4 +46,8 @@ def sweep_mixtures(
             name = f"protected-{fraction:g}{'-clean-part' if only_clean else ''}"
             own = {"protected_fraction": fraction, "only_clean": only_clean}
             configs[name] = TrainConfig(**settings | own)
-    return {name: train(config, out / name, progress) for name, config in configs.items()}
+    records = {}
+    for number, (name, config) in enumerate(configs.items(), 1):
+        prefix = f"run {number} of {len(configs)}, {name}: "
+        records[name] = train(config, out / name, prefixed(progress, prefix))
+    return records

@@ -10,14 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
-from unlearnable_kernels.data.manifest import read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import find_manifest, read_manifest, sample_entries
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import replacing, require_replaceable, resolved
 from unlearnable_kernels.progress import no_progress
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.methods import METHODS, make_method
-from unlearnable_kernels.protect.methods.method import Workspace
+from unlearnable_kernels.protect.methods.method import METHODS, Method, Workspace, make_method
 from unlearnable_kernels.protect.pipeline.plan import (
     Options,
     check_options,
@@ -39,7 +38,7 @@ def write_preview(
     out_png: Path,
     secret: Secret,
     *,
-    method: str = "classwise-conv",
+    method: str | Method = "classwise-conv",
     resize: int | None = None,
     dataset_name: str | None = None,
     classes: int = 10,
@@ -57,7 +56,7 @@ def write_preview(
         src: The source, in any format that ``open_source`` knows.
         out_png: Where to write the sheet.
         secret: Key or seed of the perturbation.
-        method: A name in ``METHODS``; one whose images are perturbed one by one.
+        method: A name in ``METHODS``, or a method with its settings; one that perturbs images one by one.
         resize: As in ``protect_dataset``.
         dataset_name: As in ``protect_dataset``.
         classes: At most so many rows, from 1 to ``MAX_CLASSES``.
@@ -73,7 +72,9 @@ def write_preview(
     """
     chosen = make_method(method, method_settings)
     if not chosen.per_image:
-        raise UserError(f"{method} optimises all images together: protect them, and preview with --protected")
+        raise UserError(
+            f"{chosen.name} optimises all images together: protect them, and preview with --protected"
+        )
     options = Options(chosen, resize=resize, dataset_name=dataset_name)
     check_options(options)
     _check_arguments(classes, out_png, {"source": src})
@@ -112,10 +113,12 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
             cannot be read, or the arguments are such that ``write_preview`` would raise.
     """
     _check_arguments(classes, out_png, {"source": src, "protected dataset": dst})
-    manifest = read_manifest(Path(dst))
+    manifest = find_manifest(Path(dst)) or read_manifest(Path(dst))
     parameters, method = manifest["parameters"], manifest["method"]
-    if method not in METHODS:
-        raise UserError(f"{dst}: method {method!r} is not one of {', '.join(METHODS)}")
+    for name, registry in ((method, METHODS), (parameters.get("format"), WRITERS)):
+        if name not in registry:
+            known = f"{registry.kind} {name!r} is not one of {', '.join(registry)}"
+            raise UserError(f"{dst}: {known}; a plug-in may be missing")
     try:
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
         pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)

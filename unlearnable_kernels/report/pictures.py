@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.arrays import find_manifest
 from unlearnable_kernels.data.images import encode, resize
-from unlearnable_kernels.data.manifest import sample_entries
+from unlearnable_kernels.data.manifest import find_manifest, sample_entries
 from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import UserError

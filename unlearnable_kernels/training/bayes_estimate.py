@@ -64,7 +64,7 @@ def evaluate_bayes_error(
         UserError: As ``evaluate`` does, for a set of fewer than two images, and for a bandwidth out of range.
     """
     if not 0 < bandwidth < math.inf:
-        raise UserError(f"bandwidth is {bandwidth}: a finite number above 0 is allowed")
+        raise UserError(f"bandwidth must be a finite number above 0, not {bandwidth}")
     device = pick_device()
     model, epoch, config, record = load_trained(run, device)
     found, sets = {}, {}

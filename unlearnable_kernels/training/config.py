@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from unlearnable_kernels import parsing
-from unlearnable_kernels.defences import DEFENCES, Defence, make_defence, parse_defence
+from unlearnable_kernels.defences import DEFENCES, Defence, make_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import NETWORKS
@@ -107,22 +107,22 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "lr_step", "image_size", *LIMITS):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"{name} is {value}: at least 1 is allowed")
+                raise UserError(f"{name} must be at least 1, not {value}")
         for name in ("lr", "lr_factor", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{name} is {value}: a finite number above 0 is allowed")
+                raise UserError(f"{name} must be a finite number above 0, not {value}")
         for name in ("weight_decay", "momentum", "crop_padding", "seed"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise UserError(f"{name} is {value}: 0 or more is allowed")
+                raise UserError(f"{name} must be 0 or more, not {value}")
         self._check_mixture()
         object.__setattr__(self, "defences", [_defence(given).settings() for given in self.defences])
 
     def _check_mixture(self) -> None:
         fraction = self.protected_fraction
         if fraction is not None and not 0 < fraction <= 1:
-            raise UserError(f"protected_fraction is {fraction}: above 0 and at most 1 is allowed")
+            raise UserError(f"protected_fraction must be above 0 and at most 1, not {fraction}")
         if (self.clean is None) != (fraction is None) or (self.only_clean and self.clean is None):
             raise UserError("a mixture needs clean, the originals' folder, and protected_fraction: give both")
 
@@ -144,7 +144,8 @@ class TrainConfig:
 
 def _defence(given: Defence | str | Mapping[str, Any]) -> Defence:
     if isinstance(given, str):
-        return parse_defence(given)
+        made: Defence = DEFENCES.create(given)
+        return made
     if not isinstance(given, Defence):
         return make_defence(given)
     name = getattr(given, "name", "")

@@ -38,7 +38,7 @@ def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, 
     if height != width:
         raise UserError(f"{config.train} has images of {width}x{height} px: give an image size, for squares")
     if config.crop_padding > height:
-        raise UserError(f"crop_padding is {config.crop_padding}: at most the images' {height} px are allowed")
+        raise UserError(f"crop_padding must be at most the images' {height} px, not {config.crop_padding}")
     if config.test is None:
         return train_set, None
     test_set = load(config.test, "test", config.test_limit_per_class).relabelled(

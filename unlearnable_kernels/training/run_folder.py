@@ -34,6 +34,7 @@ _RECORD = {
     "versions": dict,
     "final": dict | None,
 }
+_CONFIG = get_type_hints(TrainConfig) | {"defences": list}
 _METRICS = {"epoch": int, "train_accuracy": float, "train_loss": float}
 _TESTED = {"test_accuracy": float}
 _EVALUATION = {"test": str, "accuracy": float, "images": int}
@@ -63,7 +64,7 @@ def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
         raise UserError(f"{out} is a file: a run needs a folder")
     if (out / CONFIG).is_file():
         before = read_json(out / CONFIG)
-        _require(before, {}, str(out / CONFIG))
+        _require_this_version(before, out / CONFIG)
         now = config.as_dict()
         for name in [*now, *before]:
             if before.get(name) != now.get(name):
@@ -101,12 +102,8 @@ def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
         if not (run / name).is_file():
             raise UserError(f"{run} is not a run folder: it has no {name}")
     config = read_json(run / CONFIG)
-    kinds = get_type_hints(TrainConfig) | {"defences": list}
-    _require(config, {}, str(run / CONFIG))
-    unknown = [name for name in config if name not in kinds]
-    if unknown:
-        raise UserError(f"{run / CONFIG} was written by another version: it has {unknown[0]!r}")
-    _require(config, kinds, str(run / CONFIG))
+    _require_this_version(config, run / CONFIG)
+    _require(config, _CONFIG, str(run / CONFIG))
     return TrainConfig(**config), _read_record(run)
 
 
@@ -149,6 +146,16 @@ def _read_record(run: Path) -> dict[str, Any]:
         raise UserError(f"{name} is damaged: 'classes' is missing or malformed")
     checked: dict[str, Any] = record
     return checked
+
+
+def _require_this_version(config: Any, path: Path) -> None:
+    """Raise UserError if a config.json has a field that there is no more."""
+    _require(config, {}, str(path))
+    foreign = [f"it has {name!r}" for name in config if name not in _CONFIG]
+    if foreign:
+        raise UserError(
+            f"{path} was written by another version: {foreign[0]}; train again, in another folder"
+        )
 
 
 def _require(value: Any, fields: dict[str, Any], name: str, within: str = "") -> None:

@@ -150,7 +150,7 @@ class FolderWriter(Writer):
     def seal(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> None:
         for chunk in chunks:
             for position in chunk.skipped:
-                # A file that an earlier attempt wrote and this one skipped belongs to nobody.
+                # A file that an earlier attempt wrote and this one skipped.
                 (destination.tree / chunk.outputs[position]).unlink(missing_ok=True)
         for file in sorted(destination.source.side_files):
             target = destination.tree / file

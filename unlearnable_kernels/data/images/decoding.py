@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unlearnable_kernels.data.images import headers as image_headers
+from unlearnable_kernels.data.images import headers
 from unlearnable_kernels.data.images.headers import JPEG_SIGNATURE, PNG_SIGNATURE
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.extras import extra_module
@@ -74,12 +74,12 @@ class _Refused(Exception):
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """The pixels of a plain JPEG, or None where Pillow is to judge.
+    """The pixels of a plain JPEG, or None where Pillow must decide.
 
     Every JPEG goes through the strict decoder, even one that Pillow will convert afterwards: Pillow keeps
     silent about damage between the markers.
     """
-    header = image_headers.jpeg_header(data)
+    header = headers.jpeg_header(data)
     if header is None:
         return None
     _check_size(header.width, header.height)
@@ -111,12 +111,12 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _decode_png(data: bytes) -> np.ndarray | None:
-    """The pixels of a plain PNG, or None where Pillow is to judge.
+    """The pixels of a plain PNG, or None where Pillow must decide.
 
     Every PNG goes through libpng, which unlike Pillow insists on all rows.
     """
     try:
-        header = image_headers.png_header(data)
+        header = headers.png_header(data)
     except UserError:  # A missing package says nothing about the file.
         raise
     except ValueError as error:

@@ -146,17 +146,17 @@ class Ascent:
             self._restore()
         while self.done < self.steps:
             self._train_all(self.done)
-            self._note(self._judge_name())
+            self._note(self._measuring_name())
             self._ascend()
             self.done += 1
             with writing(self.workspace.folder):
                 self._save()
         self.models.clear()
-        self._train(self._judge_name(), self.steps, fresh=True)
-        self._note(self._judge_name())
+        self._train(self._measuring_name(), self.steps, fresh=True)
+        self._note(self._measuring_name())
         return self.current[self.rows].cpu(), self.log
 
-    def _judge_name(self) -> str:
+    def _measuring_name(self) -> str:
         return "held out" if self.loop.warm_start else "ascended 0"
 
     def _names(self) -> list[str]:
@@ -202,9 +202,9 @@ class Ascent:
         epochs = count * (loop.first_epochs + (self.steps - 1) * loop.epochs) + loop.first_epochs
         return epochs * len(self.labels)
 
-    def _note(self, judge: str) -> None:
-        """Estimate the Bayes error of the current images on the embedding ``judge``, and log it."""
-        scaled, _ = self._scaled(self._features(self.models[judge], self.current))
+    def _note(self, measured_on: str) -> None:
+        """Estimate the Bayes error of the current images on the embedding ``measured_on``, and log it."""
+        scaled, _ = self._scaled(self._features(self.models[measured_on], self.current))
         sigma = self._bandwidth(scaled)
         errors = bayes_error(scaled, self.labels, self.num_classes, sigma).double()
         line = {

@@ -86,7 +86,7 @@ def _key_filter(key: Key, dataset_name: str, index: int, k: int, strength: float
 
 
 def filters_from_seed(seed: int, num_classes: int, kernel_size: int, strength: float) -> torch.Tensor:
-    """The released program's filters for an integer seed, bit for bit, with a warning that it is no secret.
+    """The released program's filters for an integer seed, bit for bit; warns that it is not secret.
 
     Args:
         seed: From 0 to 2³² - 1.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from unlearnable_kernels.data.source import Source
+from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.registry import Registry
@@ -131,3 +132,22 @@ class Method(ABC):
 
 
 METHODS: Registry[type[Method]] = Registry("method", "unlearnable_kernels.protect.methods")
+
+
+def make_method(method: str | Method, settings: dict[str, Any]) -> Method:
+    """A method by its name, or as it is.
+
+    Args:
+        method: A name in ``METHODS``, or a method with its settings.
+        settings: With a name, values by setting; None is the default.
+
+    Raises:
+        UserError: The name or a setting is unknown, or a value is of another type.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not isinstance(method, Method):
+        made: Method = METHODS.make(method, given)
+        return made
+    if given:
+        raise UserError(f"method {method.name} has its settings already: leave out {', '.join(given)}")
+    return method

@@ -60,7 +60,7 @@ class Rendering:
     _buffers: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def render(self, chunk: Chunk) -> Result:
-        """Write a chunk's images, over whatever bears their names.
+        """Write a chunk's images, over those of an earlier attempt.
 
         Raises:
             UserError: An image cannot be processed, or not written.
@@ -117,5 +117,5 @@ class Rendering:
     def _skip(self, error: ImageError, chunk: Chunk, position: int, skipped: dict[int, str]) -> None:
         if not self.skip_bad:
             raise error
-        # The manifest has the name beside it, and no business with the folder that it lay in.
+        # The manifest has the name beside it; the folder it lay in is the owner's own affair.
         skipped[position] = str(error).rpartition(f"{chunk.samples[position].name}: ")[2]

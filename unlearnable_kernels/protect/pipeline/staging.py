@@ -56,7 +56,8 @@ class Staging:
             foreign = sorted(name for name in names - _OWN if not name.endswith(_TEMPORARY))
             if foreign:
                 raise UserError(
-                    f"{self.folder} is where {self.dst.name} would grow, but holds {foreign[0]!r}"
+                    f"{self.folder} is needed for {self.dst.name}, but holds {foreign[0]!r}; delete it if it "
+                    "is an unfinished run of another version, or choose another name"
                 )
         except UserError:
             self.close()

@@ -84,7 +84,7 @@ def _in_flight(pool: ProcessPoolExecutor, chunks: Sequence[Chunk], limit: int) -
 def _without_main() -> Iterator[None]:
     """Workers started meanwhile do not run the caller's script again, as they otherwise would.
 
-    They need nothing of it; so no script has to be guarded, and notebooks and standard input serve too.
+    They do not need it, so scripts need no guard, and notebooks and standard input work too.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
