@@ -92,7 +92,7 @@ def test_before_and_after_are_noted_in_the_run_folder(digits_run, capsys):
 def test_features_are_those_the_classifier_sees(digits_run):
     from unlearnable_kernels.training.evaluation import load_trained
 
-    model, *_ = load_trained(digits_run[0], torch.device("cpu"))
+    model = load_trained(digits_run[0], torch.device("cpu")).model
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
     features = features_of(model, images)
     logits = model(images.permute(0, 3, 1, 2) / 255)

@@ -1,7 +1,8 @@
 """Defences: from text and JSON and back, and each hook's place in training, seen by toys of each kind."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,14 @@ class Watching(Defence):
         CALLS.append((self.tag, hook))
         SHAPES[hook] = [(each.dtype, tuple(each.shape)) for each in values]
 
-    def setup(self, model: nn.Module) -> None:
+    def setup(self, model: nn.Module, network: str) -> None:
+        assert network == "resnet8"
         self._note("setup")
+
+    def begin_epoch(self, model: nn.Module, epoch: int) -> None:
+        assert model.training
+        assert epoch in (0, 1, 2, 3)
+        self._note("begin_epoch")
 
     def prepare(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         self._note("prepare", images, labels, torch.rand(1, generator=generator))
@@ -96,7 +103,7 @@ class OneHot(Defence):
 class Fewer(Defence):
     """Trains on the dark half of the set, of which only the last layer is learnt."""
 
-    def setup(self, model: nn.Module) -> None:
+    def setup(self, model: nn.Module, network: str) -> None:
         model.requires_grad_(False)
         model.get_submodule("fc").requires_grad_(True)
 
@@ -117,7 +124,33 @@ class Pulling(Defence):
         return loss + self.slope / 2 * logits.sum()
 
 
-TOYS = {"watching": Watching, "brightening": Brightening, "one-hot": OneHot, "fewer": Fewer}
+@dataclass(frozen=True)
+class Levelling(Defence):
+    """Tests on images of which the training set's mean is taken away."""
+
+    _found: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def prepare(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        self._found["mean"] = images.float().mean((0, 1, 2))
+        return images, labels
+
+    def at_test(self, images: Tensor) -> Tensor:
+        return (images - self._found["mean"]).clamp(0, 255).to(torch.uint8)
+
+    def state(self) -> dict[str, Tensor]:
+        return self._found
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._found["mean"] = state["mean"]
+
+
+TOYS = {
+    "levelling": Levelling,
+    "watching": Watching,
+    "brightening": Brightening,
+    "one-hot": OneHot,
+    "fewer": Fewer,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -132,9 +165,9 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_registry_says_what_they_are() -> None:
     ours = {entry.name: entry for entry in DEFENCES.entries() if entry.name not in TOYS}
-    assert list(ours) == ["at-l2", "at-linf"]
     assert (ours["at-l2"].item, ours["at-linf"].item) == (AtL2, AtLinf)
-    assert all("Madry" in entry.paper and entry.description for entry in ours.values())
+    assert all("Madry" in ours[name].paper for name in ("at-l2", "at-linf"))
+    assert all(entry.description for entry in ours.values())
 
 
 def test_from_text_to_json_and_back() -> None:
@@ -188,7 +221,8 @@ def test_every_hook_has_its_place_and_order(data: Path, tmp_path: Path) -> None:
     train(config, tmp_path / "run")
     step = [(tag, hook) for hook in ("augment", "adversary", "loss", "regularise") for tag in "ab"]
     once = [[(tag, hook) for tag in "ab"] for hook in ("prepare", "setup", "at_test")]
-    assert [*once[0], *once[1], *once[2], *step, *step] == CALLS
+    begin = [(tag, "begin_epoch") for tag in "ab"]
+    assert [*once[0], *once[1], *once[2], *begin, *step, *step] == CALLS
     images, labels = (torch.float32, (24, 3, 16, 16)), (torch.int64, (24,))
     assert SHAPES["prepare"] == [
         (torch.uint8, (48, 16, 16, 3)),
@@ -242,7 +276,7 @@ def test_the_draws_do_not_depend_on_the_number_of_processes() -> None:
     def part_of(rank: int, size: int) -> Tensor:
         part = Processes(rank, size, CPU).part(7)
         generator = torch.Generator().manual_seed(3)
-        batch = Batch(images[part], torch.zeros(7, dtype=torch.int64)[part], 7, part, generator, "fp32")
+        batch = Batch(images[part], torch.zeros(7, dtype=torch.int64)[part], 7, part, generator, "fp32", 1)
         return Brightening().augment(batch).images
 
     whole = part_of(0, 1)
@@ -266,6 +300,14 @@ def test_tested_images_are_as_the_defence_has_them(data: Path, tmp_path: Path) -
     expected = functional.cross_entropy(logits, stored.labels)
     assert line["loss"] == pytest.approx(float(expected), rel=1e-4)
     assert line["sha256"] == stored.digest()
+
+
+def test_what_was_found_in_the_training_set_is_kept_for_tests(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config_for(data, epochs=1, defences=["watching", "levelling"]), run)
+    assert evaluate(run, data)["loss"] == untimed_metrics(run)[-1]["test_loss"]
+    mean = tensors_of(run)["defences.1.mean"]
+    torch.testing.assert_close(mean, load_arrays(data, "train").images.float().mean((0, 1, 2)))
 
 
 def test_mixed_labels_are_weights_of_classes(data: Path, tmp_path: Path) -> None:

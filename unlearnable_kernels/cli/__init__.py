@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import unlearnable_kernels
+from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
-from unlearnable_kernels.cli.train_commands import demo, evaluate, report, sweep, train
+from unlearnable_kernels.cli.train_commands import sweep, train
 from unlearnable_kernels.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,11 +1,15 @@
 """What a defence is: its settings, and where it takes part in training on images that may be protected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+
+def _alone(rows: Tensor) -> Tensor:
+    return rows
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,10 @@ class Batch:
         part: Which of these are here.
         generator: On the images' device, in the same state on all processes.
         precision: "fp32" or "bf16", that of passes through the network.
+        num_classes: K.
+        epoch: From 0.
+        gather: The rows of the whole batch, in order, from this process's; must be called by all processes
+            alike, and gives no gradients.
     """
 
     images: Tensor
@@ -28,6 +36,9 @@ class Batch:
     part: slice
     generator: torch.Generator
     precision: str
+    num_classes: int
+    epoch: int = 0
+    gather: Callable[[Tensor], Tensor] = _alone
 
     def draw(self, make: Callable[[int, torch.Generator], Tensor]) -> Tensor:
         """Random values for the images here, the same however many processes share the batch.
@@ -55,11 +66,20 @@ class Defence:
 
     name: ClassVar[str]
 
-    def setup(self, model: nn.Module) -> None:
+    def setup(self, model: nn.Module, network: str) -> None:
         """Change the fresh network, in place, before its optimiser is made; such as freeze some layers.
 
         Args:
             model: On its device. Its parameters' names and shapes must stay as they are.
+            network: The name by which it was made.
+        """
+
+    def begin_epoch(self, model: nn.Module, epoch: int) -> None:
+        """What must happen before every epoch, once ``model`` is in training mode.
+
+        Args:
+            model: The network, which ``setup`` saw before.
+            epoch: From 0.
         """
 
     def prepare(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -113,6 +133,20 @@ class Defence:
             uint8 [N, H, W, 3].
         """
         return images
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What ``prepare`` found in the training set and ``at_test`` needs; saved with every checkpoint."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what ``state`` returned, in place of ``prepare``, before a trained network is tested.
+
+        Args:
+            state: As returned, on the CPU.
+
+        Raises:
+            KeyError: Something is missing.
+        """
 
     def settings(self) -> dict[str, Any]:
         """The name and every setting, as JSON: ``make_defence`` takes them."""

@@ -66,18 +66,19 @@ def evaluate_bayes_error(
     if not 0 < bandwidth < math.inf:
         raise UserError(f"bandwidth must be a finite number above 0, not {bandwidth}")
     device = pick_device()
-    model, epoch, config, record = load_trained(run, device)
+    trained = load_trained(run, device)
+    config, record = trained.config, trained.record
     found, sets = {}, {}
     for name, path in (("before", before), ("after", after)):
         data = load_arrays(path, "train", config.image_size).relabelled(record["classes"], str(path))
         require_size(data, record["image_size"], str(path))
         if len(data) < 2:
             raise UserError(f"{path} holds one image only: at least 2 are needed")
-        features = features_of(model, data.images)
+        features = features_of(trained.model, data.images)
         found[name] = estimate(features, data.labels.to(device), len(record["classes"]), bandwidth)
         sets[name] = {"path": str(path.resolve()), "sha256": data.digest()}
     results = {name: sets[name] | dataclasses.asdict(each) for name, each in found.items()}
-    line: dict[str, Any] = {"epoch": epoch, "bandwidth": bandwidth, **results, "versions": versions()}
+    line: dict[str, Any] = {"epoch": trained.epoch, "bandwidth": bandwidth, **results, "versions": versions()}
     append_jsonl(run / BAYES_ERROR, line)
     return found
 

@@ -1,6 +1,6 @@
 """State in safetensors files: named tensors with a few words about them; and the checkpoints of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,11 +9,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unlearnable_kernels.defences import Defence
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing
 
 _MODEL = "model."
 _MOMENTUM = "momentum."
+_DEFENCES = "defences."
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -55,8 +57,12 @@ def stored_tensors(
         raise UserError(f"{path} {problem} ({reason}){advice}") from error
 
 
-def save_checkpoint(path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+def save_checkpoint(
+    path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.SGD, defences: Sequence[Defence] = ()
+) -> None:
     """Write weights, buffers and momentum after ``epoch`` epochs; the file is replaced in one step.
+
+    What the defences found in the training set goes with them.
 
     Raises:
         WriteError: The file cannot be written.
@@ -66,11 +72,18 @@ def save_checkpoint(path: Path, epoch: int, model: nn.Module, optimizer: torch.o
         buffer = optimizer.state[parameter].get("momentum_buffer")
         if buffer is not None:
             tensors[_MOMENTUM + name] = buffer
+    for number, defence in enumerate(defences):
+        tensors |= {f"{_DEFENCES}{number}.{name}": value for name, value in defence.state().items()}
     save_tensors(path, tensors, {"epoch": str(epoch)})
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.SGD | None = None) -> int:
-    """Read a checkpoint into ``model``, and into ``optimizer`` if given, in place.
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.SGD | None = None,
+    defences: Sequence[Defence] = (),
+) -> int:
+    """Read a checkpoint into ``model``, and into ``optimizer`` and ``defences`` if given, in place.
 
     Returns:
         The number of finished epochs.
@@ -87,6 +100,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.SGD | N
                 # The parameter's own strides: sums over gradients run in memory order, so must not change.
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        for number, defence in enumerate(defences):
+            defence.restore(tensors_under(tensors, f"{_DEFENCES}{number}."))
     return epoch
 
 

@@ -85,7 +85,9 @@ class Engine:
         labels: int64 [N], on any device.
         recipe: How to train.
         group: This process among those that train together.
-        defences: Their hooks are called in this order; ``prepare`` and ``at_test`` are the caller's business.
+        defences: Their hooks are called in this order; ``setup``, ``prepare``, ``at_test`` are the caller's
+            business.
+        num_classes: Number of logits, for defences that mix labels.
     """
 
     def __init__(
@@ -96,11 +98,10 @@ class Engine:
         recipe: Recipe,
         group: Processes,
         defences: Sequence[Defence] = (),
+        num_classes: int = 0,
     ) -> None:
         self.images, self.labels, self.recipe, self.group = images, labels, recipe, group
-        self.defences = defences
-        for defence in defences:
-            defence.setup(model)
+        self.defences, self.num_classes = defences, num_classes
         self.model = share_batch_norm(model, group.device) if group.size > 1 else model
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), 0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -133,20 +134,22 @@ class Engine:
         sums = torch.zeros(2, dtype=torch.float64, device=device)  # the loss, and the images recognised
         trained, lr = 0, 0.0
         self.model.train()
+        for defence in self.defences:
+            defence.begin_epoch(self.model, epoch)
         start = time.perf_counter()
         for step, index in enumerate(batches):
             if self.recipe.skip_single and 1 == len(index) < min(count, self.recipe.batch_size):
                 continue
             lr = self.recipe.rate(epoch, step, len(batches))
             self.optimizer.param_groups[0]["lr"] = lr
-            sums += self._step(self._batch(index, generator))
+            sums += self._step(self._batch(index, epoch, generator))
             trained += len(index)
             report(len(index))
         loss_sum, correct = self.group.sum(sums).tolist()
         seconds = time.perf_counter() - start
         return EpochResult(loss_sum / trained, correct / trained, lr, trained / seconds)
 
-    def _batch(self, index: Tensor, generator: torch.Generator) -> Batch:
+    def _batch(self, index: Tensor, epoch: int, generator: torch.Generator) -> Batch:
         """This process's part of the batch int64 [count], cropped, flipped and as the defences have it.
 
         All draws are those of the whole batch.
@@ -159,7 +162,13 @@ class Engine:
         if images.device != device:
             images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
         inputs = crop_flip(images, offsets[part], flips[part], recipe.crop_padding, picked, self._dtype)
-        batch = Batch(inputs, labels, count, part, generator, recipe.precision)
+
+        def gather(rows: Tensor) -> Tensor:
+            return self.group.gather(rows, count)
+
+        batch = Batch(
+            inputs, labels, count, part, generator, recipe.precision, self.num_classes, epoch, gather
+        )
         for defence in self.defences:
             batch = defence.augment(batch)
         for defence in self.defences:

@@ -72,20 +72,21 @@ def evaluate(
             cannot be written.
     """
     one = Processes(0, 1, pick_device())
-    model, epoch, config, record = load_trained(run, one.device)
+    trained = load_trained(run, one.device)
+    model, config, record = trained.model, trained.config, trained.record
     earlier = read_evaluations(run)
     data = load_arrays(test, "test", config.image_size).relabelled(record["classes"], str(test))
     require_size(data, record["image_size"], str(test))
     generator = torch.Generator(one.device).manual_seed(config.seed)
     against = None if attack is None else (Attack(model, attack, config.precision), generator)
-    seen = at_test(config.make_defences(), data)
+    seen = at_test(trained.defences, data)
     result = measure(model, seen, config.batch_size, one, config.precision, against, progress)
     counts = zip(data.classes, result.correct, result.total, strict=True)
     line = {
         "test": str(test.resolve()),
         "sha256": data.digest(),
         "images": len(data),
-        "epoch": epoch,
+        "epoch": trained.epoch,
         "attack": None if attack is None else attack.as_dict(),
         "loss": result.loss,
         "accuracy": result.accuracy,
@@ -96,8 +97,27 @@ def evaluate(
     return line
 
 
-def load_trained(run: Path, device: torch.device) -> tuple[nn.Module, int, TrainConfig, dict[str, Any]]:
-    """The network of a run folder after its last finished epoch, that epoch, the configuration and run.json.
+@dataclass(frozen=True)
+class Trained:
+    """What a run folder holds, to test.
+
+    Attributes:
+        model: The network after its last finished epoch, channels-last.
+        epoch: How many were finished.
+        config: The configuration.
+        record: run.json.
+        defences: With what they found in the training set.
+    """
+
+    model: nn.Module
+    epoch: int
+    config: TrainConfig
+    record: dict[str, Any]
+    defences: list[Defence]
+
+
+def load_trained(run: Path, device: torch.device) -> Trained:
+    """The network of a run folder, on ``device``, and what belongs to it.
 
     Raises:
         UserError: ``run`` has no checkpoint or is damaged.
@@ -106,9 +126,10 @@ def load_trained(run: Path, device: torch.device) -> tuple[nn.Module, int, Train
     if not (run / CHECKPOINT).is_file():
         raise UserError(f"{run} has no finished epoch yet: train it first")
     model = create_network(config.network, len(record["classes"]), record["image_size"])
-    epoch = load_checkpoint(run / CHECKPOINT, model)
+    defences = config.make_defences()
+    epoch = load_checkpoint(run / CHECKPOINT, model, defences=defences)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, epoch, config, record
+    return Trained(model, epoch, config, record, defences)
 
 
 def measure(

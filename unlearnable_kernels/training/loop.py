@@ -140,7 +140,10 @@ class _Run:
 
     def _save(self) -> None:
         append_jsonl(self.out / METRICS, self.metrics[-1])
-        save_checkpoint(self.out / CHECKPOINT, len(self.metrics), self.engine.model, self.engine.optimizer)
+        engine = self.engine
+        save_checkpoint(
+            self.out / CHECKPOINT, len(self.metrics), engine.model, engine.optimizer, engine.defences
+        )
 
 
 def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> Engine:
@@ -171,4 +174,6 @@ def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> E
     home = fitting_device(images.nbytes, group.device)
     size, seed = images.shape[1], derived_seed(config.seed, "weights")
     model = fresh_network(config.network, len(data.classes), size, seed, group.device)
-    return Engine(model, images.to(home), labels.to(home), recipe, group, defences)
+    for defence in defences:
+        defence.setup(model, config.network)
+    return Engine(model, images.to(home), labels.to(home), recipe, group, defences, len(data.classes))

@@ -8,7 +8,7 @@ processes changes a run's rounding and speed, nothing else.
 import atexit
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -44,6 +44,24 @@ class Processes:
         if self.size > 1:
             dist.all_reduce(value)
         return value
+
+    def gather(self, rows: Tensor, count: int) -> Tensor:
+        """All ``count`` rows of what the processes have their ``part`` of, on every one; without gradients.
+
+        Args:
+            rows: This process's, of any shape behind the first dimension.
+            count: Rows over all processes.
+        """
+        if self.size == 1:
+            return rows
+        # The parts' lengths differ by one at most, and all that is gathered must be of one length.
+        padded = rows.new_zeros((-(-count // self.size), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded)
+        parts = [replace(self, rank=rank).part(count) for rank in range(self.size)]
+        whole = torch.cat([each[: part.stop - part.start] for each, part in zip(found, parts, strict=True)])
+        return whole.contiguous(memory_format=torch.channels_last) if whole.dim() == 4 else whole
 
     def together(self, action: Callable[[], T]) -> T:
         """Do ``action`` on every process; if one raises a UserError, all raise the first one's."""
