@@ -15,7 +15,19 @@ from typer.main import get_command
 from unlearnable_kernels import progress
 from unlearnable_kernels.cli import LISTED, app, main, registries
 
-COMMANDS = ("keygen", "protect", "verify", "preview", "train", "sweep", "evaluate", "report", "demo", "info")
+COMMANDS = (
+    "keygen",
+    "protect",
+    "verify",
+    "preview",
+    "train",
+    "sweep",
+    "evaluate",
+    "report",
+    "theory",
+    "demo",
+    "info",
+)
 
 
 class Result(NamedTuple):

@@ -18,8 +18,9 @@ ALLOWED = {
     "protect": {"data", "ops", "networks", "training"},
     "recipes": {"data", "defences", "networks", "protect", "training"},
     "report": {"data", "defences", "networks", "protect", "training"},
+    "theory": set(),
     "demo": {"data", "protect", "report", "training"},
-    "cli": {"data", "defences", "demo", "networks", "protect", "recipes", "report", "training"},
+    "cli": {"data", "defences", "demo", "networks", "protect", "recipes", "report", "theory", "training"},
     "__main__": {"cli"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
