@@ -50,7 +50,7 @@ OPTIMISED = {
 }
 TRAINED: dict[str, dict[str, Any]] = {
     "erm": {},
-    "erm, bf16, one-cycle": {"precision": "bf16", "schedule": "one-cycle"},
+    "erm, bf16, one-cycle": {"amp": "bf16", "schedule": "one-cycle"},
     "at-linf": {"defences": ["at-linf:steps=3"]},
     "at-l2": {"defences": [{"name": "at-l2", "eps": 0.25, "steps": 2}]},
 }
