@@ -132,6 +132,7 @@ def metrics(root: Path, out: Path, options: dict[str, Any]) -> dict[str, float]:
         epochs=2,
         batch_size=7,
         lr=0.05,
+        lr_step=40,
         crop_padding=1,
         **options,
     )

@@ -98,7 +98,8 @@ def require_plugins(recorded: Mapping[str, Any], registries: Iterable[Registry[A
             if name in known[kind] and _top(known[kind].origin(name) or "") == module:
                 continue
             raise UserError(
-                f"{owner} used {each} of the plug-in {module}: give --plugin {module}, or the path of its file"
+                f"{owner} used {each} of the plug-in {module}: "
+                f"give --plugin {module}, or the path of its file"
             )
 
 

@@ -78,7 +78,6 @@ class Registry(Generic[T]):
                 This, like the next, is raised when the decorator is applied.
             TypeError: A field of a dataclass cannot be a setting, or has no default.
         """
-
         # Not the item's own module: a plug-in may register what another package defines.
         module = str(sys._getframe(1).f_globals.get("__name__", ""))
 

@@ -64,7 +64,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     defences: Sequence[Defence] = (),
 ) -> None:
-    """Write weights, buffers and the optimiser's state after ``epoch`` epochs; the file is replaced in one step.
+    """Write weights, buffers and the optimiser's state after ``epoch`` epochs, in place of an earlier file.
 
     What the defences found in the training set goes with them.
 

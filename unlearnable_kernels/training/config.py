@@ -11,7 +11,9 @@ from unlearnable_kernels import parsing
 from unlearnable_kernels.defences import DEFENCES, Defence, make_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.networks import find_network
+from unlearnable_kernels.networks.normalise import read_statistics
+from unlearnable_kernels.networks.pretrained import CACHE
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine", "one-cycle")
@@ -45,7 +47,7 @@ class TrainConfig:
     Attributes:
         train, test: Datasets as ``open_source`` takes them, made absolute; without ``test`` nothing is
             tested while training.
-        network: One of ``NETWORKS``.
+        network: As ``find_network`` takes it, such as "resnet18" or "timm:resnet26".
         epochs: Passes over the training images.
         batch_size: Images a step, over all processes together.
         optimizer: "sgd", or "adamw" with betas 0.9 and 0.999.
@@ -70,7 +72,8 @@ class TrainConfig:
             object that ``Defence.settings`` returns, which it becomes.
         normalise: What the network subtracts from its images and divides them by, as
             ``networks.normalise`` takes it, such as "cifar10"; None leaves them in [0, 1].
-        pretrained: Where ``networks.pretrained`` finds the weights to begin with; None draws them.
+        pretrained: Whence the weights to begin with, as ``networks.pretrained`` takes it: "cache" or a file,
+            made absolute. None draws them.
         amp: "bf16" for passes through the network in bfloat16 where autocast allows it; weights, optimiser
             and the images that a defence changes stay float32. None computes in float32.
         compile: Whether to run the network through torch.compile.
@@ -118,6 +121,8 @@ class TrainConfig:
         for name in ("train", "test", "clean"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
+        if self.pretrained not in (None, CACHE):
+            object.__setattr__(self, "pretrained", str(Path(self.pretrained).resolve()))
         if self.lr_step is None:
             object.__setattr__(self, "lr_step", max(1, int(_DROPS * self.epochs)))
         self._check_values()
@@ -125,7 +130,9 @@ class TrainConfig:
         object.__setattr__(self, "defences", [_defence(given).settings() for given in self.defences])
 
     def _check_values(self) -> None:
-        _ = NETWORKS[self.network]
+        find_network(self.network)
+        if self.normalise is not None:
+            read_statistics(self.normalise)
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", (None, *AMP))):
             if getattr(self, name) not in choices:
                 known = ", ".join(choice or "none" for choice in choices)
@@ -143,7 +150,9 @@ class TrainConfig:
             if not 0 <= value < math.inf:
                 raise UserError(f"{name} must be 0 or more, not {value}")
         if not 0 <= self.warmup < self.epochs:
-            raise UserError(f"warmup must be 0 or more, and fewer than the {self.epochs} epochs, not {self.warmup}")
+            raise UserError(
+                f"warmup must be 0 or more, and fewer than the {self.epochs} epochs, not {self.warmup}"
+            )
         if self.warmup and self.schedule == "one-cycle":
             raise UserError(f"warmup must be 0 with schedule one-cycle, which has its own, not {self.warmup}")
 
@@ -164,7 +173,7 @@ class TrainConfig:
 
     @property
     def precision(self) -> str:
-        """"fp32" or "bf16", of passes through the network: what ``device.autocast`` takes."""
+        """Of passes through the network, "fp32" or "bf16": what ``device.autocast`` takes."""
         return self.amp or "fp32"
 
     def learning_rate(self, epoch: float) -> float:

@@ -48,7 +48,5 @@ def train_seeds(
     for number, seed in enumerate(seeds, 1):
         folder = out / f"seed-{seed}"
         prefix = f"run {number} of {len(seeds)}, seed {seed}: "
-        records[folder] = train(
-            replace(config, seed=seed), folder, prefixed(progress, prefix), device, log
-        )
+        records[folder] = train(replace(config, seed=seed), folder, prefixed(progress, prefix), device, log)
     return records
