@@ -27,6 +27,7 @@ HISTORY = "history.csv"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint.safetensors"
 RECORD = "run.json"
+SEED = "seed-"  # and the number, of a run folder among those of several seeds
 EVALUATIONS = "evaluations.jsonl"
 BAYES_ERROR = "bayes_error.jsonl"
 
@@ -63,6 +64,14 @@ def check_places(out: Path, config: TrainConfig) -> None:
     for data in (Path(path) for path in sets if path is not None):
         if place == data or data in place.parents or place in data.parents:
             raise UserError(f"{out} must lie outside the dataset {data}, and not around it")
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folders that ``path`` stands for: itself, or those of several seeds in it, by number."""
+    if (path / CONFIG).exists():
+        return [path]
+    seeds = [found.parent for found in path.glob(f"{SEED}*/{CONFIG}")]
+    return sorted(seeds, key=lambda folder: (len(folder.name), folder.name)) or [path]
 
 
 def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress, no_progress, prefixed
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.loop import train
-from unlearnable_kernels.training.run_folder import CONFIG
+from unlearnable_kernels.training.run_folder import CONFIG, SEED
 
 
 def train_seeds(
@@ -46,7 +46,7 @@ def train_seeds(
         raise UserError(f"{out} is the folder of one run: give several seeds another folder")
     records = {}
     for number, seed in enumerate(seeds, 1):
-        folder = out / f"seed-{seed}"
+        folder = out / f"{SEED}{seed}"
         prefix = f"run {number} of {len(seeds)}, seed {seed}: "
         records[folder] = train(replace(config, seed=seed), folder, prefixed(progress, prefix), device, log)
     return records
