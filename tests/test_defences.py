@@ -44,7 +44,7 @@ class Watching(Defence):
         SHAPES[hook] = [(each.dtype, tuple(each.shape)) for each in values]
 
     def setup(self, model: nn.Module, network: str) -> None:
-        assert network == "resnet8"
+        assert network == "tiny"
         self._note("setup")
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -252,7 +252,7 @@ def test_who_changes_nothing_leaves_no_trace(data: Path, tmp_path: Path) -> None
 
 
 def test_a_defence_sees_float32_under_bf16(data: Path, tmp_path: Path) -> None:
-    train(config_for(data, epochs=1, precision="bf16", defences=["watching"]), tmp_path / "run")
+    train(config_for(data, epochs=1, amp="bf16", defences=["watching"]), tmp_path / "run")
     assert SHAPES["augment"][0][0] == SHAPES["adversary"][0][0] == torch.float32
 
 
@@ -290,7 +290,7 @@ def test_tested_images_are_as_the_defence_has_them(data: Path, tmp_path: Path) -
     train(config_for(data, epochs=1, defences=["brightening"]), run)
     line = evaluate(run, data)
     assert line["loss"] == untimed_metrics(run)[-1]["test_loss"]
-    model = fresh_network("resnet8", 2, 16, 0, CPU)
+    model = fresh_network("tiny", 2, 16, 0, CPU)
     model.load_state_dict(
         {n.removeprefix("model."): t for n, t in tensors_of(run).items() if n.startswith("model.")}
     )
@@ -325,7 +325,7 @@ def test_a_set_can_be_prepared_and_layers_frozen(data: Path, tmp_path: Path) -> 
     assert told[-1] == ("training", 24, 24)
     assert record["train"]["images"] == 48
     assert record["train"]["sha256"] == load_arrays(data, "train").digest()
-    fresh = fresh_network("resnet8", 2, 16, derived_seed(0, "weights"), CPU)
+    fresh = fresh_network("tiny", 2, 16, derived_seed(0, "weights"), CPU)
     after = tensors_of(tmp_path / "run")
     same = {name for name, value in fresh.named_parameters() if torch.equal(after[f"model.{name}"], value)}
     assert {name for name, _ in fresh.named_parameters()} - same == {"fc.weight", "fc.bias"}
@@ -339,7 +339,7 @@ def test_terms_are_added_to_the_mean_loss() -> None:
     recipe = Recipe(lambda epoch, step, steps: 1.0, batch_size=10, momentum=0.0, weight_decay=0.0)
     moved, losses = [], []
     for defences in ((), (Pulling(0.5),), (Pulling(0.5), Pulling(0.25))):
-        model = fresh_network("resnet8", 2, 16, 0, CPU)
+        model = fresh_network("tiny", 2, 16, 0, CPU)
         engine = Engine(model, images, labels, recipe, Processes(0, 1, CPU), defences)
         result = engine.train_epoch(0, torch.Generator().manual_seed(1), lambda count: None)
         moved.append(model.get_parameter("fc.bias").detach())
@@ -378,5 +378,5 @@ def test_the_command_takes_several_and_a_run_goes_on_with_these_alone(data: Path
 def test_a_run_whose_defence_is_gone_is_named(data: Path, tmp_path: Path) -> None:
     train(config_for(data, epochs=1, defences=["brightening"]), tmp_path / "run")
     del DEFENCES._entries["brightening"]
-    with pytest.raises(UserError, match="unknown defence 'brightening'"):
+    with pytest.raises(UserError, match="used defence brightening of the plug-in test_defences: give"):
         evaluate(tmp_path / "run", data)

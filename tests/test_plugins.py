@@ -87,7 +87,7 @@ def test_they_are_previewed(folder: Path) -> None:
 
 
 def test_a_network_and_a_defence_from_outside_train_what_they_protected(folder: Path) -> None:
-    common = "--test pets --network toy-linear --epochs 1 --batch-size 16 --limit-per-class 20"
+    common = "--test pets --network toy-linear --epochs 1 --batch-size 16 --set limit_per_class=20"
     results = unlearnable(
         folder,
         f"train --train shifted --out plain {common} --set crop_padding=0",

@@ -93,7 +93,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def config_for(root: Path, data: str, **changes: Any) -> TrainConfig:
     settings: dict[str, Any] = {
         "test": str(root / "animals"),
-        "network": "resnet8",
+        "network": "tiny",
         "epochs": 2,
         "batch_size": 4,
         "lr": 0.01,
@@ -123,7 +123,7 @@ def test_the_table_says_what_was_run(page: Page, work: Path) -> None:
     assert clean == "none"
     assert protected.startswith("classwise-conv: kernel size 3, strength 0.25, fraction 1,")
     assert page.row("Key fingerprint") == ["-", KEY.fingerprint]
-    assert page.row("Network") == ["resnet8, 16 px"] * 2
+    assert page.row("Network") == ["tiny, 16 px"] * 2
     assert page.row("Epochs") == ["2", "2"]
     assert page.row("Seed") == ["0", "0"]
     evaluations = page.row("Evaluations")

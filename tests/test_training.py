@@ -1,6 +1,8 @@
 """Training end to end on a small tree: what is learnt, written, resumed, refused; and testing afterwards."""
 
+import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from small_runs import (
     write_tree,
 )
 
+from unlearnable_kernels.cli.evaluate_commands import evaluate_accuracy
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
@@ -32,15 +35,22 @@ from unlearnable_kernels.training import (
 )
 from unlearnable_kernels.training.evaluation import measure
 from unlearnable_kernels.training.processes import Processes
-from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, METRICS, RECORD
+from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, HISTORY, METRICS, RECORD
 
 __all__ = ["data", "finished", "one_thread"]  # fixtures
+
+
+def history_of(run: Path) -> list[dict[str, float]]:
+    """history.csv as the lines of metrics.jsonl."""
+    with (run / HISTORY).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def test_it_learns_and_writes_what_it_says(data: Path, finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoint.safetensors",
         "config.json",
+        "history.csv",
         "metrics.jsonl",
         "run.json",
     ]
@@ -56,6 +66,9 @@ def test_it_learns_and_writes_what_it_says(data: Path, finished: Path) -> None:
     assert record["train"]["protection"] is None
     assert record["machine"]["cores"] >= 1
     assert json.loads((finished / "config.json").read_text()) == config_for(data).as_dict()
+    assert history_of(finished) == [
+        json.loads(line) for line in (finished / METRICS).read_text().splitlines()
+    ]
 
 
 def test_the_checkpoint_is_safetensors_with_momentum(finished: Path) -> None:
@@ -63,9 +76,9 @@ def test_the_checkpoint_is_safetensors_with_momentum(finished: Path) -> None:
         assert file.metadata() == {"epoch": "4"}
     tensors = tensors_of(finished)
     model = {name for name in tensors if name.startswith("model.")}
-    momentum = {name for name in tensors if name.startswith("momentum.")}
+    momentum = {name for name in tensors if name.startswith("optimizer.momentum_buffer.")}
     assert model | momentum == set(tensors)
-    assert {name.removeprefix("momentum.") for name in momentum} < {
+    assert {name.removeprefix("optimizer.momentum_buffer.") for name in momentum} < {
         name.removeprefix("model.") for name in model
     }
     assert all(tensors[name].abs().sum() > 0 for name in momentum)
@@ -73,7 +86,7 @@ def test_the_checkpoint_is_safetensors_with_momentum(finished: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["between epochs", "within an epoch", "before the checkpoint"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    data: Path, finished: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, finished: Path, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     run = tmp_path / "run"
 
@@ -95,6 +108,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             train(config_for(data), run, no_progress if moment == "before the checkpoint" else stop)
     assert json.loads((run / RECORD).read_text())["status"] == "unfinished"
+    evaluate_accuracy(run, data, None, None)
+    assert ", unfinished, on " in capsys.readouterr().out
     with (run / METRICS).open("a") as file:
         file.write('{"epoch": 3, "train_l')
     seen = []
@@ -103,6 +118,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert trained[0] == (2 * 48 + 4, 4 * 48)
     assert trained[-1] == (4 * 48, 4 * 48)
     assert untimed_metrics(run) == untimed_metrics(finished)
+    assert [line["epoch"] for line in history_of(run)] == [1, 2, 3, 4]
     expected = tensors_of(finished)
     assert all(torch.equal(value, expected[name]) for name, value in tensors_of(run).items())
 
@@ -121,7 +137,7 @@ def test_every_epoch_draws_afresh(data: Path, tmp_path: Path) -> None:
 def test_testing_is_plain_inference(data: Path) -> None:
     images = load_arrays(data, "test")
     torch.manual_seed(0)
-    model = create_network("resnet8", 2, 16)
+    model = create_network("tiny", 2, 16)
     model(torch.rand(8, 3, 16, 16))  # running statistics that differ from any batch's
     result = measure(model.train(), images, 7, Processes(0, 1, torch.device("cpu")))
     with torch.no_grad():
@@ -173,7 +189,7 @@ def test_evaluate_agrees_with_training_and_counts_by_class(data: Path, finished:
     last = untimed_metrics(finished)[-1]
     assert line["accuracy"] == last["test_accuracy"]
     assert line["loss"] == last["test_loss"]
-    assert line["epoch"] == 4
+    assert (line["epoch"], line["status"]) == (4, "finished")
     assert line["images"] == 20
     assert sum(line["per_class"].values()) / 2 == pytest.approx(line["accuracy"])
     written = (finished / EVALUATIONS).read_text().splitlines()
@@ -198,6 +214,18 @@ def test_learning_rates() -> None:
     assert [step.learning_rate(e) for e in (40, 99)] == pytest.approx([0.01, 0.001])
     cycle = TrainConfig("x", lr=0.4, epochs=8, schedule="one-cycle")
     assert [cycle.learning_rate(e) for e in (0, 1, 2, 5, 8)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    cosine = TrainConfig("x", lr=0.4, epochs=10, schedule="cosine", warmup=2)
+    quarter = 0.2 * (1 + math.sqrt(0.5))
+    expected = [0, 0.2, 0.4, quarter, 0.2, 0]
+    assert [cosine.learning_rate(e) for e in (0, 1, 2, 4, 6, 10)] == pytest.approx(expected, abs=1e-12)
+    warm = TrainConfig("x", lr=0.4, epochs=10, warmup=2)
+    assert [warm.learning_rate(e) for e in (0.5, 2, 4, 8)] == pytest.approx([0.1, 0.4, 0.04, 0.004])
+
+
+@pytest.mark.parametrize(("epochs", "lr_step"), [(1, 1), (2, 1), (30, 12), (80, 32), (100, 40)])
+def test_the_rates_drops_follow_the_number_of_epochs(epochs: int, lr_step: int) -> None:
+    assert TrainConfig("x", epochs=epochs).lr_step == lr_step
+    assert TrainConfig("x", epochs=epochs, lr_step=7).lr_step == 7
 
 
 @pytest.mark.parametrize(
@@ -211,7 +239,10 @@ def test_learning_rates() -> None:
         ("momentum", -0.1),
         ("crop_padding", -1),
         ("seed", -1),
-        ("schedule", "cosine"),
+        ("schedule", "linear"),
+        ("optimizer", "adam"),
+        ("warmup", -1),
+        ("warmup", 100),
         ("limit_per_class", 0),
     ],
 )
@@ -254,7 +285,7 @@ def test_the_gradient_is_clipped_as_a_whole(data: Path, tmp_path: Path) -> None:
         "weight_decay": 0.0,
         "schedule": "step",
     }
-    names = [f"model.{name}" for name, _ in create_network("resnet8", 2, 16).named_parameters()]
+    names = [f"model.{name}" for name, _ in create_network("tiny", 2, 16).named_parameters()]
     moved = {}
     for name, lr, clip in (("still", 1e-30, None), ("clipped", 1.0, 0.01), ("free", 1.0, None)):
         train(config_for(data, lr=lr, clip_norm=clip, **plain), tmp_path / name)
@@ -270,7 +301,7 @@ def test_weights_decay(data: Path, tmp_path: Path) -> None:
     for name, decay in (("still", 0.0), ("decayed", 0.1)):
         train(config_for(data, test=None, lr=0.5, weight_decay=decay, **changes), tmp_path / name)
     before, after = tensors_of(tmp_path / "still"), tensors_of(tmp_path / "decayed")
-    for name, _ in create_network("resnet8", 2, 16).named_parameters():
+    for name, _ in create_network("tiny", 2, 16).named_parameters():
         torch.testing.assert_close(after[f"model.{name}"], before[f"model.{name}"] * 0.95**12)
 
 

@@ -30,12 +30,12 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def command_line(config: TrainConfig, out: Path) -> list[str]:
     settings = {name: value for name, value in config.as_dict().items() if value is not None}
-    options = ("train", "test", "network", "epochs", "batch_size", "lr", "limit_per_class")
-    line = ["train", "--out", str(out)]
+    options = ("train", "test", "network", "epochs", "batch_size", "lr")
+    line = ["train", "--out", str(out), "--plugin", str(Path(__file__).with_name("small_runs.py"))]
     for name in options:
         if name in settings:
             line += [f"--{name.replace('_', '-')}", str(settings[name])]
-    for name in ("crop_padding", "schedule"):
+    for name in ("crop_padding", "schedule", "limit_per_class"):
         line += ["--set", f"{name}={settings[name]}"]
     for defence in settings["defences"]:
         line += ["--defence", f"{defence['name']}:eps={defence['eps']},steps={defence['steps']}"]

@@ -42,7 +42,10 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("changes", [AT, {"precision": "bf16", "epochs": 2}], ids=["at", "bf16"])
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "warmup": 1}
+
+
+@pytest.mark.parametrize("changes", [AT, {"amp": "bf16"}, ADAMW], ids=["at", "bf16", "adamw"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     data: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -139,7 +142,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(
 
     monkeypatch.setattr(engine, "create_network", watched)
     run = tmp_path / "run"
-    train(config_for(data, precision="bf16"), run)
+    train(config_for(data, amp="bf16"), run)
     assert types == {torch.bfloat16}
     assert {t.dtype for name, t in tensors_of(run).items() if "num_batches" not in name} == {torch.float32}
     assert untimed_metrics(run)[-1]["test_accuracy"] >= 0.9
@@ -150,11 +153,11 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(
 def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly the same numbers, and checkpoints of the same names; on a network that compiles in seconds."""
 
-    def tiny(num_classes: int, image_size: int) -> nn.Module:
+    def smaller(num_classes: int, image_size: int) -> nn.Module:
         layers = (nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
         return nn.Sequential(*layers, nn.Linear(8 * 49, num_classes))
 
-    monkeypatch.setitem(networks.NETWORKS._entries, "resnet8", Entry("resnet8", tiny, "", ""))
+    monkeypatch.setitem(networks.NETWORKS._entries, "tiny", Entry("tiny", smaller, "", ""))
     changes: dict[str, Any] = AT | {"epochs": 1, "lr": 0.01, "batch_size": 24}
     for name, compiled in (("plain", False), ("compiled", True)):
         train(config_for(data, compile=compiled, **changes), tmp_path / name)
@@ -170,7 +173,7 @@ def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: 
     ("changes", "told"),
     [
         ({"defences": ["trades"]}, "unknown defence 'trades': choose one of at-l2, at-linf"),
-        ({"precision": "fp16"}, "unknown precision 'fp16': choose one of fp32, bf16"),
+        ({"amp": "fp16"}, "unknown amp 'fp16': choose one of none, bf16"),
         ({"defences": ["at-l2:eps=0"]}, r"^defence at-l2: eps must be a finite number above 0, not 0\.0"),
         (
             {"defences": ["at-linf:eps=1.5"]},

@@ -2,22 +2,19 @@
 
 import os
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 import unlearnable_kernels
 from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
+from unlearnable_kernels.cli.options import Command, Plugin, listing, registries
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
 from unlearnable_kernels.errors import UserError
-
-if TYPE_CHECKING:
-    from unlearnable_kernels.registry import Registry
 
 app = typer.Typer(
     name="unlearnable",
@@ -29,7 +26,7 @@ app = typer.Typer(
 UsageError: Any = typer.BadParameter.__base__
 
 
-def info() -> None:
+def info(plugin: Plugin = None) -> None:
     """Print versions, the machine, which kernels are in use, and everything that can be chosen by name.
 
     Example: unlearnable info
@@ -58,49 +55,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
     info,
 )
-# What can be chosen by name in which command.
-LISTED = {
-    "protect": ("methods", "writers"),
-    "preview": ("methods",),
-    "train": ("networks", "defences"),
-    "sweep": ("networks", "defences"),
-}
 for command in COMMANDS:
-    app.command()(command)
-
-
-def registries() -> "dict[str, Registry[Any]]":
-    """Everything that can be chosen by name."""
-    from unlearnable_kernels.data.formats import FORMATS, WRITERS
-    from unlearnable_kernels.defences import DEFENCES
-    from unlearnable_kernels.networks import NETWORKS
-    from unlearnable_kernels.protect.methods.method import METHODS
-
-    return {
-        "methods": METHODS,
-        "networks": NETWORKS,
-        "defences": DEFENCES,
-        "formats": FORMATS,
-        "writers": WRITERS,
-    }
-
-
-def listing(registry: "Registry[Any]") -> str:
-    """What is registered, for people: names with descriptions, papers and settings."""
-    lines = [f"{registry.kind[0].upper()}{registry.kind[1:]}s:"]
-    for entry in registry.entries():
-        settings = registry.settings(entry.name)
-        text = entry.description + (f" ({entry.paper})" if entry.paper else "")
-        text += f"; settings: {', '.join(settings)}" if settings else ""
-        lines += textwrap.wrap(f"  {entry.name}: {text}", 78, subsequent_indent="      ")
-    return "\n".join(lines)
-
-
-def add_listings(command: Any) -> None:
-    """End the help of every command that takes a registered name with what is registered."""
-    for name, kinds in LISTED.items():
-        # Click leaves the lines of a paragraph that begins with a backspace alone.
-        command.commands[name].epilog = "\n\n".join(f"\b\n{listing(registries()[kind])}" for kind in kinds)
+    app.command(cls=Command)(command)
 
 
 def _say(message: object) -> None:
@@ -114,8 +70,6 @@ def main() -> None:
     try:
         unlearnable_kernels.cpu_capability()  # an instruction set that there is not is found now
         command = typer.main.get_command(app)
-        if "--help" in sys.argv:
-            add_listings(command)
         sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
         _say(error)

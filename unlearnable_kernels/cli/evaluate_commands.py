@@ -2,11 +2,15 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unlearnable_kernels.cli.options import Device, Plugin
 from unlearnable_kernels.errors import UserError
+
+if TYPE_CHECKING:
+    from unlearnable_kernels.training import Pgd
 
 
 class Norm(str, Enum):
@@ -19,11 +23,15 @@ class DemoData(str, Enum):
     cifar10 = "cifar10"
 
 
-RunFolders = Annotated[list[Path], typer.Argument(help="Run folders of `unlearnable train`.")]
+RunFolders = Annotated[
+    list[Path], typer.Argument(help="Run folders of `unlearnable train`, or folders of several seeds.")
+]
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder of `unlearnable train`.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `unlearnable train`, or a folder of several seeds.")
+    ],
     test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
     attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
     eps: Annotated[
@@ -37,6 +45,8 @@ def evaluate(
     bandwidth: Annotated[
         float | None, typer.Option(help="σ of the estimate's kernel.  [default: 0.3]")
     ] = None,
+    device: Device = None,
+    plugin: Plugin = None,
 ) -> None:
     """Test a trained network on a dataset, and note the result in its run folder.
 
@@ -50,31 +60,36 @@ def evaluate(
         raise UserError("an attack needs images to attack: give --test")
     if bayes_error is None and bandwidth is not None:
         raise UserError("a bandwidth is that of an estimate: give --bayes-error")
-    if test is not None:
-        evaluate_accuracy(run, test, None if attack is None else attack.value, eps, steps)
-    if bayes_error is not None:
-        evaluate_estimates(run, bayes_error, 0.3 if bandwidth is None else bandwidth)
+    from unlearnable_kernels.training.config import requested_attack
+    from unlearnable_kernels.training.run_folder import run_folders
+
+    pgd = requested_attack(None if attack is None else attack.value, eps, steps)
+    for each in run_folders(run):
+        if test is not None:
+            evaluate_accuracy(each, test, pgd, device)
+        if bayes_error is not None:
+            evaluate_estimates(each, bayes_error, 0.3 if bandwidth is None else bandwidth, device)
 
 
-def evaluate_accuracy(run: Path, test: Path, norm: str | None, eps: str | None, steps: int | None) -> None:
+def evaluate_accuracy(run: Path, test: Path, pgd: "Pgd | None", device: str | None) -> None:
     """Test the run's network and print its accuracy."""
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import evaluate as run_evaluation
-    from unlearnable_kernels.training.config import requested_attack
 
-    pgd = requested_attack(norm, eps, steps)
     with progress() as report:
-        result = run_evaluation(run, test, pgd, report)
+        result = run_evaluation(run, test, pgd, report, device)
     under = "" if pgd is None else f" under {pgd.name}"
     accuracy = f"accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}"
-    print(f"{run}, epoch {result['epoch']}, on {test}: {accuracy}")
+    unfinished = "" if result["status"] == "finished" else ", unfinished"
+    print(f"{run}, epoch {result['epoch']}{unfinished}, on {test}: {accuracy}")
 
 
-def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float) -> None:
+def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float, device: str | None) -> None:
     """Estimate the Bayes errors of two sets in the run's features and print them."""
     from unlearnable_kernels.training import evaluate_bayes_error
 
-    for (name, found), path in zip(evaluate_bayes_error(run, *sets, bandwidth).items(), sets, strict=True):
+    estimates = evaluate_bayes_error(run, *sets, bandwidth, device)
+    for (name, found), path in zip(estimates.items(), sets, strict=True):
         (low, high), (least, most) = found.interval, found.bounds
         print(
             f"{name} ({path}, {found.images:,} images): Bayes error {found.error:.4f}, 95% {low:.4f} to "
@@ -88,6 +103,7 @@ def report(
     runs: RunFolders,
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Of the page.")] = "Training on protected images",
+    plugin: Plugin = None,
 ) -> None:
     """Write one HTML page on several runs: table, learning curves, pictures.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unlearnable_kernels.cli.options import Plugin
 from unlearnable_kernels.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def protect(
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
+    plugin: Plugin = None,
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
 
@@ -127,6 +129,7 @@ def verify(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
+    plugin: Plugin = None,
 ) -> None:
     """Check a protected dataset against its manifest, and that it was made with this key.
 
@@ -167,6 +170,7 @@ def preview(
     dataset_name: DatasetName = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
     on_error: OnErrorOption = OnError.stop,
+    plugin: Plugin = None,
 ) -> None:
     """Draw clean, difference and protected pictures of each class: protected now, or from a protected copy.
 

@@ -1,19 +1,19 @@
 """The commands that train networks: train and sweep."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from unlearnable_kernels.cli.options import Device, Plugin
+from unlearnable_kernels.errors import UserError
 
-class Precision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+_HOW, _WHERE = "Optimisation", "Computing"
 
-
-Network = Annotated[str, typer.Option(help="One of those listed below.")]
-Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
+Network = Annotated[
+    str, typer.Option(help="One of those listed below, or timm:NAME, torchvision:NAME: any of theirs.")
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images.", rich_help_panel=_HOW)]
 DefenceOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -31,48 +31,101 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it is resumed.")],
     test: Annotated[Path | None, typer.Option(help="Clean images to test on after every epoch.")] = None,
     network: Network = "resnet18",
-    epochs: Epochs = 100,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 512,
-    lr: Annotated[float, typer.Option(help="Highest learning rate of SGD.")] = 0.1,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(metavar="cache|FILE", help="Begin with ImageNet's weights, or with those of a file."),
+    ] = None,
     defence: DefenceOption = None,
-    precision: Annotated[Precision, typer.Option(help="Of the network's arithmetic.")] = Precision.fp32,
-    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, where sizes are mixed.")] = None,
-    limit_per_class: Annotated[int | None, typer.Option(help="First so many of each class.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds", "--seed", help="Of weights, order and augmentation; of several, each has OUT/seed-N."
+        ),
+    ] = "0",
+    plugin: Plugin = None,
     set: Settings = None,
+    epochs: Epochs = 100,
+    batch_size: Annotated[
+        int, typer.Option(help="Images a step, over all processes.", rich_help_panel=_HOW)
+    ] = 512,
+    optimizer: Annotated[str, typer.Option(metavar="sgd|adamw", rich_help_panel=_HOW)] = "sgd",
+    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_HOW)] = 0.1,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            metavar="step|cosine|one-cycle",
+            help="Of the rate; the first two after --set warmup=EPOCHS.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "step",
+    amp: Annotated[
+        str | None,
+        typer.Option(metavar="bf16", help="Compute in bfloat16 where that is safe.", rich_help_panel=_WHERE),
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Use torch.compile.", rich_help_panel=_WHERE)
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="The same bits whenever it runs; slower.", rich_help_panel=_WHERE
+        ),
+    ] = False,
+    device: Device = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensorboard", help="Also write metrics to OUT/tensorboard.", rich_help_panel=_WHERE
+        ),
+    ] = None,
 ) -> None:
     """Train a network, plainly (ERM) or with defences; with torchrun on several processes.
 
-    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023). To train on a mixture of protected
-    images and their originals, use --set clean=DIR --set protected_fraction=0.3, and to train on its clean
-    part alone --set only_clean=true as well.
+    The defaults are the recipe of CUDA (Sadasivan et al., CVPR 2023). docs/training.md says more, also on
+    mixtures of protected images and their originals (--set clean=DIR --set protected_fraction=0.3).
 
     Example: unlearnable train --train protected --out run --defence at-linf
+
+    Example: unlearnable train --train protected --test photos --out runs/deit --network deit_tiny
+    --optimizer adamw --lr 0.001 --schedule cosine --set warmup=5 --seeds 0,1,2
     """
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.training import TrainConfig
-    from unlearnable_kernels.training import train as run_training
+    from unlearnable_kernels.training import TrainConfig, train_seeds
     from unlearnable_kernels.training.config import parse_settings
 
     given: dict[str, Any] = {
         "train": str(train),
         "test": None if test is None else str(test),
         "network": network,
+        "pretrained": pretrained,
+        "defences": defence or [],
+        "image_size": image_size,
         "epochs": epochs,
         "batch_size": batch_size,
+        "optimizer": optimizer,
         "lr": lr,
-        "defences": defence or [],
-        "precision": precision.value,
+        "schedule": schedule,
+        "amp": amp,
         "compile": compile,
-        "image_size": image_size,
-        "limit_per_class": limit_per_class,
-        "seed": seed,
+        "deterministic": deterministic,
     }
-    config = TrainConfig(**given, **parse_settings(set or [], given))
+    config = TrainConfig(**given, **parse_settings(set or [], (*given, "seed")))
     with progress() as report:
-        record = run_training(config, out, report)
-    print_results({out: record})
+        records = train_seeds(config, parse_seeds(seeds), out, report, device, log)
+    print_results(records)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The whole numbers of "0,1,2".
+
+    Raises:
+        UserError: The text is anything else.
+    """
+    parts = text.split(",")
+    if not all(part.isdecimal() and part.isascii() for part in parts):
+        raise UserError(f"seeds must be whole numbers of 0 or more, such as 0,1,2, not {text!r}")
+    return [int(part) for part in parts]
 
 
 def sweep(
@@ -85,9 +138,11 @@ def sweep(
         typer.Option(help="Part that is protected; repeatable.  [default: 0.1, 0.2, … 1]"),
     ] = None,
     network: Network = "resnet18",
-    epochs: Epochs = 100,
     defence: DefenceOption = None,
+    plugin: Plugin = None,
     set: Settings = None,
+    epochs: Epochs = 100,
+    device: Device = None,
 ) -> None:
     """Train on mixtures of protected images and their originals, and beside each on its clean part alone.
 
@@ -109,7 +164,7 @@ def sweep(
     }
     given |= parse_settings(set or [], (*given, "protected_fraction", "only_clean"))
     with progress() as report:
-        records = sweep_mixtures(given, out, fraction or FRACTIONS, report)
+        records = sweep_mixtures(given, out, fraction or FRACTIONS, report, device)
     print_results({out / name: record for name, record in records.items()})
 
 

@@ -16,6 +16,7 @@ from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import Method, Perturbation, Workspace, make_method
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 from unlearnable_kernels.protect.pipeline.executors.local import execute
+from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences, staging_folder
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -70,6 +71,7 @@ def protect_dataset(
         UserError: A parameter is bad, the source cannot be read, the disk is full, or ``dst`` holds
             something else, was damaged since, lies within ``src`` or around it.
     """
+    refuse_within_import()
     options = Options(make_method(method, method_settings), fraction, format, resize, dataset_name)
     check_options(options)
     if workers is not None and workers < 0:

@@ -16,6 +16,7 @@ def sweep_mixtures(
     out: Path,
     fractions: Sequence[float] = FRACTIONS,
     progress: Progress = no_progress,
+    device: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """For each fraction two runs in ``out``: on the mixture, and on its clean part alone.
 
@@ -28,6 +29,7 @@ def sweep_mixtures(
         out: Folder for the run folders; runs in it are resumed.
         fractions: Parts of each class to be taken in protected form, above 0 and at most 1.
         progress: Called with the images of each run, and which run it is.
+        device: As for ``train``.
 
     Returns:
         The run.json of each run by folder name.
@@ -49,5 +51,5 @@ def sweep_mixtures(
     records = {}
     for number, (name, config) in enumerate(configs.items(), 1):
         prefix = f"run {number} of {len(configs)}, {name}: "
-        records[name] = train(config, out / name, prefixed(progress, prefix))
+        records[name] = train(config, out / name, prefixed(progress, prefix), device)
     return records

@@ -1,6 +1,7 @@
 """Learning curves as an SVG element."""
 
 import io
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unlearnable_kernels.report.runs import Run
+from unlearnable_kernels.report.runs import Entry
 
 _COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
 _INK = "#010203"  # stands for the page's own text colour until the figure is in the page
@@ -20,11 +21,11 @@ def colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
 
 
-def learning_curves(runs: list[Run]) -> Markup:
-    """Draw accuracy by epoch: test solid, training dashed.
+def learning_curves(entries: list[Entry]) -> Markup:
+    """Draw accuracy by epoch: test solid, training dashed; of several seeds the mean, in the range as a band.
 
     Args:
-        runs: A pair of lines each.
+        entries: A pair of lines each.
 
     Returns:
         An SVG element in the text colour of the page that it is put into.
@@ -32,14 +33,12 @@ def learning_curves(runs: list[Run]) -> Markup:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}):
         figure = Figure(figsize=(6.8, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        for index, run in enumerate(runs):
-            epochs = [line["epoch"] for line in run.metrics]
+        for index, entry in enumerate(entries):
             style: dict[str, Any] = {"color": colour(index), "markersize": 3.5}
-            training = [100 * line["train_accuracy"] for line in run.metrics]
-            axes.plot(epochs, training, "--", lw=1.2, alpha=0.75, label=f"{run.name}: in training", **style)
-            if run.config.test is not None:
-                tested = [100 * line["test_accuracy"] for line in run.metrics]
-                axes.plot(epochs, tested, "-o", lw=2, label=f"{run.name}: clean test", **style)
+            training, tested = f"{entry.name}: in training", f"{entry.name}: clean test"
+            _draw(axes, entry, "train_accuracy", "--x", lw=1.2, alpha=0.75, label=training, **style)
+            if entry.first.config.test is not None:
+                _draw(axes, entry, "test_accuracy", "-o", lw=2, label=tested, **style)
         _finish(axes)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize="small")
         stream = io.StringIO()
@@ -48,9 +47,22 @@ def learning_curves(runs: list[Run]) -> Markup:
     return Markup(svg[svg.index("<svg") :].replace(_INK, "currentColor"))
 
 
+def _draw(axes: Axes, entry: Entry, name: str, line: str, **style: Any) -> None:
+    """One line through the epochs that all of the entry's runs have."""
+    runs = [run for run in entry.runs if run.metrics] or entry.runs[:1]
+    epochs = range(min(len(run.metrics) for run in runs))
+    values = [[100 * run.metrics[epoch][name] for run in runs] for epoch in epochs]
+    numbers = [epoch + 1 for epoch in epochs]
+    axes.plot(numbers, [fmean(each) for each in values], line, **style)
+    if len(runs) > 1:
+        lowest, highest = [min(each) for each in values], [max(each) for each in values]
+        axes.fill_between(numbers, lowest, highest, color=style["color"], alpha=0.15, lw=0)
+
+
 def _finish(axes: Axes) -> None:
     """Label the axes and draw them in the text colour."""
     axes.set(xlabel="epoch", ylabel="accuracy in %", ylim=(0, 102))
+    axes.set_xlim(0, max(1.0, axes.dataLim.xmax) * 1.04)  # however few epochs there are
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.2, color=_INK)
     axes.spines[["top", "right"]].set_visible(False)

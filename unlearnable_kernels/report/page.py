@@ -9,7 +9,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing, require_replaceable, writing
 from unlearnable_kernels.report.curves import colour, learning_curves
 from unlearnable_kernels.report.pictures import picture_sets
-from unlearnable_kernels.report.runs import read_runs
+from unlearnable_kernels.report.runs import Entry, percent, read_entries
 from unlearnable_kernels.report.summary import summarise
 from unlearnable_kernels.report.table import table_rows
 
@@ -23,7 +23,8 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
     folders are still there.
 
     Args:
-        runs: Run folders, at least one.
+        runs: Run folders, at least one, or folders that hold those of several seeds; runs that differ by
+            their seed alone are shown as one.
         out: Where to write the page.
         title: Its title.
 
@@ -34,8 +35,9 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
     if not runs:
         raise UserError("a report needs at least one run folder")
     require_replaceable(out, _DOCTYPE, "an HTML page")
-    read = read_runs(runs)
-    pictures, missing = picture_sets(list(dict.fromkeys(Path(run.config.train) for run in read)))
+    entries = read_entries(runs)
+    trained_on = [Path(entry.first.config.train) for entry in entries]
+    pictures, missing = picture_sets(list(dict.fromkeys(trained_on)))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("unlearnable_kernels.report", ""),
         autoescape=True,
@@ -45,11 +47,11 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
     )
     page = environment.get_template("report.html.j2").render(
         title=title,
-        summary=summarise(read),
-        runs=read,
-        bars=[(run.name, run.test_accuracy, colour(index)) for index, run in enumerate(read)],
-        rows=table_rows(read),
-        curves=learning_curves(read),
+        summary=summarise(entries),
+        entries=entries,
+        bars=[bar(entry, colour(index)) for index, entry in enumerate(entries)],
+        rows=table_rows(entries),
+        curves=learning_curves(entries),
         pictures=pictures,
         missing=missing,
         versions=versions(),
@@ -58,3 +60,9 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
         out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def bar(entry: Entry, colour: str) -> tuple[str, float | None, str, str]:
+    """An entry's name, its accuracy in [0, 1] if it was tested, that in words, and its colour."""
+    accuracies = entry.test_accuracies
+    return entry.name, entry.test_accuracy, percent(accuracies) if accuracies else "not tested", colour

@@ -1,30 +1,31 @@
 """What the runs of a report show, in a sentence for each protected one."""
 
-from unlearnable_kernels.report.runs import Run, percent
+from unlearnable_kernels.report.runs import Entry, Run, percent
 from unlearnable_kernels.training.config import TrainConfig
 
 
-def summarise(runs: list[Run]) -> list[str]:
+def summarise(entries: list[Entry]) -> list[str]:
     """Say what protection cost the trained network.
 
     Args:
-        runs: What the report is about.
+        entries: What the report is about.
 
     Returns:
-        One sentence for each protected run that has a clean one beside it, tested on the same images. Of
-        several clean runs the one whose settings differ least is taken.
+        One sentence for each protected entry that has a clean one beside it, tested on the same images. Of
+        several clean ones that whose settings differ least is taken.
     """
     sentences = []
-    for run in runs:
-        others = [other for other in runs if _comparable(other, run)]
-        alike = [len(_differing_fields(other.config, run.config)) for other in others]
+    for entry in entries:
+        others = [other for other in entries if _comparable(other.first, entry.first)]
+        alike = [len(_differing_fields(other.first.config, entry.first.config)) for other in others]
         clean = others[alike.index(min(alike))] if others else None
-        if clean is not None and clean.test_accuracy is not None and run.test_accuracy is not None:
-            sentences.append(_sentence(clean, clean.test_accuracy, run, run.test_accuracy))
+        if clean is not None and clean.test_accuracies and entry.test_accuracies:
+            sentences.append(_sentence(clean, entry))
     return sentences
 
 
-def _sentence(clean: Run, clean_accuracy: float, run: Run, accuracy: float) -> str:
+def _sentence(before: Entry, after: Entry) -> str:
+    clean, run = before.first, after.first
     fraction = run.config.protected_fraction or run.protected_by("parameters").get("fraction", 1.0)
     part = "part" if clean.config.only_clean else "images"
     copy = "the protected ones"
@@ -32,10 +33,13 @@ def _sentence(clean: Run, clean_accuracy: float, run: Run, accuracy: float) -> s
         copy = f"a copy of which {100 * fraction:g} % is protected"
     sentence = (
         f"Trained {_how(clean.config)}on the clean {part} of {clean.train_set}, the network recognises "
-        f"{percent(clean_accuracy)} of {run.record['test']['images']:,} clean test images; trained "
-        f"on {copy}, {percent(accuracy)}. Guessing would give {percent(1 / len(run.record['classes']))}."
+        f"{percent(before.test_accuracies)} of {run.record['test']['images']:,} clean test images; trained "
+        f"on {copy}, {percent(after.test_accuracies)}. "
+        f"Guessing would give {percent(1 / len(run.record['classes']))}."
     )
     differing = _differing_fields(clean.config, run.config)
+    if len(before.runs) > 1 and len(after.runs) > 1:
+        differing = [name for name in differing if name != "seed"]
     return sentence + (f" Note that the two runs also differ in {', '.join(differing)}." if differing else "")
 
 

@@ -1,45 +1,83 @@
 """The table of a report: what was run, on what, and what came out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.defences.pgd import Pgd
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.report.runs import Run, percent
+from unlearnable_kernels.report.runs import Entry, Run, percent
 from unlearnable_kernels.training.config import TrainConfig
 
 
-def table_rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """(heading, one cell for each run) of each row, from what was trained on to what came out."""
+def table_rows(entries: list[Entry]) -> list[tuple[str, list[str]]]:
+    """(heading, one cell for each entry) of each row, from what was trained on to what came out."""
+    runs = [entry.first for entry in entries]
+    plugins = [_plugins(run) for run in runs]
     rows = {
         "Training set": [
             f"{run.train_set}, {run.record['train']['images']:,} images{_mixture(run.config)}" for run in runs
         ],
         "Protection": [_protection(run) for run in runs],
         "Key fingerprint": [run.protected_by("key").get("fingerprint", "-") for run in runs],
-        "Network": [f"{run.config.network}, {run.record['image_size']} px" for run in runs],
+        "Network": [f"{run.config.network}, {run.record['image_size']} px{_input(run)}" for run in runs],
         "Defences": [_defences(run.config) for run in runs],
-        "Epochs": [_epochs(run) for run in runs],
+        **({"Plug-ins": [each or "none" for each in plugins]} if any(plugins) else {}),
+        "Epochs": [_joined(_epochs(run) for run in entry.runs) for entry in entries],
         "Training": [_recipe(run.config) for run in runs],
-        "Seed": [str(run.config.seed) for run in runs],
+        "Seed": [", ".join(str(run.config.seed) for run in entry.runs) for entry in entries],
         "Accuracy in training": [
-            percent(run.metrics[-1]["train_accuracy"]) if run.metrics else "-" for run in runs
+            _accuracy([run.metrics[-1]["train_accuracy"] for run in entry.measured]) for entry in entries
         ],
-        "Clean-test accuracy": [
-            "-" if run.test_accuracy is None else percent(run.test_accuracy) for run in runs
-        ],
-        "Evaluations": [
-            "; ".join(
-                f"{Path(line['test']).name}: {percent(line['accuracy'])} of {line['images']:,}{_under(line)}"
-                for line in run.evaluations
-            )
-            or "-"
-            for run in runs
-        ],
-        "Machine": [_machine(run.record["machine"]) for run in runs],
-        "Versions": [", ".join(f"{k} {v}" for k, v in run.record["versions"].items()) for run in runs],
+        "Clean-test accuracy": [_accuracy(entry.test_accuracies) for entry in entries],
+        "Evaluations": [_evaluations(entry) for entry in entries],
+        "Machine": [_joined(_machine(run.record) for run in entry.runs) for entry in entries],
+        "Versions": [_joined(_versions(run) for run in entry.runs) for entry in entries],
     }
     return list(rows.items())
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Each text once."""
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _accuracy(values: list[float]) -> str:
+    return percent(values) if values else "-"
+
+
+def _evaluations(entry: Entry) -> str:
+    """The tests afterwards, a test that was made of several seeds as one; of repeated ones the last."""
+    found: dict[tuple[str, int, str], dict[int, float]] = {}
+    for run in entry.runs:
+        for line in run.evaluations:
+            test = line["test"], line["images"], _under(line)
+            found.setdefault(test, {})[run.config.seed] = line["accuracy"]
+    told = [
+        f"{Path(path).name}: {percent(list(accuracies.values()))} of {images:,}{under}"
+        for (path, images, under), accuracies in found.items()
+    ]
+    return "; ".join(told) or "-"
+
+
+def _plugins(run: Run) -> str:
+    return ", ".join(
+        f"{module} (sha256 {str(plugin['sha256'])[:12]})" for module, plugin in run.record["plugins"].items()
+    )
+
+
+def _versions(run: Run) -> str:
+    return ", ".join(f"{name} {version}" for name, version in run.record["versions"].items())
+
+
+def _input(run: Run) -> str:
+    """What else the network was given: normalised images, and weights to begin with."""
+    config, fresh = run.config, run.record["fresh_tensors"]
+    told = f", images normalised by {config.normalise}" if config.normalise else ""
+    if config.pretrained:
+        left = "" if fresh is None else f" but for {len(fresh)} tensors"
+        told += f", pretrained ({Path(config.pretrained).name}){left}"
+    return told
 
 
 def _mixture(config: TrainConfig) -> str:
@@ -84,17 +122,26 @@ def _under(line: dict[str, Any]) -> str:
 
 
 def _recipe(config: TrainConfig) -> str:
-    schedule = (
-        f"x {config.lr_factor:g} every {config.lr_step} epochs" if config.schedule == "step" else "one cycle"
-    )
+    sgd = config.optimizer == "sgd"
+    schedule = {
+        "step": f"x {config.lr_factor:g} every {config.lr_step} epochs",
+        "cosine": "cosine",
+        "one-cycle": "one cycle",
+    }[config.schedule]
+    schedule += f" after {config.warmup} epochs of warm-up" if config.warmup else ""
     augmentation = [f"crop {config.crop_padding} px"] if config.crop_padding else []
     augmentation += ["flip"] if config.flip else []
+    computing = [config.precision]
+    computing += ["compiled"] if config.compile else []
+    computing += ["deterministic"] if config.deterministic else []
     return (
-        f"SGD, batch {config.batch_size}, lr {config.lr:g} ({schedule}), momentum {config.momentum:g}, "
-        f"weight decay {config.weight_decay:g}; {' and '.join(augmentation) or 'no augmentation'}; "
-        f"{config.precision}{', compiled' if config.compile else ''}"
+        f"{'SGD' if sgd else 'AdamW'}, batch {config.batch_size}, lr {config.lr:g} ({schedule}), "
+        f"{f'momentum {config.momentum:g}, ' if sgd else ''}weight decay {config.weight_decay:g}; "
+        f"{' and '.join(augmentation) or 'no augmentation'}; {', '.join(computing)}"
     )
 
 
-def _machine(machine: dict[str, Any]) -> str:
-    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+def _machine(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    processor = machine["gpu"] if record["device"] == "cuda" else machine["cpu"]
+    return f"{processor}, {machine['cores']} cores, {machine['memory_gib']} GiB"

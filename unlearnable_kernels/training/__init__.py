@@ -11,6 +11,7 @@ from unlearnable_kernels.training.inputs import fitting_device
 from unlearnable_kernels.training.loop import train
 from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.reproducible import deterministic, seeded
+from unlearnable_kernels.training.seeds import train_seeds
 
 __all__ = [
     "DIGITS_DEMO",
@@ -36,4 +37,5 @@ __all__ = [
     "stored_tensors",
     "tensors_under",
     "train",
+    "train_seeds",
 ]

@@ -44,7 +44,7 @@ class BayesEstimate:
 
 
 def evaluate_bayes_error(
-    run: Path, before: Path, after: Path, bandwidth: float = BANDWIDTH
+    run: Path, before: Path, after: Path, bandwidth: float = BANDWIDTH, device: str | None = None
 ) -> dict[str, BayesEstimate]:
     """Estimates for the training splits of two datasets in the features of a trained network.
 
@@ -56,6 +56,7 @@ def evaluate_bayes_error(
         before: A dataset as ``open_source`` takes it.
         after: Another one, such as the protected copy of the first.
         bandwidth: σ of the kernel, for features divided by their largest absolute value.
+        device: As for ``train``.
 
     Returns:
         The estimates under "before" and "after".
@@ -65,8 +66,8 @@ def evaluate_bayes_error(
     """
     if not 0 < bandwidth < math.inf:
         raise UserError(f"bandwidth must be a finite number above 0, not {bandwidth}")
-    device = pick_device()
-    trained = load_trained(run, device)
+    place = pick_device(device)
+    trained = load_trained(run, place)
     config, record = trained.config, trained.record
     found, sets = {}, {}
     for name, path in (("before", before), ("after", after)):
@@ -75,7 +76,7 @@ def evaluate_bayes_error(
         if len(data) < 2:
             raise UserError(f"{path} holds one image only: at least 2 are needed")
         features = features_of(trained.model, data.images)
-        found[name] = estimate(features, data.labels.to(device), len(record["classes"]), bandwidth)
+        found[name] = estimate(features, data.labels.to(place), len(record["classes"]), bandwidth)
         sets[name] = {"path": str(path.resolve()), "sha256": data.digest()}
     results = {name: sets[name] | dataclasses.asdict(each) for name, each in found.items()}
     line: dict[str, Any] = {"epoch": trained.epoch, "bandwidth": bandwidth, **results, "versions": versions()}

@@ -13,8 +13,9 @@ from unlearnable_kernels.data.source import Source, load_image
 from unlearnable_kernels.data.writer import Writer
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.plugins import describe_plugins
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.methods.method import Method, Task
+from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 
 CHUNK_IMAGES = 256
@@ -98,6 +99,9 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
         "source_listing_sha256": listing_digest(source, with_times=False),
         "versions": versions(),
     }
+    # A method from outside makes other bytes when its code changes.
+    if plugins := describe_plugins([(METHODS, method.name), (WRITERS, writer.name)]):
+        header["plugins"] = plugins
     outputs = writer.outputs(source)
     digest = hashlib.sha256(canonical([header, assignment, listing_digest(source, with_times=True)]))
     return Plan(

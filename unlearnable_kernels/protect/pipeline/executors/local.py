@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -16,12 +17,14 @@ import torch
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
+from unlearnable_kernels.protect.pipeline.executors.script import import_script, pickled
 
 _AHEAD = 2
 # Imported once for all workers; one that is missing is named where an image needs it.
 _CODECS = ("cv2", "isal.isal_zlib", "simplejpeg", "PIL.Image")
 
 _rendering: Rendering
+_failure: UserError | None = None
 _held: list[Connection] = []
 
 
@@ -38,16 +41,17 @@ def execute(
             one of them still lives.
 
     Raises:
-        UserError: A chunk cannot be rendered, or a worker died.
+        UserError: A chunk cannot be rendered, a worker died, or one cannot import what it needs.
     """
     if workers == 0:
         yield from map(rendering.render, chunks)
         return
+    needed = pickled(rendering)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *_CODECS])
     ours, theirs = context.Pipe(duplex=False)
     lock_held = Connection(os.dup(lock))
-    pool = ProcessPoolExecutor(workers, context, _start, (rendering, ours, lock_held))
+    pool = ProcessPoolExecutor(workers, context, _start, (*needed, ours, lock_held))
     try:
         yield from _in_flight(pool, chunks, _AHEAD * workers)
     except BrokenProcessPool:
@@ -84,7 +88,7 @@ def _in_flight(pool: ProcessPoolExecutor, chunks: Sequence[Chunk], limit: int) -
 def _without_main() -> Iterator[None]:
     """Workers started meanwhile do not run the caller's script again, as they otherwise would.
 
-    They do not need it, so scripts need no guard, and notebooks and standard input work too.
+    They seldom need it, see ``script``, so scripts need no guard, and notebooks and standard input work too.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -94,9 +98,8 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _start(rendering: Rendering, parent: Connection, lock: Connection) -> None:
-    global _rendering
-    _rendering = rendering
+def _start(rendering: bytes, script: str | None, parent: Connection, lock: Connection) -> None:
+    global _rendering, _failure
     # Kept open until the process ends: that holds the lock.
     _held.append(lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -106,6 +109,15 @@ def _start(rendering: Rendering, parent: Connection, lock: Connection) -> None:
         import cv2
 
         cv2.setNumThreads(1)
+    try:
+        if script is not None:
+            import_script(script)
+        _rendering = pickle.loads(rendering)
+    except UserError as error:
+        _failure = error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        _failure = UserError(f"a worker process cannot import the method or format ({reason})")
 
 
 def _end_with(parent: Connection) -> None:
@@ -116,4 +128,6 @@ def _end_with(parent: Connection) -> None:
 
 
 def _render(chunk: Chunk) -> Result:
+    if _failure is not None:
+        raise _failure
     return _rendering.render(chunk)

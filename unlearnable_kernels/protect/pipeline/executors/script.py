@@ -1,0 +1,82 @@
+"""What worker processes need of a script that defines a method itself: pickles name its classes __main__."""
+
+import io
+import multiprocessing
+import pickle
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from typing import Any
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.plugins import main_file
+
+_WORKER_MAIN = "__mp_main__"  # as multiprocessing calls it
+
+
+def pickled(value: Any) -> tuple[bytes, str | None]:
+    """Pickle what goes to worker processes.
+
+    Returns:
+        The bytes, and the script that must be imported before they are unpickled, if any.
+
+    Raises:
+        UserError: They need what was typed in, which no other process can import, or cannot be pickled.
+    """
+    stream = io.BytesIO()
+    pickler = _Pickler(stream)
+    try:
+        pickler.dump(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"worker processes cannot be sent the method or format ({error}): "
+            "define it at the top of a module, or give workers=0"
+        ) from error
+    if not pickler.of_main:
+        return stream.getvalue(), None
+    script = main_file()
+    if script is None:
+        raise UserError(
+            f"{pickler.of_main} was typed in, which worker processes cannot import: "
+            "put it into a file, or give workers=0"
+        )
+    return stream.getvalue(), str(script)
+
+
+class _Pickler(pickle.Pickler):
+    """Notes a class or function of the script that runs, by its name."""
+
+    of_main = ""
+
+    def reducer_override(self, value: Any) -> Any:
+        if getattr(value, "__module__", None) == "__main__":
+            self.of_main = getattr(value, "__qualname__", type(value).__qualname__)
+        return NotImplemented
+
+
+def import_script(script: str) -> None:
+    """In a worker process, import the script as ``__main__``, without what it guards.
+
+    Raises:
+        UserError: It protects a dataset when it is imported.
+    """
+    loader = SourceFileLoader(_WORKER_MAIN, script)
+    spec = spec_from_loader(_WORKER_MAIN, loader)
+    assert spec is not None
+    main = module_from_spec(spec)
+    sys.modules["__main__"] = sys.modules[_WORKER_MAIN] = main
+    loader.exec_module(main)
+
+
+def refuse_within_import() -> None:
+    """Check that this is no worker that imports a script, which would start workers without end.
+
+    Raises:
+        UserError: It is.
+    """
+    if multiprocessing.parent_process() is not None and _WORKER_MAIN in sys.modules:
+        script = getattr(sys.modules[_WORKER_MAIN], "__file__", "the script")
+        raise UserError(
+            f"{script} defines what it protects with, so worker processes import it: put what it runs "
+            "under `if __name__ == '__main__':`, or give workers=0"
+        )
