@@ -1,5 +1,6 @@
 """ImageNet's or one's own weights for all of a network but its classifier, to be fine-tuned."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own line tells people to load it unsafely
+            reason = "it is damaged, or holds more than tensors"
         raise UserError(f"{path} cannot be read as a network's weights ({reason})") from error
     for part in _PARTS:
         if isinstance(stored, dict) and isinstance(stored.get(part), dict):
@@ -91,7 +94,7 @@ def _published(name: str) -> Mapping[str, Tensor]:
     """The ImageNet weights of a network."""
     library, _, own_name = PUBLISHED.get(name, name).partition(":")
     if not own_name:
-        raise UserError(f"nobody has published weights for {name}: give a file instead of {CACHE}")
+        raise UserError(f"there are no ImageNet weights of {name}: give a file of weights instead of {CACHE}")
     find_network(f"{library}:{own_name}")
     try:
         if library == "torchvision":
