@@ -141,7 +141,7 @@ def test_it_is_used_like_torchvisions(protected: Path) -> None:
 
 def test_any_other_set_is_opened_too(protected: Path) -> None:
     clean = Protected(protected.parent / "zoo", split="test")
-    assert (len(clean), clean.targets, clean.manifest) == (3, [0, 1, 2], None)
+    assert (len(clean), clean.targets, clean.protection) == (3, [0, 1, 2], None)
     assert Protected(f"subset:{protected},classes=2").classes == ["ant", "bee"]
     with pytest.raises(UserError, match="no manifest to verify it by"):
         Protected(protected.parent / "zoo", verify=True)
@@ -160,6 +160,17 @@ def test_loaders_with_workers(format: str, protected: Path, tmp_path: Path) -> N
         images, labels = map(torch.cat, zip(*loader, strict=True))
         assert torch.equal(images.permute(0, 2, 3, 1), expected.images)
         assert torch.equal(labels, expected.labels)
+
+
+def test_it_says_what_is_protected(tmp_path: Path) -> None:
+    protect_dataset(folder(tmp_path / "zoo"), tmp_path / "out", secret=KEY, workers=0, fraction=0.5)
+    data = Protected(tmp_path / "out")
+    assert data.protection is not None
+    assert data.protection["parameters"]["fraction"] == 0.5
+    clean = load_arrays(tmp_path / "zoo").images.numpy()
+    changed = [not np.array_equal(image, clean[row]) for row, (image, _) in enumerate(iter(data))]
+    assert data.protected == changed
+    assert sum(changed) == 6
 
 
 def test_images_are_decoded_when_asked_for(protected: Path) -> None:

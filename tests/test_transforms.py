@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bare_python import TORCH, run
 from PIL import Image
 from sample_images import photo
 from torch.utils.data import DataLoader, TensorDataset
@@ -130,18 +129,3 @@ def test_what_it_refuses() -> None:
         ClasswiseConv(KEY, "zoo", 3, size=16, kernel_size=4)
     with pytest.raises(UserError, match="at least one class"):
         ClasswiseConv(KEY, "zoo", [], size=16)
-
-
-TENSORS = """
-import torch
-from unlearnable_kernels import datasets
-from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.transforms import ClasswiseConv
-images, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
-print(ClasswiseConv(Key.generate(), "cifar10", 10)(images, labels)[0].shape)
-"""
-
-
-def test_tensors_need_torch_and_numpy_alone() -> None:
-    result = run(TENSORS, WITH_ONLY=TORCH)
-    assert result.stdout == "torch.Size([4, 3, 8, 8])\n", result.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from unlearnable_kernels.data.manifest import locate_manifest, sample_entries
+from unlearnable_kernels.data.manifest import locate_manifest, sample_entries, without_tables
 from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.data.source import Source, load_image, open_source
 from unlearnable_kernels.errors import UserError
@@ -39,7 +39,8 @@ class Protected(Dataset[tuple[Any, Any]]):
         class_to_idx: The label of each class.
         targets: The label of each image.
         names: The name of each image, unique.
-        manifest: The manifest, or None for a dataset that ``protect`` did not write.
+        protected: Whether each image is protected, as the manifest says; all are not where there is none.
+        protection: How the dataset was protected, its manifest without the tables of files, or None.
 
     Raises:
         UserError: The dataset cannot be opened, or differs from its manifest.
@@ -56,19 +57,20 @@ class Protected(Dataset[tuple[Any, Any]]):
     ) -> None:
         self.root, self.split = str(root), split
         self.transform, self.target_transform = transform, target_transform
-        found = locate_manifest(Path(root))
-        self.manifest = None if found is None else found[1]
+        folder, manifest = locate_manifest(Path(root)) or (None, None)
         if verify:
-            _verify(self.root, None if found is None else found[0])
+            _verify(self.root, folder)
         # What was skipped when it was protected, such as an empty class, is no fault now.
-        skipped = self.manifest is not None and self.manifest.get("skipped")
+        skipped = manifest is not None and manifest.get("skipped")
         self._source = open_source(Path(root), split, "skip" if skipped else "raise")
         self.classes = self._source.classes
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         self.targets = [sample.label for sample in self._source.samples]
         self.names = [sample.name for sample in self._source.samples]
-        if self.manifest is not None and split == "train":
-            _check_listed(self._source, self.manifest, self.root)
+        self.protected = [False] * len(self.names)
+        self.protection = None if manifest is None else without_tables(manifest)
+        if manifest is not None and split == "train":
+            self.protected = _listed_flags(self._source, manifest, self.root)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -105,20 +107,25 @@ def _verify(root: str, folder: Path | None) -> None:
             )
 
 
-def _check_listed(source: Source, manifest: dict[str, Any], root: str) -> None:
-    """Raises UserError unless the images are those that the manifest lists, each of its class."""
+def _listed_flags(source: Source, manifest: dict[str, Any], root: str) -> list[bool]:
+    """Whether each image is protected.
+
+    Raises:
+        UserError: The images are not those that the manifest lists, each of its class.
+    """
     try:
         entries = sample_entries(manifest)
         listed = {name: manifest["classes"][entry["label"]] for name, entry in entries.items()}
+        flags = {name: bool(entry["protected"]) for name, entry in entries.items()}
     except (AttributeError, IndexError, KeyError, TypeError):
         raise UserError(f"{root}: its manifest is damaged") from None
     if parse(root).subset:
         listed = {name: label for name, label in listed.items() if label in source.classes}
     present = {sample.name: source.classes[sample.label] for sample in source.samples}
-    differing = sorted(name for name, _ in listed.items() ^ present.items())
-    if differing:
+    if differing := sorted(name for name, _ in listed.items() ^ present.items()):
         name = differing[0]
         raise UserError(
             f"{root} differs from its manifest: {name} is of class {present.get(name)!r} here and "
             f"{listed.get(name)!r} there"
         )
+    return [flags[sample.name] for sample in source.samples]

@@ -117,6 +117,11 @@ def locate_manifest(path: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def without_tables(manifest: dict[str, Any]) -> dict[str, Any]:
+    """How a dataset was protected: its manifest without the tables of files, which are as long as itself."""
+    return {name: value for name, value in manifest.items() if name not in (*_TABLES, "skipped")}
+
+
 def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a manifest says about each image: {"label": int, "protected": bool, …} by the name of its sample.
 

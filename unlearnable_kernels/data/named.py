@@ -150,7 +150,8 @@ def find(text: str | Path) -> Path:
     if not _exists(path):
         if path.parent != data_folder() or path.name not in DOWNLOADS:
             resolved(path)  # tells a name too long, or a link that leads to itself
-            names = f", nor one of {', '.join(DOWNLOADS)}" if len(Path(text).parts) == 1 else ""
+            named = f", nor in {data_folder()}, nor one of {', '.join(DOWNLOADS)}"
+            names = named if len(Path(text).parts) == 1 else ""
             raise UserError(f"{shown(str(path))}: no such file or folder{names}")
         _download(path)
     return path
