@@ -106,10 +106,14 @@ def test_cifar_is_downloaded_once(
     """Torchvision itself at work, but for the network and the checksums."""
     folder = write(form, tmp_path / "official")
     archive = pack(form, folder, tmp_path / form.archive)
+    fetched = []
+
+    def fetch(url: str, path: str) -> None:
+        fetched.append(url)
+        shutil.copy(archive, path)
+
     monkeypatch.setattr(theirs, "url", archive.as_uri())
-    monkeypatch.setattr(
-        torchvision.datasets.utils, "_urlretrieve", lambda url, path: shutil.copy(archive, path)
-    )
+    monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", fetch)
     monkeypatch.setattr(theirs, "tgz_md5", None)
     monkeypatch.setattr(theirs, "train_list", [[name, None] for name in form.train])
     monkeypatch.setattr(theirs, "test_list", [[name, None] for name in form.test])
@@ -118,7 +122,7 @@ def test_cifar_is_downloaded_once(
         got, official = open_source(Path(form.dataset), split), open_source(folder, split)
         assert (got.name, got.classes) == (form.dataset, official.classes)
         assert [(s.name, s.label) for s in got.samples] == [(s.name, s.label) for s in official.samples]
-        archive.unlink(missing_ok=True)  # the second time it is there
+    assert fetched == [archive.as_uri()]
     assert [path.name for path in data.iterdir()] == [form.dataset]
 
 
@@ -160,6 +164,15 @@ def test_what_cannot_be_downloaded_is_said(error: Exception, data: Path, monkeyp
     with pytest.raises(UserError, match=rf"cifar10 is not in {data} and cannot be downloaded: {reason}$"):
         find("cifar10")
     assert list(data.iterdir()) == []
+
+
+def test_another_process_may_be_faster(zoo: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(root: str, **_: Any) -> None:
+        shutil.copytree(zoo, data / "cifar10")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", meanwhile)
+    assert open_source(Path("cifar10")).classes == CLASSES
+    assert [path.name for path in data.iterdir()] == ["cifar10"]
 
 
 def sources(zoo: Path, tmp_path: Path) -> dict[str, Path]:
