@@ -15,8 +15,13 @@ from unlearnable_kernels.ops import ALL_OPS
 ARRAYS = """
 import sys
 from pathlib import Path
+from unlearnable_kernels import datasets
 from unlearnable_kernels.data.arrays import load_arrays
-print(list(load_arrays(Path(sys.argv[1])).images.shape))
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.transforms import ClasswiseConv
+data = load_arrays(Path(sys.argv[1]))
+protect = ClasswiseConv(Key.generate(), "pets", data.classes, size=16)
+print(list(protect(data.images, data.labels)[0].shape))
 """
 TRAINING = """
 import sys

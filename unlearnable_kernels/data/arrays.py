@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.data.manifest import find_manifest, sample_entries
+from unlearnable_kernels.data.manifest import find_manifest, sample_entries, without_tables
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
@@ -52,10 +52,7 @@ class LabelledImages:
 
     def protection(self) -> dict[str, Any] | None:
         """The manifest without its tables of files: how the dataset was protected, if it was."""
-        if self.manifest is None:
-            return None
-        tables = ("files", "side_files", "skipped")
-        return {key: value for key, value in self.manifest.items() if key not in tables}
+        return None if self.manifest is None else without_tables(self.manifest)
 
     def protected_flags(self) -> list[bool]:
         """For each image whether the manifest calls it protected; without a manifest none is."""
