@@ -55,7 +55,7 @@ class Batch:
 
     @property
     def label_weights(self) -> Tensor:
-        """The labels as float32 [B, K]: 1 for an image's class and 0 for others, where no defence mixed them."""
+        """The labels as float32 [B, K]: 1 for an image's class and 0 elsewhere, unless they are mixed."""
         if self.labels.dim() == 2:
             return self.labels
         return functional.one_hot(self.labels, self.num_classes).float()

@@ -7,7 +7,6 @@ from torch import nn
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.defence import Defence
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import classifier
 from unlearnable_kernels.networks.pretrained import load_pretrained
 
 
@@ -45,13 +44,21 @@ class FinetuneAll(Defence):
 )
 @dataclass(frozen=True)
 class FinetuneLast(FinetuneAll):
-    """Only the new classifier is trained; all else stays as it was on ImageNet, batch-norm statistics too."""
+    """Only the new classifier is trained; all else stays as it was on ImageNet, batch-norm statistics too.
+
+    Where a network for small images has other shapes than the weights, such as in its stem, these tensors
+    are trained, too.
+    """
 
     def setup(self, model: nn.Module, network: str) -> None:
-        """Load the weights, and freeze all but the classifier."""
-        super().setup(model, network)
-        model.requires_grad_(False)
-        classifier(model).requires_grad_(True)
+        """Load the weights, and freeze what was loaded.
+
+        Raises:
+            UserError: As for ``FinetuneAll``.
+        """
+        fresh = load_pretrained(model, network, self.weights)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in fresh)
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         """Batch norm uses ImageNet's statistics, in training too."""

@@ -41,7 +41,7 @@ class _Mixing(Defence):
 @DEFENCES.register("mixup", "trains on weighted means of two images and labels", "Zhang et al., ICLR 2018")
 @dataclass(frozen=True)
 class Mixup(_Mixing):
-    """λ·x + (1 − λ)·x′ with labels λ·y + (1 − λ)·y′."""
+    """λ times an image and its label, and 1 − λ times those of its partner."""
 
     def augment(self, batch: Batch) -> Batch:
         """The mixed batch, with soft labels."""
