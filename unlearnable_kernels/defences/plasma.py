@@ -34,10 +34,8 @@ def plasma(noise: Tensor, roughness: Tensor) -> Tensor:
         )
         middles = finer[..., 1::2, 1::2]
         # Beyond the border there is nothing: the one middle that is there counts twice.
-        beside, above = (
-            functional.pad(middles, (1, 1, 0, 0), "replicate"),
-            functional.pad(middles, (0, 0, 1, 1), "replicate"),
-        )
+        beside = functional.pad(middles, (1, 1, 0, 0), "replicate")
+        above = functional.pad(middles, (0, 0, 1, 1), "replicate")
         finer[..., 1::2, ::2] += _mean(
             field[..., :-1, :], field[..., 1:, :], beside[..., :-1], beside[..., 1:]
         )

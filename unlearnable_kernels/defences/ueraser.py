@@ -84,7 +84,8 @@ def erased(batch: Batch) -> Tensor:
     images = brightened(batch.images, _clouds(batch), _uniform(batch, 0, 1), _coin(batch))
     images = contrasted(images, _clouds(batch), _coin(batch))
     order = torch.where(_coin(batch)[:, :, 0, 0], _orders(batch), torch.arange(3, device=images.device))
-    images = images.gather(1, order[:, :, None, None].expand_as(images))
+    last = images.permute(0, 2, 3, 1)  # the channels, as they are in memory
+    images = last.gather(3, order[:, None, None].expand_as(last)).permute(0, 3, 1, 2)
     return operate(images, *_trivial(batch))
 
 
