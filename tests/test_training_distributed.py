@@ -25,6 +25,7 @@ COMMON: dict[str, Any] = {"epochs": 2, "batch_size": 15, "limit_per_class": 23, 
 RUNS: dict[str, dict[str, Any]] = {
     "erm": COMMON,
     "at": COMMON | {"defences": ["at-l2:eps=0.5,steps=2"]},
+    "mixed": COMMON | {"defences": ["mixup", "dat:steps=1"]},
 }
 
 
@@ -38,7 +39,8 @@ def command_line(config: TrainConfig, out: Path) -> list[str]:
     for name in ("crop_padding", "schedule"):
         line += ["--set", f"{name}={settings[name]}"]
     for defence in settings["defences"]:
-        line += ["--defence", f"{defence['name']}:eps={defence['eps']},steps={defence['steps']}"]
+        given = [f"{key}={value}" for key, value in defence.items() if key != "name" and value is not None]
+        line += ["--defence", f"{defence['name']}:{','.join(given)}"]
     return line
 
 
@@ -128,7 +130,7 @@ def test_bad_input_is_one_line_and_ends_all(by_two: Path) -> None:
     assert "no-such-folder" in ours
     assert not any(line.startswith("Traceback") for line in complaints)
     for rank in (0, 1):
-        assert json.loads((by_two / "notes" / f"{rank}.exits").read_text()) == [2, 0, 0]
+        assert json.loads((by_two / "notes" / f"{rank}.exits").read_text()) == [2, *[0] * len(RUNS)]
     assert not (by_two / "none").exists()
 
 
