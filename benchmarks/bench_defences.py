@@ -75,7 +75,7 @@ def test_defences_beside_plain_training(benchmark, names, report_figures):
         pytest.skip("the forced AVX2 path is for the operators' own benchmarks")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         timed = Interleaved({"plain": training([])} | {name: training([name]) for name in names})
-        benchmark.pedantic(timed.round, rounds=7 if names == CHEAP else 3, iterations=1)
+        benchmark.pedantic(timed.round, rounds=5 if names == CHEAP else 3, iterations=1)
     times = timed.medians()
     # 1 and above is within the limit: as many steps as it takes, and 15 % of one for all else.
     measured = {

@@ -96,9 +96,13 @@ def test_the_processes_share_each_batch_of_one(by_one: Path, by_two: Path) -> No
 
 @pytest.mark.parametrize("name", RUNS)
 def test_they_end_like_one(by_one: Path, by_two: Path, name: str) -> None:
-    """But for sums in another order, by which an attack can turn: accuracies are within one image."""
+    """But for sums in another order, by which an attack can turn: accuracies are within one image.
+
+    Filters that climb, and images that are stretched, make more of them.
+    """
     mine, theirs = untimed_metrics(by_one / name), untimed_metrics(by_two / name)
-    assert theirs[0]["train_loss"] == pytest.approx(mine[0]["train_loss"], rel=1e-5)
+    first = 2e-4 if name == "mixed" else 1e-5
+    assert theirs[0]["train_loss"] == pytest.approx(mine[0]["train_loss"], rel=first)
     for one, two in zip(mine, theirs, strict=True):
         assert one.keys() == two.keys()
         for field in ("train_loss", "test_loss"):
