@@ -1,13 +1,14 @@
 """Fine-tuning: training begins with weights that were trained on ImageNet."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.defence import Defence
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks.pretrained import load_pretrained
+from unlearnable_kernels.networks.pretrained import CACHE, load_pretrained
 
 
 @DEFENCES.register(
@@ -18,17 +19,20 @@ class FinetuneAll(Defence):
     """All layers but the classifier, which is new, begin with ImageNet weights; all are trained.
 
     Attributes:
-        weights: "cache" for those in the usual cache of torchvision or timm, or a file.
+        weights: "cache" for those in the usual cache of torchvision or timm, or a file, whose path is made
+            absolute.
 
     Raises:
         UserError: ``weights`` is empty.
     """
 
-    weights: str = "cache"
+    weights: str = CACHE
 
     def __post_init__(self) -> None:
         if not self.weights:
             raise UserError("weights must be cache or a file, not ''")
+        if self.weights != CACHE:
+            object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
 
     def setup(self, model: nn.Module, network: str) -> None:
         """Load the weights.
