@@ -13,7 +13,7 @@ ALLOWED = {
     "triton_kernels": {"ops"},
     "data": {"ops"},
     "networks": set(),
-    "defences": {"data", "ops"},
+    "defences": {"data", "networks", "ops"},
     "training": {"data", "defences", "networks", "ops"},
     "protect": {"data", "ops", "networks", "training"},
     "datasets": {"data", "protect"},

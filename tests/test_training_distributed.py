@@ -25,6 +25,7 @@ COMMON: dict[str, Any] = {"epochs": 2, "batch_size": 15, "limit_per_class": 23, 
 RUNS: dict[str, dict[str, Any]] = {
     "erm": COMMON,
     "at": COMMON | {"defences": ["at-l2:eps=0.5,steps=2"]},
+    "mixed": COMMON | {"defences": ["mixup", "dat:steps=1"]},
 }
 
 
@@ -38,7 +39,8 @@ def command_line(config: TrainConfig, out: Path) -> list[str]:
     for name in ("crop_padding", "schedule", "limit_per_class"):
         line += ["--set", f"{name}={settings[name]}"]
     for defence in settings["defences"]:
-        line += ["--defence", f"{defence['name']}:eps={defence['eps']},steps={defence['steps']}"]
+        given = [f"{key}={value}" for key, value in defence.items() if key != "name" and value is not None]
+        line += ["--defence", f"{defence['name']}:{','.join(given)}"]
     return line
 
 
@@ -94,9 +96,13 @@ def test_the_processes_share_each_batch_of_one(by_one: Path, by_two: Path) -> No
 
 @pytest.mark.parametrize("name", RUNS)
 def test_they_end_like_one(by_one: Path, by_two: Path, name: str) -> None:
-    """But for sums in another order, by which an attack can turn: accuracies are within one image."""
+    """But for sums in another order, by which an attack can turn: accuracies are within one image.
+
+    Filters that climb, and images that are stretched, make more of them.
+    """
     mine, theirs = untimed_metrics(by_one / name), untimed_metrics(by_two / name)
-    assert theirs[0]["train_loss"] == pytest.approx(mine[0]["train_loss"], rel=1e-5)
+    first = 2e-4 if name == "mixed" else 1e-5
+    assert theirs[0]["train_loss"] == pytest.approx(mine[0]["train_loss"], rel=first)
     for one, two in zip(mine, theirs, strict=True):
         assert one.keys() == two.keys()
         for field in ("train_loss", "test_loss"):
@@ -128,7 +134,7 @@ def test_bad_input_is_one_line_and_ends_all(by_two: Path) -> None:
     assert "no-such-folder" in ours
     assert not any(line.startswith("Traceback") for line in complaints)
     for rank in (0, 1):
-        assert json.loads((by_two / "notes" / f"{rank}.exits").read_text()) == [2, 0, 0]
+        assert json.loads((by_two / "notes" / f"{rank}.exits").read_text()) == [2, *[0] * len(RUNS)]
     assert not (by_two / "none").exists()
 
 
