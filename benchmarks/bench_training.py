@@ -134,11 +134,11 @@ def test_training(benchmark, case, report_figures):
         network=network,
         batch_size=case.batch,
         defences=[] if case.defence is None else [{"name": case.defence, "eps": EPS}],
-        precision="bf16",
+        amp="bf16",
     )
     variants = {
         "ours": trainer_for(config, data),
-        "fp32": trainer_for(replace(config, precision="fp32"), data),
+        "fp32": trainer_for(replace(config, amp=None), data),
     }
     if case.defence is None or find_spec("torchattacks"):
         variants["a"] = released_way(case, data, network)

@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--schedule", default="step")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--amp", choices=["bf16"])
     parser.add_argument("--crop-padding", type=int, default=4)
     parser.add_argument("--no-flip", dest="flip", action="store_false")
     return parser.parse_args()

@@ -94,7 +94,7 @@ if wanted bench; then
 fi
 if wanted train; then
   left=$((515 - SECONDS))
-  stage train $((left > 30 ? left : 30)) "$python" scripts/cifar10_runs.py "$out/cifar10" --precision bf16 \
+  stage train $((left > 30 ? left : 30)) "$python" scripts/cifar10_runs.py "$out/cifar10" --amp bf16 \
     ${CIFAR10_NPZ:+--data "$CIFAR10_NPZ"}
 fi
 

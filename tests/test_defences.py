@@ -252,7 +252,7 @@ def test_who_changes_nothing_leaves_no_trace(data: Path, tmp_path: Path) -> None
 
 
 def test_a_defence_sees_float32_under_bf16(data: Path, tmp_path: Path) -> None:
-    train(config_for(data, epochs=1, precision="bf16", defences=["watching"]), tmp_path / "run")
+    train(config_for(data, epochs=1, amp="bf16", defences=["watching"]), tmp_path / "run")
     assert SHAPES["augment"][0][0] == SHAPES["adversary"][0][0] == torch.float32
 
 

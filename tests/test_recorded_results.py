@@ -50,7 +50,7 @@ OPTIMISED = {
 }
 TRAINED: dict[str, dict[str, Any]] = {
     "erm": {},
-    "erm, bf16, one-cycle": {"precision": "bf16", "schedule": "one-cycle"},
+    "erm, bf16, one-cycle": {"amp": "bf16", "schedule": "one-cycle"},
     "at-linf": {"defences": ["at-linf:steps=3"]},
     "at-l2": {"defences": [{"name": "at-l2", "eps": 0.25, "steps": 2}]},
 }
@@ -132,6 +132,7 @@ def metrics(root: Path, out: Path, options: dict[str, Any]) -> dict[str, float]:
         epochs=2,
         batch_size=7,
         lr=0.05,
+        lr_step=40,
         crop_padding=1,
         **options,
     )

@@ -41,6 +41,7 @@ def test_it_learns_and_writes_what_it_says(data: Path, finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoint.safetensors",
         "config.json",
+        "history.csv",
         "metrics.jsonl",
         "run.json",
     ]
@@ -63,9 +64,9 @@ def test_the_checkpoint_is_safetensors_with_momentum(finished: Path) -> None:
         assert file.metadata() == {"epoch": "4"}
     tensors = tensors_of(finished)
     model = {name for name in tensors if name.startswith("model.")}
-    momentum = {name for name in tensors if name.startswith("momentum.")}
+    momentum = {name for name in tensors if name.startswith("optimizer.momentum_buffer.")}
     assert model | momentum == set(tensors)
-    assert {name.removeprefix("momentum.") for name in momentum} < {
+    assert {name.removeprefix("optimizer.momentum_buffer.") for name in momentum} < {
         name.removeprefix("model.") for name in model
     }
     assert all(tensors[name].abs().sum() > 0 for name in momentum)
@@ -211,7 +212,10 @@ def test_learning_rates() -> None:
         ("momentum", -0.1),
         ("crop_padding", -1),
         ("seed", -1),
-        ("schedule", "cosine"),
+        ("schedule", "linear"),
+        ("optimizer", "adam"),
+        ("warmup", -1),
+        ("warmup", 100),
         ("limit_per_class", 0),
     ],
 )

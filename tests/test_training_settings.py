@@ -42,7 +42,7 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("changes", [AT, {"precision": "bf16", "epochs": 2}], ids=["at", "bf16"])
+@pytest.mark.parametrize("changes", [AT, {"amp": "bf16", "epochs": 2}], ids=["at", "bf16"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     data: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -139,7 +139,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(
 
     monkeypatch.setattr(engine, "create_network", watched)
     run = tmp_path / "run"
-    train(config_for(data, precision="bf16"), run)
+    train(config_for(data, amp="bf16"), run)
     assert types == {torch.bfloat16}
     assert {t.dtype for name, t in tensors_of(run).items() if "num_batches" not in name} == {torch.float32}
     assert untimed_metrics(run)[-1]["test_accuracy"] >= 0.9
@@ -170,7 +170,7 @@ def test_compiled_training_is_training(data: Path, tmp_path: Path, monkeypatch: 
     ("changes", "told"),
     [
         ({"defences": ["trades"]}, "unknown defence 'trades': choose one of at-l2, at-linf"),
-        ({"precision": "fp16"}, "unknown precision 'fp16': choose one of fp32, bf16"),
+        ({"amp": "fp16"}, "unknown amp 'fp16': choose one of none, bf16"),
         ({"defences": ["at-l2:eps=0"]}, r"^defence at-l2: eps must be a finite number above 0, not 0\.0"),
         (
             {"defences": ["at-linf:eps=1.5"]},

@@ -1,13 +1,34 @@
 """Where a computation runs, and in which precision."""
 
+import re
 from contextlib import AbstractContextManager
 
 import torch
 
+from unlearnable_kernels.errors import UserError
 
-def pick_device() -> torch.device:
-    """The first GPU if there is one, otherwise the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Where to compute; a numbered GPU becomes the current one.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:N"; None is the first GPU if there is one, otherwise the CPU.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        raise UserError(f"device must be cpu, cuda or cuda:N, not {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"there is no device {name}: torch finds {count} GPUs here")
+        if device.index is not None:
+            torch.cuda.set_device(device)
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

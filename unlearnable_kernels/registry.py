@@ -2,8 +2,9 @@
 
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -36,12 +37,14 @@ class Entry(Generic[T]):
         item: The thing itself.
         description: One line for help texts.
         paper: Where it was published; empty if nowhere.
+        module: The module that registered it.
     """
 
     name: str
     item: T
     description: str
     paper: str
+    module: str = field(default="", compare=False)
 
 
 class Registry(Generic[T]):
@@ -75,15 +78,18 @@ class Registry(Generic[T]):
                 This, like the next, is raised when the decorator is applied.
             TypeError: A field of a dataclass cannot be a setting, or has no default.
         """
+        # Not the item's own module: a plug-in may register what another package defines.
+        module = str(sys._getframe(1).f_globals.get("__name__", ""))
 
         def decorate(item: S) -> S:
-            module: str = getattr(item, "__module__", "")
             if not f"{module}.".startswith(f"{self._package}."):
                 self._load_own()  # so that a plug-in cannot take the name of one of ours
+            if module == "__main__" and self.origin(name) == module:
+                del self._entries[name]  # a notebook's cell that is run again
             self._check(name, item)
             if isinstance(item, type):
                 item.name = name  # type: ignore[attr-defined]
-            entry: Entry[Any] = Entry(name, item, description, paper)
+            entry: Entry[Any] = Entry(name, item, description, paper, module)
             self._entries[name] = entry
             return item
 
@@ -101,9 +107,9 @@ class Registry(Generic[T]):
                     f"{self.kind} {name}: {setting} cannot be a setting: settings are bool, int, float or "
                     "str, or one of these and None, and none is called name"
                 )
-        for field in fields(item) if is_dataclass(item) else ():
-            if field.init and field.default is MISSING and field.default_factory is MISSING:
-                raise TypeError(f"{self.kind} {name}: the setting {field.name} needs a default")
+        for each in fields(item) if is_dataclass(item) else ():
+            if each.init and each.default is MISSING and each.default_factory is MISSING:
+                raise TypeError(f"{self.kind} {name}: the setting {each.name} needs a default")
 
     def __getitem__(self, name: str) -> T:
         """The thing called ``name``.
@@ -156,6 +162,13 @@ class Registry(Generic[T]):
         """The type of each field of ``name``'s dataclass; none for what is not a dataclass."""
         return _settings(self[name])
 
+    def origin(self, name: str) -> str | None:
+        """The module from outside that registered ``name``; None for ours, and for what there is not."""
+        entry = self._entries.get(name)
+        ours = self._package.partition(".")[0]
+        module = ours if entry is None else entry.module or ours
+        return None if module.partition(".")[0] == ours else module
+
     def entries(self) -> list[Entry[T]]:
         """All entries, sorted by name."""
         return [self._entries[name] for name in self]
@@ -180,7 +193,7 @@ def _settings(item: Any) -> dict[str, Any]:
     if not is_dataclass(item):
         return {}
     kinds = get_type_hints(item)
-    return {field.name: kinds[field.name] for field in fields(item) if field.init}
+    return {each.name: kinds[each.name] for each in fields(item) if each.init}
 
 
 def load_plugins() -> None:

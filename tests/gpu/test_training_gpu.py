@@ -69,7 +69,7 @@ def test_the_graph_leaves_the_network_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"precision": "bf16"}, {"defences": ["at-l2:eps=0.2,steps=2"], "precision": "bf16"}],
+    [{}, {"amp": "bf16"}, {"defences": ["at-l2:eps=0.2,steps=2"], "amp": "bf16"}],
     ids=["erm", "bf16", "at"],
 )
 def test_runs_learn_and_resume(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:

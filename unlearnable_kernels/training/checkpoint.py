@@ -14,7 +14,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing
 
 _MODEL = "model."
-_MOMENTUM = "momentum."
+_OPTIMIZER = "optimizer."
 _DEFENCES = "defences."
 
 
@@ -58,9 +58,13 @@ def stored_tensors(
 
 
 def save_checkpoint(
-    path: Path, epoch: int, model: nn.Module, optimizer: torch.optim.SGD, defences: Sequence[Defence] = ()
+    path: Path,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    defences: Sequence[Defence] = (),
 ) -> None:
-    """Write weights, buffers and momentum after ``epoch`` epochs; the file is replaced in one step.
+    """Write weights, buffers and the optimiser's state after ``epoch`` epochs, in place of an earlier file.
 
     What the defences found in the training set goes with them.
 
@@ -69,9 +73,9 @@ def save_checkpoint(
     """
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        buffer = optimizer.state[parameter].get("momentum_buffer")
-        if buffer is not None:
-            tensors[_MOMENTUM + name] = buffer
+        for kind, value in optimizer.state[parameter].items():
+            if isinstance(value, Tensor):  # without momentum, SGD's is None
+                tensors[f"{_OPTIMIZER}{kind}.{name}"] = value
     for number, defence in enumerate(defences):
         tensors |= {f"{_DEFENCES}{number}.{name}": value for name, value in defence.state().items()}
     save_tensors(path, tensors, {"epoch": str(epoch)})
@@ -80,7 +84,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.SGD | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     defences: Sequence[Defence] = (),
 ) -> int:
     """Read a checkpoint into ``model``, and into ``optimizer`` and ``defences`` if given, in place.
@@ -94,15 +98,22 @@ def load_checkpoint(
     with stored_tensors(path, "is damaged or belongs to another network") as (tensors, metadata):
         epoch = int(metadata["epoch"])
         model.load_state_dict(tensors_under(tensors, _MODEL))
-        momentum = tensors_under(tensors, _MOMENTUM) if optimizer is not None else {}
-        for name, parameter in model.named_parameters():
-            if optimizer is not None and name in momentum:
-                # The parameter's own strides: sums over gradients run in memory order, so must not change.
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        if optimizer is not None:
+            _restore(optimizer, model, tensors_under(tensors, _OPTIMIZER))
         for number, defence in enumerate(defences):
             defence.restore(tensors_under(tensors, f"{_DEFENCES}{number}."))
     return epoch
+
+
+def _restore(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in state.items():
+        kind, _, name = key.partition(".")
+        parameter = parameters[name]
+        if value.shape == parameter.shape and kind != "step":
+            # The parameter's own strides: sums over gradients run in memory order, so must not change.
+            value = torch.empty_like(parameter).copy_(value).detach()
+        optimizer.state[parameter][kind] = value
 
 
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,14 +11,18 @@ from unlearnable_kernels import parsing
 from unlearnable_kernels.defences import DEFENCES, Defence, make_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.networks import find_network
+from unlearnable_kernels.networks.normalise import read_statistics
+from unlearnable_kernels.networks.pretrained import CACHE
 
-SCHEDULES = ("step", "one-cycle")
-PRECISIONS = ("fp32", "bf16")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("step", "cosine", "one-cycle")
+AMP = ("bf16",)
 
 LIMITS = ("limit_per_class", "test_limit_per_class")
 
-_WARM_UP = 0.25  # of a one-cycle run
+_RISE = 0.25  # of a one-cycle run
+_DROPS = 0.4  # of a run's epochs, between drops of the rate
 
 # What differs from the defaults where two CPU cores are to show the effect while one waits.
 _SHORT: dict[str, Any] = {"network": "resnet8", "schedule": "one-cycle", "lr": 0.05}
@@ -43,12 +47,18 @@ class TrainConfig:
     Attributes:
         train, test: Datasets as ``open_source`` takes them, made absolute; without ``test`` nothing is
             tested while training.
-        network: One of ``NETWORKS``.
+        network: As ``find_network`` takes it, such as "resnet18" or "timm:resnet26".
         epochs: Passes over the training images.
         batch_size: Images a step, over all processes together.
-        lr: Highest learning rate of SGD; momentum, weight_decay: of SGD, too.
-        schedule: "step" multiplies ``lr`` by ``lr_factor`` after every ``lr_step`` epochs; "one-cycle" rises
-            linearly from 0 to ``lr`` over the first quarter of the run and falls linearly back to 0.
+        optimizer: "sgd", or "adamw" with betas 0.9 and 0.999.
+        lr: Highest learning rate.
+        momentum: Of SGD.
+        weight_decay: Of either optimiser, on all weights.
+        schedule: "step" multiplies ``lr`` by ``lr_factor`` after every ``lr_step`` epochs; "cosine" falls
+            from ``lr`` to 0 as half a cosine; "one-cycle" rises linearly from 0 to ``lr`` over the first
+            quarter of the run and falls linearly back to 0.
+        lr_step: None becomes int(0.4 * epochs), but 1 at least: 40 of the published 100 epochs.
+        warmup: Epochs over which the rate first rises linearly from 0 to ``lr``; a cosine begins after them.
         clip_norm: Largest norm of the whole gradient; None leaves it.
         crop_padding: See ``random_crop_flip``; 0 turns the crop off, and more than the images' own pixels are
             refused.
@@ -60,9 +70,15 @@ class TrainConfig:
         seed: Of weights, order, augmentation and defences.
         defences: Applied in this order, each a ``Defence``, a text such as "at-linf:eps=4/255", or the
             object that ``Defence.settings`` returns, which it becomes.
-        precision: "fp32", or "bf16" for passes through the network in bfloat16 where autocast allows it;
-            weights, optimiser and the images that a defence changes stay float32.
+        normalise: What the network subtracts from its images and divides them by, as
+            ``networks.normalise`` takes it, such as "cifar10"; None leaves them in [0, 1].
+        pretrained: Whence the weights to begin with, as ``networks.pretrained`` takes it: "cache" or a file,
+            made absolute. None draws them.
+        amp: "bf16" for passes through the network in bfloat16 where autocast allows it; weights, optimiser
+            and the images that a defence changes stay float32. None computes in float32.
         compile: Whether to run the network through torch.compile.
+        deterministic: Whether to use algorithms alone that give the same bits whenever they run; torch
+            refuses what has none.
         clean, protected_fraction, only_clean: With the originals of ``train`` in ``clean``, that part of
             every class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest
             alone; see ``data.mixture.mix``.
@@ -76,12 +92,14 @@ class TrainConfig:
     network: str = "resnet18"
     epochs: int = 100
     batch_size: int = 512
+    optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "step"
-    lr_step: int = 40
+    lr_step: int | None = None
     lr_factor: float = 0.1
+    warmup: int = 0
     clip_norm: float | None = 5.0
     crop_padding: int = 4
     flip: bool = True
@@ -90,8 +108,11 @@ class TrainConfig:
     test_limit_per_class: int | None = None
     seed: int = 0
     defences: Sequence[Defence | str | Mapping[str, Any]] = ()
-    precision: str = "fp32"
+    normalise: str | None = None
+    pretrained: str | None = None
+    amp: str | None = None
     compile: bool = False
+    deterministic: bool = False
     clean: str | None = None
     protected_fraction: float | None = None
     only_clean: bool = False
@@ -100,10 +121,22 @@ class TrainConfig:
         for name in ("train", "test", "clean"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
-        _ = NETWORKS[self.network]
-        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        if self.pretrained not in (None, CACHE):
+            object.__setattr__(self, "pretrained", str(Path(self.pretrained).resolve()))
+        if self.lr_step is None:
+            object.__setattr__(self, "lr_step", max(1, int(_DROPS * self.epochs)))
+        self._check_values()
+        self._check_mixture()
+        object.__setattr__(self, "defences", [_defence(given).settings() for given in self.defences])
+
+    def _check_values(self) -> None:
+        find_network(self.network)
+        if self.normalise is not None:
+            read_statistics(self.normalise)
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", (None, *AMP))):
             if getattr(self, name) not in choices:
-                raise UserError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+                known = ", ".join(choice or "none" for choice in choices)
+                raise UserError(f"unknown {name} {getattr(self, name)!r}: choose one of {known}")
         for name in ("epochs", "batch_size", "lr_step", "image_size", *LIMITS):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -116,8 +149,12 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise UserError(f"{name} must be 0 or more, not {value}")
-        self._check_mixture()
-        object.__setattr__(self, "defences", [_defence(given).settings() for given in self.defences])
+        if not 0 <= self.warmup < self.epochs:
+            raise UserError(
+                f"warmup must be 0 or more, and fewer than the {self.epochs} epochs, not {self.warmup}"
+            )
+        if self.warmup and self.schedule == "one-cycle":
+            raise UserError(f"warmup must be 0 with schedule one-cycle, which has its own, not {self.warmup}")
 
     def _check_mixture(self) -> None:
         fraction = self.protected_fraction
@@ -134,12 +171,23 @@ class TrainConfig:
         """All fields, as JSON: what config.json holds."""
         return dataclasses.asdict(self)
 
+    @property
+    def precision(self) -> str:
+        """Of passes through the network, "fp32" or "bf16": what ``device.autocast`` takes."""
+        return self.amp or "fp32"
+
     def learning_rate(self, epoch: float) -> float:
         """The rate after ``epoch`` epochs, fractions included."""
+        if epoch < self.warmup:
+            return self.lr * epoch / self.warmup
         if self.schedule == "step":
+            assert self.lr_step is not None
             return self.lr * self.lr_factor ** (int(epoch) // self.lr_step)
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup) / (self.epochs - self.warmup)
+            return self.lr * (1 + math.cos(math.pi * done)) / 2
         done = epoch / self.epochs
-        return self.lr * min(done / _WARM_UP, (1 - done) / (1 - _WARM_UP))
+        return self.lr * min(done / _RISE, (1 - done) / (1 - _RISE))
 
 
 def _defence(given: Defence | str | Mapping[str, Any]) -> Defence:

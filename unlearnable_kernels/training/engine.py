@@ -1,4 +1,4 @@
-"""The training loop itself: one network, images in memory, SGD. ``train`` runs it, and so may others.
+"""The training loop itself: one network, images in memory. ``train`` runs it, and so may others.
 
 Read ``Engine.train_epoch`` first.
 """
@@ -32,8 +32,9 @@ class Recipe:
     Attributes:
         rate: The learning rate at every step.
         batch_size: Images a step, over all processes together.
+        optimizer: "sgd" or "adamw".
         momentum: Of SGD.
-        weight_decay: Of SGD.
+        weight_decay: Of either.
         clip_norm: Largest norm of the whole gradient; None leaves it.
         crop_padding: See ``random_crop_flip``; 0 turns the crop off.
         flip: Whether to mirror images with probability 1/2.
@@ -44,6 +45,7 @@ class Recipe:
 
     rate: Rate
     batch_size: int
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip_norm: float | None = None
@@ -103,9 +105,7 @@ class Engine:
         self.images, self.labels, self.recipe, self.group = images, labels, recipe, group
         self.defences, self.num_classes = defences, num_classes
         self.model = share_batch_norm(model, group.device) if group.size > 1 else model
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), 0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
+        self.optimizer = _optimizer(self.model, recipe)
         if recipe.compile:
             # A size of its own for every kernel, so that a resumed run computes as an uninterrupted one.
             self.model.compile(dynamic=False)
@@ -202,11 +202,19 @@ class Engine:
         return torch.stack([loss.detach(), (logits.detach().argmax(1) == truth).sum()])
 
 
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), 0.0, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(), 0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+
 def fresh_network(name: str, num_classes: int, image_size: int, seed: int, device: torch.device) -> nn.Module:
     """An untrained network, channels-last on ``device``; the global generators stay as they are.
 
     Args:
-        name: One of ``NETWORKS``.
+        name: As ``find_network`` takes it.
         num_classes: Number of logits.
         image_size: Height and width of the images in pixels.
         seed: Of the weights.

@@ -18,11 +18,18 @@ from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import write_jsonl
 from unlearnable_kernels.networks import create_network
+from unlearnable_kernels.networks.normalise import normalised
 from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.training.checkpoint import load_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.processes import Processes
-from unlearnable_kernels.training.run_folder import CHECKPOINT, EVALUATIONS, read_evaluations, read_run
+from unlearnable_kernels.training.run_folder import (
+    CHECKPOINT,
+    EVALUATIONS,
+    plugins_of,
+    read_evaluations,
+    read_run,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ def evaluate(
     test: Path,
     attack: Pgd | None = None,
     progress: Progress = no_progress,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Test the network of a run folder on a dataset and append the result to its evaluations.jsonl.
 
@@ -62,16 +70,18 @@ def evaluate(
         test: A dataset as ``open_source`` takes it.
         attack: Tests on attacked images; its random starts derive from the run's seed.
         progress: Called with images.
+        device: As for ``train``.
 
     Returns:
         The line that was written: accuracies in [0, 1], overall and per class, the number of images, the
-        epoch of the checkpoint, the attack's settings or None, and the versions.
+        epoch of the checkpoint, whether the run was finished, the attack's settings or None, plug-ins and
+        versions.
 
     Raises:
         UserError: ``run`` has no checkpoint or is damaged, ``test`` has other classes or sizes, or the line
             cannot be written.
     """
-    one = Processes(0, 1, pick_device())
+    one = Processes(0, 1, pick_device(device))
     trained = load_trained(run, one.device)
     model, config, record = trained.model, trained.config, trained.record
     earlier = read_evaluations(run)
@@ -87,10 +97,12 @@ def evaluate(
         "sha256": data.digest(),
         "images": len(data),
         "epoch": trained.epoch,
+        "status": record["status"],
         "attack": None if attack is None else attack.as_dict(),
         "loss": result.loss,
         "accuracy": result.accuracy,
         "per_class": {name: correct / total for name, correct, total in counts if total},
+        "plugins": plugins_of(config),
         "versions": versions(),
     }
     write_jsonl(run / EVALUATIONS, [*earlier, line])
@@ -126,6 +138,8 @@ def load_trained(run: Path, device: torch.device) -> Trained:
     if not (run / CHECKPOINT).is_file():
         raise UserError(f"{run} has no finished epoch yet: train it first")
     model = create_network(config.network, len(record["classes"]), record["image_size"])
+    if config.normalise is not None:
+        model = normalised(model, config.normalise)
     defences = config.make_defences()
     epoch = load_checkpoint(run / CHECKPOINT, model, defences=defences)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

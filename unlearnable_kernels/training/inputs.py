@@ -15,7 +15,9 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.evaluation import require_size
+from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.reproducible import derived_seed
+from unlearnable_kernels.training.run_folder import plugins_of
 
 
 def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, LabelledImages | None]:
@@ -49,7 +51,7 @@ def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, 
 
 
 def describe(
-    config: TrainConfig, train_set: LabelledImages, test_set: LabelledImages | None, processes: int
+    config: TrainConfig, train_set: LabelledImages, test_set: LabelledImages | None, group: Processes
 ) -> dict[str, Any]:
     """run.json as it stands while the run goes on."""
 
@@ -64,8 +66,11 @@ def describe(
         "train": data(config.train, train_set) | {"protection": train_set.protection()},
         "test": tested,
         "defences": config.as_dict()["defences"],
+        "plugins": plugins_of(config),
+        "fresh_tensors": None,
         "machine": machine(),
-        "processes": processes,
+        "device": group.device.type,
+        "processes": group.size,
         "versions": versions(),
         "final": None,
     }

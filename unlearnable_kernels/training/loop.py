@@ -1,13 +1,17 @@
 """A training run from start to end: read ``train`` first, then ``engine``."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unlearnable_kernels.data.arrays import LabelledImages
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import append_jsonl, resumable, write_json, write_jsonl
+from unlearnable_kernels.networks.normalise import normalised
+from unlearnable_kernels.networks.pretrained import load_pretrained
 from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
@@ -20,14 +24,23 @@ from unlearnable_kernels.training.run_folder import (
     CHECKPOINT,
     METRICS,
     RECORD,
+    TENSORBOARD,
     check_places,
     find_run,
     read_metrics,
+    write_history,
     write_run,
 )
+from unlearnable_kernels.training.tensorboard import TensorBoard, check_log
 
 
-def train(config: TrainConfig, out: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    out: Path,
+    progress: Progress = no_progress,
+    device: str | None = None,
+    log: str | None = None,
+) -> dict[str, Any]:
     """Train a network into the run folder ``out``.
 
     A run that was interrupted goes on after its last finished epoch: all randomness derives from the seed
@@ -39,6 +52,8 @@ def train(config: TrainConfig, out: Path, progress: Progress = no_progress) -> d
         config: What to train, and how.
         out: The run folder; ``run_folder`` says what it holds.
         progress: Called with images over all epochs.
+        device: "cpu", "cuda" or "cuda:N"; None is the first GPU, or the CPU where there is none.
+        log: "tensorboard" also writes the metrics for TensorBoard, those of earlier epochs included.
 
     Returns:
         The run's run.json, with the last epoch's metrics under "final". Accuracies are in [0, 1], those in
@@ -47,35 +62,45 @@ def train(config: TrainConfig, out: Path, progress: Progress = no_progress) -> d
     Raises:
         UserError: On all processes alike, if ``out`` holds anything else, is damaged, lies in the data or
             around it, or cannot be written; if the data cannot be used or have changed since the run began;
-            if there are more processes than GPUs; and if the loss diverges.
+            if there is no such device, or more processes than GPUs; and if the loss diverges.
     """
+    check_log(log)
     with resumable():
-        group = join_processes()
+        group = join_processes(device)
         group.first(lambda: check_places(out, config))
-        return _train(config, out, group, progress if group.rank == 0 else no_progress)
+        return _train(config, out, group, progress if group.rank == 0 else no_progress, log)
 
 
-def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress) -> dict[str, Any]:
+def _train(
+    config: TrainConfig, out: Path, group: Processes, progress: Progress, log: str | None
+) -> dict[str, Any]:
     before = group.first(lambda: find_run(out, config))
     if before is not None and before["status"] == "finished":
         return before
     train_set, test_set = group.together(lambda: load_sets(config, progress))
 
     def begin() -> dict[str, Any]:
-        record = describe(config, train_set, test_set, group.size)
+        record = describe(config, train_set, test_set, group)
         for part in ("train", "test"):
             if before is not None and before[part] != record[part]:
                 raise UserError(
                     f"the {part} set has changed since the run in {out} began: use another folder"
                 )
+        if before is not None:
+            record["fresh_tensors"] = before["fresh_tensors"]
         write_run(out, config, record)
         return record
 
     record = group.first(begin)
-    with torch.random.fork_rng(), deterministic():
-        run = _Run(config, out, group, train_set, test_set)
+    with (
+        torch.random.fork_rng(),
+        deterministic(config.deterministic),
+        closing(_Run(config, out, group, train_set, test_set)) as run,
+    ):
         group.together(run.resume)
-        group.first(lambda: write_jsonl(out / METRICS, run.metrics))
+        if not run.metrics:
+            record["fresh_tensors"] = run.fresh_tensors
+        group.first(lambda: run.begin(record, log))
         for epoch in range(len(run.metrics), config.epochs):
             run.train_epoch(epoch, progress)
     record |= {"status": "finished", "final": run.metrics[-1]}
@@ -84,7 +109,12 @@ def _train(config: TrainConfig, out: Path, group: Processes, progress: Progress)
 
 
 class _Run:
-    """One process's part of a run; ``metrics`` are those of the finished epochs."""
+    """One process's part of a run.
+
+    Attributes:
+        metrics: Those of the finished epochs.
+        fresh_tensors: What pretrained weights left as it was, by name; None without any.
+    """
 
     def __init__(
         self,
@@ -95,18 +125,34 @@ class _Run:
         test_set: LabelledImages | None,
     ) -> None:
         self.config, self.out, self.group = config, out, group
-        self.engine = engine_for(config, train_set, group)
+        self._resumed = (out / CHECKPOINT).is_file()
+        model, self.fresh_tensors = network_for(config, train_set, group.device, pretrained=not self._resumed)
+        self.engine = engine_for(config, train_set, group, model)
         self.test_set = None if test_set is None else at_test(self.engine.defences, test_set)
         self.metrics: list[dict[str, Any]] = []
+        self._board: TensorBoard | None = None
 
     def resume(self) -> None:
         """Take up the checkpoint, if there is one, and the metrics of the epochs that led to it."""
         out, done = self.out, 0
-        if (out / CHECKPOINT).is_file():
+        if self._resumed:
             done = load_checkpoint(out / CHECKPOINT, self.engine.model, self.engine.optimizer)
         self.metrics = read_metrics(out, self.config)[:done]
         if len(self.metrics) < done:
             raise UserError(f"{out / METRICS} is damaged: it ends before epoch {done} of {CHECKPOINT}")
+
+    def begin(self, record: dict[str, Any], log: str | None) -> None:
+        """On the first process, write run.json and the metrics of the epochs that are done."""
+        write_json(self.out / RECORD, record)
+        write_jsonl(self.out / METRICS, self.metrics)
+        write_history(self.out, self.metrics)
+        if log is not None:
+            self._board = TensorBoard(self.out / TENSORBOARD, self.metrics)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._board is not None:
+            self._board.close()
 
     def train_epoch(self, epoch: int, progress: Progress) -> None:
         """Train one epoch, from 0, test, and save both its metrics and the checkpoint."""
@@ -140,20 +186,54 @@ class _Run:
 
     def _save(self) -> None:
         append_jsonl(self.out / METRICS, self.metrics[-1])
+        write_history(self.out, self.metrics)
+        if self._board is not None:
+            self._board.add(self.metrics[-1])
         engine = self.engine
         save_checkpoint(
             self.out / CHECKPOINT, len(self.metrics), engine.model, engine.optimizer, engine.defences
         )
 
 
-def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> Engine:
-    """The engine of a run, with a fresh network, and the images as the defences prepare them.
+def network_for(
+    config: TrainConfig, data: LabelledImages, device: torch.device, pretrained: bool = True
+) -> tuple[nn.Module, list[str] | None]:
+    """The network that a run begins with, on ``device``.
+
+    Args:
+        config: Its test set plays no part.
+        data: The training set.
+        device: Where it will be trained.
+        pretrained: Whether to load the weights that ``config`` names, which a checkpoint will replace.
+
+    Returns:
+        The network, and the tensors that pretrained weights left as they were; None without any.
+
+    Raises:
+        UserError: The pretrained weights cannot be used.
+    """
+    size, seed = data.images.shape[1], derived_seed(config.seed, "weights")
+    model = fresh_network(config.network, len(data.classes), size, seed, device)
+    if config.normalise is not None:
+        model = normalised(model, config.normalise).to(device)
+    if config.pretrained is None or not pretrained:
+        return model, None
+    return model, load_pretrained(model, config.network, config.pretrained)
+
+
+def engine_for(
+    config: TrainConfig, data: LabelledImages, group: Processes, model: nn.Module | None = None
+) -> Engine:
+    """The engine of a run, and the images as the defences prepare them.
 
     Args:
         config: Its test set plays no part.
         data: The training set.
         group: This process among those of the run.
+        model: What ``network_for`` returned, which it is by default.
     """
+    if model is None:
+        model, _ = network_for(config, data, group.device)
 
     def rate(epoch: int, step: int, steps: int) -> float:
         return config.learning_rate(epoch + (step + 0.5) / steps)
@@ -161,6 +241,7 @@ def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> E
     recipe = Recipe(
         rate=rate,
         batch_size=config.batch_size,
+        optimizer=config.optimizer,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
@@ -172,8 +253,6 @@ def engine_for(config: TrainConfig, data: LabelledImages, group: Processes) -> E
     defences = config.make_defences()
     images, labels = prepare(config, defences, data)
     home = fitting_device(images.nbytes, group.device)
-    size, seed = images.shape[1], derived_seed(config.seed, "weights")
-    model = fresh_network(config.network, len(data.classes), size, seed, group.device)
     for defence in defences:
         defence.setup(model, config.network)
     return Engine(model, images.to(home), labels.to(home), recipe, group, defences, len(data.classes))

@@ -88,17 +88,22 @@ class Processes:
         return result
 
 
-def join_processes() -> Processes:
+def join_processes(name: str | None = None) -> Processes:
     """The processes that torchrun started, joined by NCCL on GPUs and gloo on the CPU; or this one alone.
 
     They stay joined until this process ends; a group that exists already is used.
 
+    Args:
+        name: The device, as ``pick_device`` takes it; of several processes each takes a GPU of its own.
+
     Raises:
-        UserError: There are more processes than GPUs.
+        UserError: There is no such device, or there are more processes than GPUs.
     """
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(0, 1, pick_device())
-    device = pick_device()
+        return Processes(0, 1, pick_device(name))
+    if name is not None and ":" in name:
+        raise UserError(f"device must be cpu or cuda with several processes, not {name}")
+    device = pick_device(name)
     if device.type == "cuda":
         local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= gpus:

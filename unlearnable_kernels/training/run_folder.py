@@ -3,20 +3,28 @@
 config.json        the full configuration
 metrics.jsonl      one line per finished epoch
 checkpoint.safetensors  the state after the last finished epoch
-run.json           classes, data, defences, machine, versions and, once finished, the result
+history.csv        the same as a table
+run.json           classes, data, defences, plug-ins, machine, versions and, once finished, the result
+tensorboard/       the same for TensorBoard, where that was asked for
 evaluations.jsonl  one line per test afterwards
 bayes_error.jsonl  one line per Bayes-error estimate afterwards
 """
 
+import csv
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import read_json, read_jsonl, write_json, writing
+from unlearnable_kernels.files import read_json, read_jsonl, replacing, write_json, writing
+from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.plugins import changed_plugin, describe_plugins, require_plugins
 from unlearnable_kernels.training.config import TrainConfig
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+HISTORY = "history.csv"
+TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint.safetensors"
 RECORD = "run.json"
 EVALUATIONS = "evaluations.jsonl"
@@ -24,12 +32,16 @@ BAYES_ERROR = "bayes_error.jsonl"
 
 # What readers of a run rely on: a type, or the fields of an object.
 _DATA = {"path": str, "images": int, "sha256": str}
+_PLUGIN = {"sha256": str | None, "provides": list}
 _RECORD = {
     "status": str,
     "classes": list,
     "image_size": int,
     "train": {**_DATA, "protection": dict | None},
     "test": dict | None,
+    "plugins": dict,
+    "fresh_tensors": list | None,
+    "device": str,
     "machine": {"cpu": str, "cores": int, "memory_gib": float, "gpu": str | None},
     "versions": dict,
     "final": dict | None,
@@ -57,8 +69,8 @@ def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
     """The run.json of an earlier run of ``config`` in ``out``, or None where a new one may begin.
 
     Raises:
-        UserError: ``out`` holds a run with another configuration, a damaged one, or something else; the
-            message names the first field that differs.
+        UserError: ``out`` holds a run with another configuration or other plug-ins, a damaged one, or
+            something else; the message names the first field that differs.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: a run needs a folder")
@@ -72,12 +84,24 @@ def find_run(out: Path, config: TrainConfig) -> dict[str, Any] | None:
                     f"{out} holds a run with {name} {before.get(name)!r}, not {now.get(name)!r}: "
                     "give the same configuration to continue it, or another folder"
                 )
-        return _read_record(out) if (out / RECORD).is_file() else None
+        if not (out / RECORD).is_file():
+            return None
+        record = _read_record(out)
+        changed = changed_plugin(record["plugins"], plugins_of(config))
+        if changed is not None:
+            raise UserError(f"{out} holds an earlier run: {changed}; use another folder")
+        return record
     if out.is_dir():
         other = [child.name for child in out.iterdir() if child.suffix != ".tmp"]
         if other:
             raise UserError(f"{out} holds something else ({sorted(other)[0]}): give an empty or a new folder")
     return None
+
+
+def plugins_of(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """The plug-ins that a run uses, as ``describe_plugins`` has them."""
+    defences = [(DEFENCES, defence["name"]) for defence in config.as_dict()["defences"]]
+    return describe_plugins([(NETWORKS, config.network), *defences])
 
 
 def write_run(out: Path, config: TrainConfig, record: dict[str, Any]) -> None:
@@ -96,7 +120,7 @@ def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
     """The configuration and run.json of a run folder.
 
     Raises:
-        UserError: It is not a run folder, or a damaged one.
+        UserError: It is not a run folder, a damaged one, or one that needs a plug-in that is not there.
     """
     for name in (CONFIG, RECORD):
         if not (run / name).is_file():
@@ -104,7 +128,9 @@ def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
     config = read_json(run / CONFIG)
     _require_this_version(config, run / CONFIG)
     _require(config, _CONFIG, str(run / CONFIG))
-    return TrainConfig(**config), _read_record(run)
+    record = _read_record(run)
+    require_plugins(record["plugins"], (NETWORKS, DEFENCES), str(run))
+    return TrainConfig(**config), record
 
 
 def read_metrics(run: Path, config: TrainConfig) -> list[dict[str, Any]]:
@@ -120,6 +146,18 @@ def read_metrics(run: Path, config: TrainConfig) -> list[dict[str, Any]]:
         if line["epoch"] != number:
             raise UserError(f"{name} is damaged: it is that of epoch {line['epoch']}")
     return lines
+
+
+def write_history(run: Path, metrics: list[dict[str, Any]]) -> None:
+    """Write the finished epochs' metrics as a table; the file is replaced in one step.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    with replacing(run / HISTORY) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, metrics[0] if metrics else ())
+        table.writeheader()
+        table.writerows(metrics)
 
 
 def read_evaluations(run: Path) -> list[dict[str, Any]]:
@@ -140,6 +178,8 @@ def _read_record(run: Path) -> dict[str, Any]:
     _require(record, _RECORD, name)
     if record["test"] is not None:
         _require(record["test"], _DATA, name, "test.")
+    for module in record["plugins"]:
+        _require(record["plugins"], {module: _PLUGIN}, name, "plugins.")
     if record["status"] == "finished":
         _require(record["final"], _METRICS, name, "final.")
     if not record["classes"] or not all(isinstance(each, str) for each in record["classes"]):
