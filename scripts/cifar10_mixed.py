@@ -15,8 +15,8 @@ from record_runs import collect_runs
 
 from unlearnable_kernels.data.arrays import first_of_each_class
 from unlearnable_kernels.data.manifest import read_manifest
+from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.source import open_source
-from unlearnable_kernels.demo import find_cifar10
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import create_key_file, read_key_file
 from unlearnable_kernels.protect.run import protect_dataset
@@ -71,7 +71,7 @@ def main() -> None:
     out, per_class, method, steps = (options.pop(k) for k in ("out", "per_class", "method", "steps"))
     options["test_limit_per_class"] = options.pop("test_per_class")
     out.mkdir(parents=True, exist_ok=True)
-    key, test = out / "key", find_cifar10()
+    key, test = out / "key", find("cifar10")
     if not key.exists():
         create_key_file(key)
     clean = subset(test, out / "clean", per_class)

@@ -15,6 +15,7 @@ from typing import Any
 
 from record_runs import collect_runs
 
+from unlearnable_kernels.data.named import find
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import Seed
@@ -50,7 +51,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = vars(parse())
     out, defences = options.pop("out"), options.pop("defences")
-    clean, protected = options.pop("data") or find(), out / "protected"
+    clean, protected = options.pop("data") or find("cifar10"), out / "protected"
     with progress() as report:
         protect_dataset(
             clean,
@@ -67,12 +68,6 @@ def main() -> None:
             what = f"CIFAR-10{f', {limit} images a class' if limit else ''}, {options['network']}, "
             what += f"{options['epochs']} epochs, classwise_conv with seed 0"
             collect_runs(finished, what, out / "runs.json")
-
-
-def find() -> Path:
-    from unlearnable_kernels.demo import find_cifar10
-
-    return find_cifar10()
 
 
 def run(folder: Path, images: Path, clean: Path, defence: str, options: dict[str, Any]) -> Path:

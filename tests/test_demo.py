@@ -65,17 +65,3 @@ def test_demo_wants_a_folder_that_it_can_write(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(UserError, match=r"cannot write .*folder: Read-only file system"):
         demo.run_demo(tmp_path / "folder")
-
-
-def test_cifar10_that_cannot_be_had_is_said(tmp_path, monkeypatch):
-    from torchvision.datasets import CIFAR10
-
-    def refuse(self):
-        raise RuntimeError("no route\nto host")
-
-    monkeypatch.setenv("UNLEARNABLE_DATA", str(tmp_path))
-    monkeypatch.setattr(CIFAR10, "download", refuse)
-    with pytest.raises(
-        UserError, match=r"CIFAR-10 is not in UNLEARNABLE_DATA \(.*\) and cannot be downloaded"
-    ):
-        demo.find_cifar10()

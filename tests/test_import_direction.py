@@ -16,6 +16,8 @@ ALLOWED = {
     "defences": {"data", "ops"},
     "training": {"data", "defences", "networks", "ops"},
     "protect": {"data", "ops", "networks", "training"},
+    "datasets": {"data", "protect"},
+    "transforms": {"ops", "protect"},
     "recipes": {"data", "defences", "networks", "protect", "training"},
     "report": {"data", "defences", "networks", "protect", "training"},
     "theory": set(),

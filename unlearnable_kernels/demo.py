@@ -1,6 +1,5 @@
 """The whole path on real images: protect under a fresh key, train on clean and on protected, report both."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unlearnable_kernels.data.digits import write_digits
+from unlearnable_kernels.data.named import find
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import writing
 from unlearnable_kernels.progress import prefixed, progress
@@ -46,7 +46,7 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
     if data not in SETTINGS:
         raise UserError(f"unknown demo data {data!r}: choose one of {', '.join(SETTINGS)}")
     start_anew(out)
-    clean = write_digits(out / "digits") if data == "digits" else find_cifar10()
+    clean = write_digits(out / "digits") if data == "digits" else find("cifar10")
     key = create_key_file(out / "my.key")
     protected = out / "protected"
     with progress() as report:
@@ -94,28 +94,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def find_cifar10() -> Path:
-    """CIFAR-10's folder, downloaded where it is missing.
-
-    Raises:
-        UserError: It can be neither found nor downloaded.
-    """
-    root = os.environ.get("UNLEARNABLE_DATA")
-    if root and (found := Path(root).expanduser() / "cifar10").is_dir():
-        return found
-    from torchvision.datasets import CIFAR10
-
-    cache = Path("~/.cache/unlearnable/data").expanduser()
-    try:
-        CIFAR10(str(cache), download=True)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"CIFAR-10 is not in UNLEARNABLE_DATA ({root or 'unset'}) and cannot be downloaded: {reason}"
-        ) from None
-    return cache / "cifar-10-batches-py"
 
 
 def train_and_test(images: Path, clean: Path, run: Path, settings: dict[str, Any]) -> float:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -91,7 +92,8 @@ def find_manifest(path: Path) -> dict[str, Any] | None:
     """Find the manifest of a protected dataset.
 
     Args:
-        path: The dataset's folder, or its train folder or train.npz.
+        path: The dataset, as ``open_source`` takes it: its folder, or a file or the folder of the training
+            images in that.
 
     Returns:
         The manifest; None for a dataset that ``protect`` did not write.
@@ -99,10 +101,19 @@ def find_manifest(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: The manifest is damaged.
     """
-    within = path.name in ("train", "train.npz")
-    for folder in (path, path.parent) if within else (path,):
-        if (folder / MANIFEST_NAME).is_file():
-            return read_manifest(folder)
+    found = locate_manifest(path)
+    return None if found is None else found[1]
+
+
+def locate_manifest(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """As ``find_manifest``, with the folder that holds it."""
+    path = parse(path).path
+    if (path / MANIFEST_NAME).is_file():
+        return path, read_manifest(path)
+    if (path.is_file() or path.name == "train") and (path.parent / MANIFEST_NAME).is_file():
+        manifest = read_manifest(path.parent)
+        if path.name in manifest["files"] or path.name == manifest.get("prefix"):
+            return path.parent, manifest
     return None
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from unlearnable_kernels.data.folder_scan import refuse_case_twins, shown
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.images import decode, resize
+from unlearnable_kernels.data.named import find, parse
 from unlearnable_kernels.errors import ImageError, UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 _FALLBACK = "image-folder"
@@ -90,6 +95,28 @@ class Source(ABC):
     def without_samples(self) -> Source:
         """A copy for other processes that are handed their samples; it is as small as it can be."""
 
+    def with_classes(self, names: Sequence[str]) -> Self:
+        """The same dataset without all that belongs to other classes.
+
+        Args:
+            names: Some of ``classes``, in the same order; labels become indices into these.
+        """
+        labels = {self.classes.index(name): label for label, name in enumerate(names)}
+        dropped = set(self.classes) - set(names)
+        prefix = f"{self.prefix}/" if self.prefix else ""
+        return replace(
+            self,
+            classes=list(names),
+            samples=[replace(s, label=labels[s.label]) for s in self.samples if s.label in labels],
+            skipped=[each for each in self.skipped if each[0].partition("/")[0] not in dropped],
+            side_files=[
+                file
+                for file in self.side_files
+                if file.as_posix().removeprefix(prefix).partition("/")[0] not in dropped
+            ],
+            notes=[*self.notes, f"{len(names)} of its {len(self.classes)} classes are taken"],
+        )
+
 
 class FolderSource(Source):
     """Images as files below ``root / prefix``."""
@@ -150,15 +177,26 @@ class ArraySource(Source):
     def without_samples(self) -> Source:
         return self  # names are looked up among them
 
+    def with_classes(self, names: Sequence[str]) -> Self:
+        wanted = {self.classes.index(name) for name in names}
+        rows = np.flatnonzero([sample.label in wanted for sample in self.samples])
+        load = partial(_rows_of, self.load, rows)
+        loaded = None if self.loaded is None else self.loaded[rows]
+        return replace(super().with_classes(names), load=load, loaded=loaded, _positions=None)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"loaded": None, "_positions": None}
+
+
+def _rows_of(load: Callable[[], np.ndarray], rows: np.ndarray) -> np.ndarray:
+    return load()[rows]
 
 
 def open_source(path: Path, split: str = "train", on_error: str = "raise") -> Source:
     """The dataset at ``path``, in whichever of ``FORMATS`` it is, without decoding an image.
 
     Args:
-        path: A folder or a file.
+        path: A folder, a file, or what else stands for a dataset, see ``named``.
         split: "train" or "test" where the dataset has both; a folder of classes serves for either.
         on_error: "raise", or "skip" to pass over files that cannot be taken and list them.
 
@@ -169,9 +207,14 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
         raise UserError(
             f"split must be train or test and on_error raise or skip, not {split!r} and {on_error!r}"
         )
-    path = Path(path).absolute()
-    if not path.exists():
-        raise UserError(f"{shown(str(path))}: no such file or folder")
+    reference = parse(path)
+    source = _open(find(path), split, on_error)
+    if not reference.subset:
+        return source
+    return replace(source.with_classes(reference.choose(source.classes)), name=reference.name or source.name)
+
+
+def _open(path: Path, split: str, on_error: str) -> Source:
     # Any folder may be one of class folders, so that is asked last.
     for name in sorted(FORMATS, key=lambda name: name == _FALLBACK):
         try:

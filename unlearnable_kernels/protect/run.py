@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text, read_manifest, sample_entries
+from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.environment import usable_cores
@@ -77,7 +78,7 @@ def protect_dataset(
     if on_error not in ON_ERROR:
         raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}, not {on_error!r}")
     notify = notify or logging.getLogger(__name__).info
-    src, dst = check_places(Path(src), Path(dst))
+    _, dst = check_places(find(src), Path(dst))
     source = open_source(src, "train", on_error)
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)

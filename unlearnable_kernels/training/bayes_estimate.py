@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.device import pick_device
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
@@ -76,7 +77,7 @@ def evaluate_bayes_error(
             raise UserError(f"{path} holds one image only: at least 2 are needed")
         features = features_of(trained.model, data.images)
         found[name] = estimate(features, data.labels.to(device), len(record["classes"]), bandwidth)
-        sets[name] = {"path": str(path.resolve()), "sha256": data.digest()}
+        sets[name] = {"path": resolve(path), "sha256": data.digest()}
     results = {name: sets[name] | dataclasses.asdict(each) for name, each in found.items()}
     line: dict[str, Any] = {"epoch": trained.epoch, "bandwidth": bandwidth, **results, "versions": versions()}
     append_jsonl(run / BAYES_ERROR, line)

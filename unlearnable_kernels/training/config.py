@@ -4,10 +4,10 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from unlearnable_kernels import parsing
+from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.defences import DEFENCES, Defence, make_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
@@ -120,7 +120,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("train", "test", "clean"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
+                object.__setattr__(self, name, resolve(getattr(self, name)))
         if self.pretrained not in (None, CACHE):
             object.__setattr__(self, "pretrained", str(Path(self.pretrained).resolve()))
         if self.lr_step is None:

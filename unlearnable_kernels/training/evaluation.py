@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.augment import to_float
+from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.defences import Defence
 from unlearnable_kernels.defences.pgd import Attack, Pgd
 from unlearnable_kernels.device import autocast, pick_device
@@ -93,7 +94,7 @@ def evaluate(
     result = measure(model, seen, config.batch_size, one, config.precision, against, progress)
     counts = zip(data.classes, result.correct, result.total, strict=True)
     line = {
-        "test": str(test.resolve()),
+        "test": resolve(test),
         "sha256": data.digest(),
         "images": len(data),
         "epoch": trained.epoch,

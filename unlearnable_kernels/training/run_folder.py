@@ -14,6 +14,7 @@ import csv
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import read_json, read_jsonl, replacing, write_json, writing
@@ -60,7 +61,7 @@ def check_places(out: Path, config: TrainConfig) -> None:
     """
     place = out.resolve()
     sets = (config.train, config.clean, config.test)
-    for data in (Path(path) for path in sets if path is not None):
+    for data in (parse(path).path for path in sets if path is not None):
         if place == data or data in place.parents or place in data.parents:
             raise UserError(f"{out} must lie outside the dataset {data}, and not around it")
 

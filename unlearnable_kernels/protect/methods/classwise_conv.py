@@ -1,6 +1,6 @@
 """The first method: every image is filtered with the filter of its class (docs/maths.md)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
-from unlearnable_kernels.protect.keys import Seed
+from unlearnable_kernels.protect.keys import Secret, Seed
 from unlearnable_kernels.protect.methods.filters import (
     check_filter_parameters,
     class_filters,
@@ -65,18 +65,34 @@ class ClasswiseConv(Method):
         if self.padding is not None and self.padding not in PADDINGS:
             raise UserError(f"padding must be one of {', '.join(PADDINGS)}, not {self.padding!r}")
 
-    def parameters(self, task: Task) -> dict[str, Any]:
-        kernel_size, strength = default_parameters(task.name, min(task.image.shape[:2]))
+    def with_defaults(self, secret: Secret, name: str, classes: int, side: int) -> "ClasswiseConv":
+        """The same with a value for every setting.
+
+        Args:
+            secret: Key or seed.
+            name: Name of the dataset.
+            classes: How many it has.
+            side: Shorter side of its first image, after any resize.
+
+        Raises:
+            UserError: A setting of the filters is out of range.
+        """
+        kernel_size, strength = default_parameters(name, side)
         kernel_size = kernel_size if self.kernel_size is None else self.kernel_size
         strength = strength if self.strength is None else self.strength
-        check_filter_parameters(len(task.source.classes), kernel_size, strength)
+        check_filter_parameters(classes, kernel_size, strength)
         # Zeros darken the border, by which protected images can be told (EPD); the released bytes have it.
-        padding = self.padding or ("zeros" if isinstance(task.secret, Seed) else "reflect")
+        padding = self.padding or ("zeros" if isinstance(secret, Seed) else "reflect")
+        return replace(self, kernel_size=int(kernel_size), strength=float(strength), padding=padding)
+
+    def parameters(self, task: Task) -> dict[str, Any]:
+        side = min(task.image.shape[:2])
+        own = self.with_defaults(task.secret, task.name, len(task.source.classes), side)
         return {
-            "kernel_size": int(kernel_size),
-            "strength": float(strength),
+            "kernel_size": own.kernel_size,
+            "strength": own.strength,
             "fraction": float(task.fraction),
-            "padding": padding,
+            "padding": own.padding,
             "rescale": "max",
             "resize": task.resize,
             "filter_acts": "on the stored image" if task.resize is None else "after the resize",

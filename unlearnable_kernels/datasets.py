@@ -1,0 +1,124 @@
+"""Protected datasets, and any others that this package opens, for training scripts of your own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from unlearnable_kernels.data.manifest import locate_manifest, sample_entries
+from unlearnable_kernels.data.named import parse
+from unlearnable_kernels.data.source import Source, load_image, open_source
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.extras import extra_module
+from unlearnable_kernels.protect.verify import verify_dataset
+
+
+class Protected(Dataset[tuple[Any, Any]]):
+    """A dataset of (image, label), used like those of torchvision.
+
+    Images are decoded when they are asked for. It can be pickled, so that loaders with workers, forked or
+    spawned, can use it; a spawned worker reads an .npz anew.
+
+    Example::
+
+        train = Protected("protected", transform=v2.Compose([v2.PILToTensor(), v2.RandomHorizontalFlip()]))
+        loader = torch.utils.data.DataLoader(train, 128, shuffle=True, num_workers=2)
+
+    Args:
+        root: What ``protect`` wrote, in any format, or any dataset as ``open_source`` takes it, such as
+            the clean images to test on.
+        split: "train" or "test".
+        transform: Takes the PIL image; what it returns is the image.
+        target_transform: Likewise for the label.
+        verify: Whether to compare the bytes of all files with the manifest. That no image is missing or of
+            another class is checked in any case.
+
+    Attributes:
+        classes: Names of the classes, sorted unless the dataset's format says otherwise.
+        class_to_idx: The label of each class.
+        targets: The label of each image.
+        names: The name of each image, unique.
+        manifest: The manifest, or None for a dataset that ``protect`` did not write.
+
+    Raises:
+        UserError: The dataset cannot be opened, or differs from its manifest.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        *,
+        verify: bool = False,
+    ) -> None:
+        self.root, self.split = str(root), split
+        self.transform, self.target_transform = transform, target_transform
+        found = locate_manifest(Path(root))
+        self.manifest = None if found is None else found[1]
+        if verify:
+            _verify(self.root, None if found is None else found[0])
+        # What was skipped when it was protected, such as an empty class, is no fault now.
+        skipped = self.manifest is not None and self.manifest.get("skipped")
+        self._source = open_source(Path(root), split, "skip" if skipped else "raise")
+        self.classes = self._source.classes
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
+        self.targets = [sample.label for sample in self._source.samples]
+        self.names = [sample.name for sample in self._source.samples]
+        if self.manifest is not None and split == "train":
+            _check_listed(self._source, self.manifest, self.root)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """The image, as ``transform`` returns it, and its label.
+
+        Raises:
+            ImageError: The file cannot be read or decoded.
+        """
+        sample = self._source.samples[index]
+        image = extra_module("PIL.Image").fromarray(load_image(self._source, sample, None))
+        label: Any = sample.label
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            label = self.target_transform(label)
+        return image, label
+
+    def __repr__(self) -> str:
+        size = f"{len(self)} images of {len(self.classes)} classes"
+        return f"<{type(self).__name__} {self.root!r}, {self.split}: {size}>"
+
+
+def _verify(root: str, folder: Path | None) -> None:
+    """Raises UserError unless the files in ``folder`` are those of the manifest in it."""
+    if folder is None:
+        raise UserError(f"{root}: there is no manifest to verify it by")
+    report = verify_dataset(folder)
+    for kind in ("missing", "changed"):
+        if names := getattr(report, kind):
+            raise UserError(
+                f"{root} differs from its manifest: {len(names)} files {kind}, such as {names[0]}"
+            )
+
+
+def _check_listed(source: Source, manifest: dict[str, Any], root: str) -> None:
+    """Raises UserError unless the images are those that the manifest lists, each of its class."""
+    try:
+        entries = sample_entries(manifest)
+        listed = {name: manifest["classes"][entry["label"]] for name, entry in entries.items()}
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise UserError(f"{root}: its manifest is damaged") from None
+    if parse(root).subset:
+        listed = {name: label for name, label in listed.items() if label in source.classes}
+    present = {sample.name: source.classes[sample.label] for sample in source.samples}
+    differing = sorted(name for name, _ in listed.items() ^ present.items())
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{root} differs from its manifest: {name} is of class {present.get(name)!r} here and "
+            f"{listed.get(name)!r} there"
+        )
