@@ -1,11 +1,11 @@
 """Residual networks."""
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
+from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.networks.stem import SMALL, conv3x3
 
 
 @NETWORKS.register(
@@ -13,9 +13,9 @@ from unlearnable_kernels.networks import NETWORKS
 )
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
     """torchvision's ResNet-18; up to 64 px with a 3x3 stride-1 stem and no max-pool, as for CIFAR."""
-    model: nn.Module = torchvision.models.resnet18(num_classes=num_classes)
-    if image_size <= 64:
-        model.conv1 = _conv3x3(3, 64)
+    model: nn.Module = extra_module("torchvision.models").resnet18(num_classes=num_classes)
+    if image_size <= SMALL:
+        model.conv1 = conv3x3(3, 64)
         model.maxpool = nn.Identity()
     return model
 
@@ -32,11 +32,11 @@ class ResNet8(nn.Module):
     def __init__(self, num_classes: int, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
         super().__init__()
         first, second, third = widths
-        self.stem = nn.Sequential(_conv3x3(3, first), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(conv3x3(3, first), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(
-            BasicBlock(first, first),
-            BasicBlock(first, second, stride=2, downsample=_shortcut(first, second, stride=2)),
-            BasicBlock(second, third, stride=2, downsample=_shortcut(second, third, stride=2)),
+            basic_block(first, first, stride=1),
+            basic_block(first, second, stride=2),
+            basic_block(second, third, stride=2),
         )
         self.fc = nn.Linear(third, num_classes)
         for module in self.modules():
@@ -49,12 +49,13 @@ class ResNet8(nn.Module):
         return logits
 
 
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+def basic_block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """torchvision's block of two 3x3 convolutions, activated after the addition."""
+    shortcut = None
+    if stride != 1 or in_channels != out_channels:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+        shortcut = nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    block: nn.Module = extra_module("torchvision.models.resnet").BasicBlock(
+        in_channels, out_channels, stride, shortcut
+    )
+    return block
