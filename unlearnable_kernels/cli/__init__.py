@@ -35,9 +35,10 @@ def info() -> None:
     Example: unlearnable info
     """
     from unlearnable_kernels.environment import machine, versions
+    from unlearnable_kernels.ops.native import cpu_backend, cuda_backend
 
-    print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
-    print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")
+    print(f"cpu kernels: {cpu_backend()}")
+    print(f"cuda kernels: {cuda_backend()}")
     for name, value in (versions() | machine()).items():
         print(f"{name}: {value}")
     for registry in registries().values():
