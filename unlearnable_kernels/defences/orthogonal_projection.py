@@ -69,9 +69,7 @@ class OrthogonalProjection(Defence):
         _, lengths, directions = torch.linalg.svd(weights, full_matrices=False)
         return directions[lengths > 1e-4 * lengths[0]]
 
-    def regression(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def regression(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weights float32 [K, H * W * 3] and biases [K] of the logistic regression, for pixels in [0, 1]."""
         pixels, truth = images.flatten(1), functional.one_hot(labels).float()
         weights, biases = torch.zeros(truth.shape[1], pixels.shape[1]), torch.zeros(truth.shape[1])
