@@ -12,6 +12,7 @@ import typer
 import unlearnable_kernels
 from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
+from unlearnable_kernels.cli.reproduce_commands import reproduce
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
 from unlearnable_kernels.errors import UserError
@@ -55,6 +56,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     sweep,
     evaluate,
     report,
+    reproduce,
     theory,
     demo,
     info,

@@ -63,9 +63,9 @@ DEFENCES = (
     ("finetune-last", "finetune-last", 48.22),
     ("random-blur-0.1", "random-blur:strength=0.1", 9.20),
     ("random-blur-0.3", "random-blur:strength=0.3", 13.37),
-    ("dat-3", "dat:filter_size=3", 39.05),
-    ("dat-5", "dat:filter_size=5", 46.21),
-    ("dat-7", "dat:filter_size=7", 38.48),
+    ("dat-3", "dat:filter=3", 39.05),
+    ("dat-5", "dat:filter=5", 46.21),
+    ("dat-7", "dat:filter=7", 38.48),
 )
 
 # Protected part, figures for the mixture and for its clean part alone.
