@@ -63,4 +63,4 @@ pins: $(VENV)/.installed
 		--no-emit-index-url --extra commands --extra dev pyproject.toml requirements-dev.in -o requirements-dev.txt
 
 clean:
-	rm -rf build $(VENV) unlearnable_kernels/*.so *.egg-info
+	rm -rf build $(VENV) unlearnable_kernels/*.so unlearnable_kernels/*.failed *.egg-info

@@ -5,12 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pybind11
 import torch
 from setuptools import Extension, setup
-from setuptools.errors import CompileError
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 ROOT = Path(__file__).parent
 # Contraction would fuse where docs/maths.md rounds twice, and change bytes between compilers.
@@ -63,12 +66,69 @@ def cuda_module() -> Extension:
     return module
 
 
-class Build(BuildExtension):
-    def build_extension(self, extension: Extension) -> None:
+INSTEAD = {"_C": "the much slower PyTorch reference serves", "_C_cuda": "Triton serves on a GPU"}
+COMPLAINT = re.compile(r"^.*(?:error:|\bfatal\b|not found|cannot find|undefined reference).*$", re.MULTILINE)
+
+
+@contextmanager
+def copied_to(path: Path) -> Iterator[None]:
+    """Also writes to ``path`` what this process and the compilers it starts print."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with subprocess.Popen(["tee", path], stdin=subprocess.PIPE, stdout=kept[0]) as tee:
+        os.dup2(tee.stdin.fileno(), 1)
+        os.dup2(tee.stdin.fileno(), 2)
         try:
-            super().build_extension(extension)
-        except RuntimeError as error:  # which setuptools would not let pass as optional
-            raise CompileError(str(error)) from error
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+    os.close(kept[0])
+    os.close(kept[1])
+
+
+class Build(BuildExtension):
+    """Where an optional module fails, its first error is said, and kept for ``unlearnable info``."""
+
+    def build_extension(self, extension: Extension) -> None:
+        module, record = self._paths(extension, self.build_lib)
+        record.unlink(missing_ok=True)
+        with TemporaryDirectory() as folder:
+            log = Path(folder, "log")
+            try:
+                with copied_to(log):
+                    super().build_extension(extension)
+            except (RuntimeError, BaseError, CCompilerError) as error:
+                found = COMPLAINT.search(log.read_text(errors="replace"))
+                cause = found[0].strip() if found else str(error).splitlines()[0]
+                if not extension.optional:
+                    raise CompileError(cause) from error
+                module.unlink(missing_ok=True)  # of an earlier build
+                record.parent.mkdir(parents=True, exist_ok=True)
+                record.write_text(f"{cause}\n")
+                instead = INSTEAD[record.stem]
+                print(
+                    f"unlearnable_kernels: {extension.name} is not built, so {instead}: {cause}",
+                    file=sys.stderr,
+                )
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        for extension in self.extensions:
+            _, built = self._paths(extension, self.build_lib)
+            module, record = self._paths(extension, "")
+            record.unlink(missing_ok=True)
+            if built.is_file():
+                shutil.copy(built, record)
+                module.unlink(missing_ok=True)
+
+    def _paths(self, extension: Extension, folder: str | Path) -> tuple[Path, Path]:
+        """A module, and the record of its failure, as ``ops/native.py`` reads it."""
+        module = Path(folder, self.get_ext_filename(extension.name))
+        return module, module.with_name(f"{extension.name.rpartition('.')[2]}.failed")
 
 
 if __name__ == "__main__":

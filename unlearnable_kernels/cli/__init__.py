@@ -12,6 +12,7 @@ import unlearnable_kernels
 from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
 from unlearnable_kernels.cli.options import Command, Plugin, listing, registries
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
+from unlearnable_kernels.cli.reproduce_commands import reproduce
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
 from unlearnable_kernels.errors import UserError
@@ -32,9 +33,10 @@ def info(plugin: Plugin = None) -> None:
     Example: unlearnable info
     """
     from unlearnable_kernels.environment import machine, versions
+    from unlearnable_kernels.ops.native import cpu_backend, cuda_backend
 
-    print(f"cpu kernels: {unlearnable_kernels.cpu_capability()}")
-    print(f"cuda kernels: {unlearnable_kernels.cuda_backend()}")
+    print(f"cpu kernels: {cpu_backend()}")
+    print(f"cuda kernels: {cuda_backend()}")
     for name, value in (versions() | machine()).items():
         print(f"{name}: {value}")
     for registry in registries().values():
@@ -51,6 +53,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     sweep,
     evaluate,
     report,
+    reproduce,
     theory,
     demo,
     info,

@@ -113,7 +113,7 @@ def load_arrays(
     if not samples:
         raise UserError(f"{path} has no images to {split} on")
     height, width, _ = load_image(source, samples[0], image_size).shape
-    images = _allocate((len(samples), height, width, 3))
+    images = allocate((len(samples), height, width, 3))
 
     def fill(start: int) -> int:
         chunk = samples[start : start + _CHUNK]
@@ -153,7 +153,7 @@ def first_of_each_class(source: Source, limit: int) -> list[Sample]:
     return [sample for sample in source.samples if sample.name in taken]
 
 
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+def allocate(shape: tuple[int, ...]) -> np.ndarray:
     """An uninitialised uint8 array, in an unnamed temporary file if it is large for this machine."""
     size = int(np.prod(shape, dtype=np.int64))
     if size <= _available_memory() // 2:

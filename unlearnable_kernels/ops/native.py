@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,18 +28,28 @@ TRITON_OPERATORS = {
 }
 
 
+_PACKAGE = Path(__file__).parents[1]
+
+
 def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
-def _load() -> ModuleType | None:
-    """The CPU module, or None with a warning."""
+def _failure(module: str) -> str:
+    """The first error of a module's build where the package was installed without it, or nothing."""
+    record = _PACKAGE / f"{module}.failed"
+    return f"its build failed: {record.read_text().strip()}" if record.is_file() else ""
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The CPU module, or None and why, with a warning."""
     try:
         import unlearnable_kernels._C as module
     except ImportError as error:
-        _warn(f"the compiled kernels are missing, so the much slower PyTorch reference serves: {error}")
-        return None
-    return module
+        why = _failure("_C") or str(error)
+        _warn(f"the compiled kernels are missing, so the much slower PyTorch reference serves: {why}")
+        return None, why
+    return module, ""
 
 
 def _load_cuda() -> tuple[ModuleType | None, str]:
@@ -46,7 +57,7 @@ def _load_cuda() -> tuple[ModuleType | None, str]:
     try:
         import unlearnable_kernels._C_cuda as module
     except ImportError as error:
-        return None, str(error)
+        return None, _failure("_C_cuda") or str(error)
     return module, ""
 
 
@@ -98,7 +109,7 @@ def _register_triton() -> tuple[str, ...]:
     return without
 
 
-cpu_module = _load()
+cpu_module, _cpu_problem = _load()
 cuda_module, _cuda_problem = _load_cuda()
 _by_triton = _register_triton()
 
@@ -120,9 +131,20 @@ def cpu_capability() -> str:
         raise UserError(str(error)) from None
 
 
+def cpu_backend() -> str:
+    """One line: ``cpu_capability()``, and why it is ``reference`` where it is."""
+    return (
+        cpu_capability()
+        if cpu_module
+        else f"reference, since the compiled kernels are missing: {_cpu_problem}"
+    )
+
+
 def cuda_backend() -> str:
     """One line: which CUDA kernels are built, for which architectures, and whether a GPU runs them."""
-    built = f"CUDA C++ for {cuda_module.architectures()}" if cuda_module else "no CUDA C++"
+    failure = _failure("_C_cuda")
+    missing = f"no CUDA C++ ({failure})" if failure else "no CUDA C++"
+    built = f"CUDA C++ for {cuda_module.architectures()}" if cuda_module else missing
     if not torch.cuda.is_available():
         return f"{built}; not in use, no GPU"
     return f"{built}; Triton for {', '.join(_by_triton) or 'no operator'}"

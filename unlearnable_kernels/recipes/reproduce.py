@@ -1,0 +1,250 @@
+"""Measuring rows of the papers' tables: protect, train, test, and one JSON file for each row.
+
+Read ``reproduce`` first. Rows share what they have in common: a protected set is made once, and of equal
+trainings one is run. Both stay in a work folder, where what was interrupted goes on.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearnable_kernels.data.named import resolve
+from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
+from unlearnable_kernels.recipes.results import write_result
+from unlearnable_kernels.recipes.row import CLEAN, Row
+from unlearnable_kernels.training import TrainConfig, train
+from unlearnable_kernels.training.run_folder import RECORD, read_metrics, read_run
+
+_PARTS = 1000  # of a run's progress
+
+WHERE = {"imagenet100": "imagenet100:"}
+"""Where the rows' data sets are, where that is not their own name; see ``data.named``."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is left out of a row to save time; a scaled row says nothing about the published figure.
+
+    Attributes:
+        epochs: Factor on the number of epochs, above 0 and at most 1.
+        images: Training images in all, the same number of each class; None takes all.
+        network: Instead of every row's network.
+        training: Fields of ``TrainConfig`` instead of every row's.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    epochs: float = 1.0
+    images: int | None = None
+    network: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epochs <= 1:
+            raise UserError(f"epochs_scale must be above 0 and at most 1, not {self.epochs}")
+        if self.images is not None and self.images < 1:
+            raise UserError(f"limit_train must be at least 1, not {self.images}")
+
+    def as_dict(self) -> dict[str, Any] | None:
+        """As JSON; None where nothing is left out."""
+        if self == Scale():
+            return None
+        return {
+            "epochs": self.epochs,
+            "images": self.images,
+            "network": self.network,
+            "training": dict(self.training),
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a row, from one seed.
+
+    Attributes:
+        row: The row.
+        seed: Of weights, order, augmentation and, by way of the key, of the protection.
+        key: A key that everybody knows, for reproduction only.
+        protected: Where the protected set is or will be; None for a row without one.
+        config: The training.
+        folder: Its run folder, which rows with the same training share.
+    """
+
+    row: Row
+    seed: int
+    key: Key
+    protected: Path | None
+    config: TrainConfig
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is there, whole."""
+        return (self.folder / RECORD).is_file() and read_run(self.folder)[1]["status"] == "finished"
+
+
+def reproduce(
+    rows: Sequence[Row],
+    work: Path,
+    results: Path,
+    *,
+    seeds: int = 1,
+    scale: Scale | None = None,
+    data: Mapping[str, str] | None = None,
+    rank: int = 0,
+    world: int = 1,
+    progress: Progress = no_progress,
+) -> dict[str, dict[str, Any] | None]:
+    """Measure rows, and write what came out.
+
+    Args:
+        rows: None that lacks something.
+        work: Folder for protected sets and runs; whatever is finished in it is not done again.
+        results: Folder for the JSON files.
+        seeds: How many runs a row has, with the seeds from 0 on.
+        scale: What to leave out.
+        data: Where data sets are, by the rows' names for them; the name itself by default.
+        rank: Which part of the trainings to do; the parts share ``work`` and ``results``.
+        world: How many parts there are.
+        progress: Called with thousandths of a training.
+
+    Returns:
+        For each row's name what its JSON file holds; None where another part has not finished its trainings.
+
+    Raises:
+        UserError: A row cannot be run, a value is out of range, or as ``protect_dataset`` and ``train`` do.
+    """
+    scale = scale or Scale()
+    if seeds < 1:
+        raise UserError(f"seeds must be at least 1, not {seeds}")
+    if not 0 <= rank < world:
+        raise UserError(f"rank must be from 0 to {world - 1}, one of world {world}, not {rank}")
+    for row in rows:
+        if row.lacking:
+            raise UserError(f"{row.name} cannot be run: it needs {row.lacking}")
+    known = WHERE | (data or {})
+    places = {name: resolve(known.get(name, name)) for name in {row.dataset for row in rows}}
+    jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
+    run_jobs(jobs, places, rank, world, progress)
+    found: dict[str, dict[str, Any] | None] = {}
+    for row in rows:
+        ready = all(job.finished for job in jobs[row.name])
+        found[row.name] = summarise(jobs[row.name], scale, results) if ready else None
+    return found
+
+
+def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
+    """What one run of a row is, and where it and its protected set belong."""
+    key = Key(hashlib.sha256(f"unlearnable reproduce {seed}".encode()).digest())
+    source, protected = places[row.dataset], None
+    if row.protection is not None:
+        protected = work / "sets" / _digest([source, row.protection, key.fingerprint])
+    settings: dict[str, Any] = {"network": row.network, "defences": row.defences, **row.training}
+    settings |= {"train": source if protected is None else str(protected), "test": source, "seed": seed}
+    if "protected_fraction" in settings:
+        settings["clean"] = source
+    settings |= scale.training
+    settings["network"] = scale.network or settings["network"]
+    epochs = settings.get("epochs", TrainConfig(source).epochs)
+    settings["epochs"] = max(1, round(epochs * scale.epochs))
+    if scale.images is not None:
+        classes = len(open_source(Path(source), "train").classes)
+        settings["limit_per_class"] = max(1, scale.images // classes)
+    config = TrainConfig(**settings)
+    return Job(row, seed, key, protected, config, work / "runs" / _digest(config.as_dict()))
+
+
+def run_jobs(
+    jobs: Mapping[str, Sequence[Job]], places: Mapping[str, str], rank: int, world: int, progress: Progress
+) -> None:
+    """Do this part of the trainings, each once, and what has to be protected for them."""
+    distinct = {job.folder: job for part in jobs.values() for job in part}
+    mine = list(distinct.values())[rank::world]
+    weights = [_effort(job.config) for job in mine]
+    total, before = sum(weights), 0
+    for job, weight in zip(mine, weights, strict=True):
+
+        def report(what: str, done: int, count: int, before: int = before, weight: int = weight) -> None:
+            # One bar over everything: what else there is to report takes little beside the trainings.
+            if what == "training":
+                progress("reproducing", before * _PARTS + weight * _PARTS * done // count, total * _PARTS)
+
+        if job.protected is not None:
+            source = Path(places[job.row.dataset])
+            assert job.row.protection is not None
+            method, size = METHODS.create(job.row.protection), job.config.image_size
+            protect_dataset(
+                source, job.protected, secret=job.key, method=method, resize=size, progress=report
+            )
+        train(job.config, job.folder, report)
+        before += weight
+    if mine:
+        progress("reproducing", total * _PARTS, total * _PARTS)
+
+
+def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any]:
+    """What the finished runs of a row have shown, written as its JSON file.
+
+    Accuracies are in [0, 1]: of the last epoch, which is the row's figure, of the best one, and the mean of
+    the last five, for each seed.
+    """
+    row = jobs[0].row
+    last, best, late, images = [], [], [], 0
+    for job in jobs:
+        lines = read_metrics(job.folder, job.config)
+        curve = [line["test_accuracy"] for line in lines]
+        record = read_run(job.folder)[1]
+        images = record["test"]["images"]
+        if row.test != CLEAN:
+            assert job.protected is not None
+            curve = [accuracy_on_filtered(job.folder, job.protected, job.key, row.test)]
+        last.append(curve[-1])
+        best.append(max(curve))
+        late.append(sum(curve[-5:]) / len(curve[-5:]))
+    mean = sum(last) / len(last)
+    spread = math.sqrt(sum((each - mean) ** 2 for each in last) / (len(last) - 1)) if len(last) > 1 else None
+    settings = jobs[0].config.as_dict()
+    for place in ("train", "test", "clean"):
+        settings.pop(place)
+    result = {
+        "row": row.name,
+        "published": list(row.published),
+        "dataset": row.dataset,
+        "protection": row.protection,
+        "test": row.test,
+        "training": settings,
+        "scaled": scale.as_dict(),
+        "seeds": [job.seed for job in jobs],
+        "accuracy": {"last": last, "best": best, "mean_of_last_five": late},
+        "mean": mean,
+        "standard_deviation": spread,
+        "test_images": images,
+        # Of one run's accuracy, for the size of the test set.
+        "standard_error": math.sqrt(mean * (1 - mean) / images),
+        "threads": torch.get_num_threads(),
+        # No secrets: whoever reads this can make the same sets.
+        "burnt_keys": [] if row.protection is None else [job.key.material.hex() for job in jobs],
+    }
+    return write_result(result, results)
+
+
+def _effort(config: TrainConfig) -> int:
+    """Passes of the network over the training set, roughly."""
+    return config.epochs * (1 + sum(getattr(each, "steps", 0) for each in config.make_defences()))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""What was measured of the papers' rows: a JSON file for each row, machine and scale; and their listing."""
+
+import datetime
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearnable_kernels.environment import machine, versions
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import read_json, write_json, writing
+from unlearnable_kernels.recipes.row import Row
+
+_NEEDED = ("row", "published", "scaled", "seeds", "mean", "machine", "date")
+
+
+def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
+    """Add where and when it was measured, and write it, unless a file of more seeds is there already.
+
+    Scaled rows have names of their own, so that they never take a full one's place.
+
+    Args:
+        result: A row's result, without the machine.
+        results: Folder for all results.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    here = machine()
+    found = versions()
+    scaled = "" if result["scaled"] is None else f"-scaled-{_slug(*_words(result['scaled']))}"
+    name = f"{_slug(here['gpu'] or here['cpu'])}-torch{'.'.join(found['torch'].split('.')[:2])}{scaled}.json"
+    path = results / result["row"] / name
+    if path.is_file():
+        before = read_result(path)
+        if len(before["seeds"]) > len(result["seeds"]):
+            return before
+    result = result | {
+        "machine": here,
+        "versions": found,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
+    return result
+
+
+def read_results(results: Path) -> list[dict[str, Any]]:
+    """All results in a folder, by the names of their files.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    return [read_result(path) for path in sorted(results.rglob("*.json"))]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    result = read_json(path)
+    missing = [name for name in _NEEDED if not isinstance(result, dict) or name not in result]
+    if missing:
+        raise UserError(f"{path} is damaged: it has no {missing[0]!r}")
+    found: dict[str, Any] = result
+    return found
+
+
+def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
+    """A table for people: published, ours, seeds, device, date; what is scaled stands on lines of its own."""
+    lines = [("row", "published", "ours", "seeds", "device", "date")]
+    for row in rows:
+        own = [result for result in results if result["row"] == row.name]
+        full = [result for result in own if result["scaled"] is None]
+        if not full:
+            lines.append(
+                (row.name, band(row), f"not here: {row.lacking}" if row.lacking else "not yet measured")
+            )
+        for result in full:
+            lines.append((row.name, band(row), _ours(result) + _verdict(row, result), *_where(result)))
+        for result in own:
+            if result["scaled"] is not None:
+                what = f"  scaled: {', '.join(_words(result['scaled']))}"
+                lines.append((what, "", _ours(result), *_where(result)))
+    widths = [max(len(line[column]) for line in lines if len(line) > column + 1) for column in range(5)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) for text, width in zip(line, (*widths, 0)[: len(line)], strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def band(row: Row) -> str:
+    """The published figure in percent, or the band of several."""
+    low, high = row.published
+    return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+
+
+def _ours(result: dict[str, Any]) -> str:
+    spread = result["standard_deviation"]
+    return f"{100 * result['mean']:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+
+
+def _verdict(row: Row, result: dict[str, Any]) -> str:
+    """Where there is a band, whether ours lies outside; beside a single figure, the difference."""
+    low, high = row.published
+    ours = 100 * result["mean"]
+    if low == high:
+        return f" ({ours - low:+.2f})"
+    return "" if low <= ours <= high else " OUTSIDE"
+
+
+def _where(result: dict[str, Any]) -> tuple[str, str, str]:
+    here = result["machine"]
+    return str(len(result["seeds"])), here["gpu"] or f"{here['cpu']}, {here['cores']} cores", result["date"]
+
+
+def _words(scaled: dict[str, Any]) -> list[str]:
+    words = [f"{scaled['epochs']:g} of the epochs"] if scaled["epochs"] != 1 else []
+    words += [f"{scaled['images']} images"] if scaled["images"] is not None else []
+    words += [scaled["network"]] if scaled["network"] is not None else []
+    return words + [f"{name} {value}" for name, value in sorted(scaled["training"].items())]
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
+
+
+def _commit() -> str | None:
+    """The commit of this package, "-dirty" behind it where files differ; None outside a repository."""
+    here = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip() or None if done.returncode == 0 else None

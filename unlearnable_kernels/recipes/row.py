@@ -1,0 +1,65 @@
+"""A row of a published table: what was measured, how, and the figure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CLEAN, PROTECTED, PERMUTED = "clean", "protected", "permuted"
+TESTS = (CLEAN, PROTECTED, PERMUTED)
+"""Test images as they are, filtered as their own class was in training, or as the next class was."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published figure, and how to measure it.
+
+    Attributes:
+        name: PAPER/DATA SET/…, unique among all papers.
+        published: Lowest and highest published accuracy in percent; both are the same where there is one
+            figure.
+        dataset: As ``open_source`` takes it.
+        protection: As ``protect --method`` takes it; None trains on the data set itself.
+        network: As ``find_network`` takes it.
+        defences: As ``train --defence`` takes them.
+        training: Fields of ``TrainConfig`` that are not its defaults.
+        test: One of ``TESTS``.
+        lacking: What it needs that is not here; it cannot be run, then. Empty where nothing is lacking.
+    """
+
+    name: str
+    published: tuple[float, float]
+    dataset: str
+    protection: str | None = None
+    network: str = "resnet18"
+    defences: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    test: str = CLEAN
+    lacking: str = ""
+
+    @property
+    def paper(self) -> str:
+        """The first part of the name."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The rows of one publication.
+
+    Attributes:
+        name: First part of its rows' names.
+        title: Authors, venue and year.
+        rows: In the order of its tables.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+def once(figure: float) -> tuple[float, float]:
+    """A published figure that stands alone."""
+    return figure, figure
