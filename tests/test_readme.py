@@ -59,7 +59,8 @@ def test_every_command_line(monkeypatch, capsys):
     lines = command_lines()
     commands = [line for line in lines if line[0] == "unlearnable"]
     assert {line[1] for line in commands} == {
-        *("keygen", "preview", "protect", "verify", "train", "sweep", "evaluate", "report", "info")
+        *("keygen", "preview", "protect", "verify", "train", "sweep", "evaluate", "report", "reproduce"),
+        "info",
     }
     for command in commands:
         monkeypatch.setattr(sys, "argv", command)
@@ -69,12 +70,17 @@ def test_every_command_line(monkeypatch, capsys):
     for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "half.png", "report.html"):
         assert Path(made).is_file(), made
     assert Path("runs/mixed/protected-0.1").is_dir()
+    [example] = [block for block in code_blocks("python") if "datasets" in block]
+    names: dict = {}
+    exec(example, names)  # the README's own code
+    assert np.array_equal(np.array(names["image"]), np.array(names["dataset"][0][0]))
+    assert not np.array_equal(np.array(names["image"]), np.array(names["Protected"]("photos")[0][0]))
     others = [line for line in lines if line[0] != "unlearnable"]
     assert others == [["make", "build", "&&", "source", ".venv/bin/activate"]]
 
 
 def test_the_example():
-    [example] = code_blocks("python")
+    [example] = [block for block in code_blocks("python") if "torch.ops" in block]
     names: dict = {}
     exec(example, names)  # the README's own code
     assert names["protected"].shape == (5000, 3, 32, 32)
