@@ -189,7 +189,8 @@ class ArraySource(Source):
 
 
 def _rows_of(load: Callable[[], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    return load()[rows]
+    chosen: np.ndarray = load()[rows]
+    return chosen
 
 
 def open_source(path: Path, split: str = "train", on_error: str = "raise") -> Source:
