@@ -39,6 +39,12 @@ def test_state_features_and_copies_stay_those_of_the_network() -> None:
     torch.testing.assert_close(copy.deepcopy(model).double()(images.double()).float(), logits)
 
 
+def test_images_are_normalised_once() -> None:
+    model = normalised(nn.Identity(), "imagenet")
+    with pytest.raises(UserError, match="normalise must be left out: the Identity does it already"):
+        normalised(model, "cifar10")
+
+
 @pytest.mark.parametrize(
     "text", ["mnist", "", "0.5", "0.5,0.5/1,1", "0.5,0.5,0.5/1,1,0", "0.5,0.5,nan/1,1,1", "1,1,1/1,1,1/1,1,1"]
 )

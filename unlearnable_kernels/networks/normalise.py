@@ -44,15 +44,17 @@ def normalised(model: nn.Module, statistics: str) -> nn.Module:
     Its ``state_dict`` stays as it is, so checkpoints fit with and without.
 
     Args:
-        model: A network for images [B, 3, H, W], which is not normalised yet.
+        model: A network for images [B, 3, H, W].
         statistics: As ``read_statistics`` takes them.
 
     Returns:
         ``model``.
 
     Raises:
-        UserError: The statistics are malformed.
+        UserError: The statistics are malformed, or the network normalises its images already.
     """
+    if hasattr(model, "input_mean"):
+        raise UserError(f"normalise must be left out: the {type(model).__name__} does it already")
     for name, values in zip(("input_mean", "input_std"), read_statistics(statistics), strict=True):
         model.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
     model.register_forward_pre_hook(_normalise)

@@ -22,8 +22,7 @@ BLOCKS = 5  # in a group: 34 = 6 * 5 + 4 layers
 )
 def wrn34_10(num_classes: int, image_size: int) -> nn.Module:
     """WRN-34-10 without dropout."""
-    model = wide_resnet(num_classes, image_size, PreActivationBlock)
-    model.norm = norm_relu(WIDTHS[-1])
+    model = wide_resnet(num_classes, image_size, PreActivationBlock, nn.Identity(), norm_relu(WIDTHS[-1]))
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -37,31 +36,35 @@ def wrn34_10(num_classes: int, image_size: int) -> nn.Module:
 )
 def wrn34_10_cuda2023(num_classes: int, image_size: int) -> nn.Module:
     """WRN-34-10 of ResNet's own blocks, with PyTorch's default initial weights."""
-    model = wide_resnet(num_classes, image_size, basic_block)
-    model.stem.insert(1, norm_relu(STEM))
-    return model
+    return wide_resnet(num_classes, image_size, basic_block, norm_relu(STEM), nn.Identity())
 
 
 def wide_resnet(
-    num_classes: int, image_size: int, block: Callable[[int, int, int], nn.Module]
-) -> nn.Sequential:
+    num_classes: int,
+    image_size: int,
+    block: Callable[[int, int, int], nn.Module],
+    after_stem: nn.Module,
+    after_groups: nn.Module,
+) -> nn.Module:
     """Stem, three groups of blocks with strides 1, 2, 2, global average pool, linear layer.
 
     Args:
         num_classes: Number of logits.
         image_size: Above ``SMALL`` pixels the stem has stride 2, and a max-pool of stride 2 behind it.
         block: ``block(in_channels, out_channels, stride)``.
+        after_stem: What follows the stem's convolution.
+        after_groups: What follows the last block.
     """
     small = image_size <= SMALL
     stem = nn.Conv2d(3, STEM, kernel_size=3, stride=1 if small else 2, padding=1, bias=False)
     pool = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem, pool))
+    layers: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem, after_stem, pool))
     before = STEM
     for number, width in enumerate(WIDTHS, start=1):
         first = block(before, width, 1 if number == 1 else 2)
         layers[f"group{number}"] = nn.Sequential(first, *(block(width, width, 1) for _ in range(BLOCKS - 1)))
         before = width
-    layers["norm"] = nn.Identity()
+    layers["norm"] = after_groups
     layers["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     layers["fc"] = nn.Linear(before, num_classes)
     return nn.Sequential(layers)
