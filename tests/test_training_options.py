@@ -1,6 +1,7 @@
 """What people expect of training: seeds, logs, devices, determinism, normalised and pretrained networks."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import NETWORKS
 from unlearnable_kernels.registry import Entry
 from unlearnable_kernels.report import write_report
+from unlearnable_kernels.report.curves import learning_curves
+from unlearnable_kernels.report.runs import read_entries
 from unlearnable_kernels.training import deterministic, evaluate, train, train_seeds
 from unlearnable_kernels.training.engine import Engine, Recipe
 from unlearnable_kernels.training.processes import Processes, join_processes
@@ -99,6 +102,12 @@ def test_seeds_are_one_entry_of_the_report(data: Path, seeds: Path, tmp_path: Pa
     assert '<th scope="col">runs</th><th scope="col">single</th>' in page
     write_report([seeds / "seed-2", seeds / "seed-0"], tmp_path / "r.html")
     assert "67.5 ± 24.7 % (2 seeds)" in (tmp_path / "r.html").read_text()
+
+
+def test_one_epoch_has_an_axis_of_whole_epochs(data: Path, tmp_path: Path) -> None:
+    train(config_for(data, epochs=1, test=None), tmp_path / "single")
+    labels = re.findall(r">([^<>]+)</text>", learning_curves(read_entries([tmp_path / "single"])))
+    assert labels == ["0", "1", "epoch", *map(str, range(0, 101, 20)), "accuracy in %", "single: in training"]
 
 
 def test_tensorboard_has_every_step_once(data: Path, tmp_path: Path) -> None:
