@@ -10,6 +10,7 @@ import torch
 from small_runs import config_for, data, one_thread, stop_after, tensors_of, tiny, untimed_metrics
 from torch import Tensor, nn
 
+from unlearnable_kernels.cli.train_commands import print_spread
 from unlearnable_kernels.device import pick_device
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import NETWORKS
@@ -85,6 +86,14 @@ def test_each_seed_is_a_run_of_its_own(data: Path, seeds: Path, tmp_path: Path) 
     assert folder == tmp_path / "alone"
     with pytest.raises(UserError, match="alone is the folder of one run: give several seeds another folder"):
         train_seeds(config_for(data), [0, 1], tmp_path / "alone")
+
+
+def test_several_seeds_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    print_spread([{"test_accuracy": 0.5}])
+    print_spread([{}, {}])
+    assert capsys.readouterr().out == ""
+    print_spread([{"test_accuracy": accuracy} for accuracy in (0.5, 0.6, 0.85)])
+    assert capsys.readouterr().out == "3 seeds: test accuracy 65.00% ± 18.03%\n"
 
 
 def test_seeds_are_one_entry_of_the_report(data: Path, seeds: Path, tmp_path: Path) -> None:
