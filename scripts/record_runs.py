@@ -16,6 +16,8 @@ def collect(run: Path) -> dict:
     for part in ("train", "test"):
         config[part] = Path(config[part]).name
         record[part].pop("path")
+    if config["pretrained"] is not None:
+        config["pretrained"] = Path(config["pretrained"]).name
     kept = {name: record[name] for name in ("train", "test", "final", "image_size")}
     return {"name": run.name, "config": config, **kept, "metrics": read_jsonl(run / "metrics.jsonl")}
 

@@ -1,7 +1,7 @@
 """What people expect of training: seeds, logs, devices, determinism, normalised and pretrained networks."""
 
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import torch
 from small_runs import config_for, data, one_thread, stop_after, tensors_of, tiny, untimed_metrics
 from torch import Tensor, nn
 
+from unlearnable_kernels.cli.train_commands import print_spread
 from unlearnable_kernels.device import pick_device
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import NETWORKS
 from unlearnable_kernels.registry import Entry
 from unlearnable_kernels.report import write_report
+from unlearnable_kernels.report.curves import learning_curves
+from unlearnable_kernels.report.runs import read_entries
 from unlearnable_kernels.training import deterministic, evaluate, train, train_seeds
 from unlearnable_kernels.training.engine import Engine, Recipe
 from unlearnable_kernels.training.processes import Processes, join_processes
@@ -85,6 +88,14 @@ def test_each_seed_is_a_run_of_its_own(data: Path, seeds: Path, tmp_path: Path) 
         train_seeds(config_for(data), [0, 1], tmp_path / "alone")
 
 
+def test_several_seeds_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    print_spread([{"test_accuracy": 0.5}])
+    print_spread([{}, {}])
+    assert capsys.readouterr().out == ""
+    print_spread([{"test_accuracy": accuracy} for accuracy in (0.5, 0.6, 0.85)])
+    assert capsys.readouterr().out == "3 seeds: test accuracy 65.00% ± 18.03%\n"
+
+
 def test_seeds_are_one_entry_of_the_report(data: Path, seeds: Path, tmp_path: Path) -> None:
     train(config_for(data, epochs=1), tmp_path / "single")
     accuracies = [0.5, 0.6, 0.85]  # mean 0.65, standard deviation √0.0325 = 0.1803
@@ -100,6 +111,12 @@ def test_seeds_are_one_entry_of_the_report(data: Path, seeds: Path, tmp_path: Pa
     assert '<th scope="col">runs</th><th scope="col">single</th>' in page
     write_report([seeds / "seed-2", seeds / "seed-0"], tmp_path / "r.html")
     assert "67.5 ± 24.7 % (2 seeds)" in (tmp_path / "r.html").read_text()
+
+
+def test_one_epoch_has_an_axis_of_whole_epochs(data: Path, tmp_path: Path) -> None:
+    train(config_for(data, epochs=1, test=None), tmp_path / "single")
+    labels = re.findall(r">([^<>]+)</text>", learning_curves(read_entries([tmp_path / "single"])))
+    assert labels == ["0", "1", "epoch", *map(str, range(0, 101, 20)), "accuracy in %", "single: in training"]
 
 
 def test_tensorboard_has_every_step_once(data: Path, tmp_path: Path) -> None:
@@ -187,11 +204,11 @@ def test_normalised_networks_see_normalised_images(data: Path, tmp_path: Path, w
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Iterator[Path]:
+def weights(tmp_path: Path) -> Path:
     torch.manual_seed(3)
     path = tmp_path / "weights.pth"
     torch.save(tiny(7, 16).state_dict(), path)
-    yield path
+    return path
 
 
 def test_pretrained_weights_are_where_a_run_begins(data: Path, tmp_path: Path, weights: Path) -> None:
@@ -205,7 +222,8 @@ def test_pretrained_weights_are_where_a_run_begins(data: Path, tmp_path: Path, w
     assert json.loads((run / RECORD).read_text())["fresh_tensors"] == ["fc.weight", "fc.bias"]
     trained = tensors_of(run)
     for name, _ in tiny(2, 16).named_parameters():
-        same = name in stored and torch.equal(trained[f"model.{name}"], stored[name])
+        found, expected = trained[f"model.{name}"], stored[name]
+        same = found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=1e-20)
         assert same == (not name.startswith("fc.")), name
     write_report([run], tmp_path / "r.html")
     assert "pretrained (weights.pth) but for 2 tensors" in (tmp_path / "r.html").read_text()

@@ -69,8 +69,14 @@ def test_the_graph_leaves_the_network_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"amp": "bf16"}, {"defences": ["at-l2:eps=0.2,steps=2"], "amp": "bf16"}],
-    ids=["erm", "bf16", "at"],
+    [
+        {},
+        {"amp": "bf16"},
+        {"defences": ["at-l2:eps=0.2,steps=2"], "amp": "bf16"},
+        {"network": "resnet8", "deterministic": True, "optimizer": "adamw", "lr": 0.01, "warmup": 1}
+        | {"schedule": "cosine", "normalise": "cifar10"},
+    ],
+    ids=["erm", "bf16", "at", "deterministic"],
 )
 def test_runs_learn_and_resume(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = config_for(data, **changes)

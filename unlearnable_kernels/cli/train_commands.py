@@ -1,6 +1,7 @@
 """The commands that train networks: train and sweep."""
 
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import typer
@@ -114,6 +115,7 @@ def train(
     with progress() as report:
         records = train_seeds(config, parse_seeds(seeds), out, report, device, log)
     print_results(records)
+    print_spread([record["final"] for record in records.values()])
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -176,3 +178,12 @@ def print_results(records: dict[Path, dict[str, Any]]) -> None:
         final = record["final"]
         tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
         print(f"wrote {folder}: train accuracy {final['train_accuracy']:.2%}{tested}")
+
+
+def print_spread(finals: list[dict[str, Any]]) -> None:
+    """Print mean and standard deviation over several seeds' last epochs, if they were tested."""
+    from unlearnable_kernels.training.processes import is_first_process
+
+    tested = [final["test_accuracy"] for final in finals if "test_accuracy" in final]
+    if len(tested) > 1 and is_first_process():
+        print(f"{len(tested)} seeds: test accuracy {fmean(tested):.2%} ± {stdev(tested):.2%}")
