@@ -225,7 +225,7 @@ def torchvision_magnitude(name: str, number: int, negative: bool, size: int) -> 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_are_those_of_torchvision(name: str) -> None:
     """But for what it cuts off in between and at the end, a level each, and nearest pixels that are a tie."""
-    size, steps = 11, [(number, negative) for number in (1, 7, 15, 30) for negative in (False, True)]
+    size, steps = 33, [(number, negative) for number in (1, 7, 15, 30) for negative in (False, True)]
     stored = torch.randint(30, 200, (len(steps), 3, size, size), generator=seeded(), dtype=torch.uint8)
     stored[1] = 77
     values = [torchvision_magnitude(name, number, negative, size) for number, negative in steps]
