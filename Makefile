@@ -14,8 +14,9 @@ BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enabl
 demo: $(VENV)/.built
 	$(BIN)/unlearnable demo --data $(DATA)
 
+# A process for every core, of one thread each: whole files, so that these share what their tests set up.
 test: $(VENV)/.built
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 build: $(VENV)/.built
 
