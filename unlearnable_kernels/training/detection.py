@@ -164,7 +164,7 @@ def fit_svm(features: Tensor, sides: Tensor, penalty: float = 1.0) -> tuple[Tens
         hinge = (1 - sides * (features @ weights + bias)).clamp(min=0)
         loss = weights.square().sum() / 2 + penalty * (hinge.square() / (2 * shares)).sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     solver.step(objective)
     return weights.detach(), bias.detach()
