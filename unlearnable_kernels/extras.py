@@ -17,6 +17,7 @@ DISTRIBUTIONS = {
     "rich": "rich",
     "safetensors": "safetensors",
     "simplejpeg": "simplejpeg",
+    "timm": "timm",
     "torchvision": "torchvision",
     "typer": "typer",
 }

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def _alone(rows: Tensor) -> Tensor:
@@ -51,6 +52,13 @@ class Batch:
             The rows of this process's images.
         """
         return make(self.count, self.generator)[self.part]
+
+    @property
+    def label_weights(self) -> Tensor:
+        """The labels as float32 [B, K]: 1 for an image's class and 0 elsewhere, unless they are mixed."""
+        if self.labels.dim() == 2:
+            return self.labels
+        return functional.one_hot(self.labels, self.num_classes).float()
 
 
 @dataclass(frozen=True)

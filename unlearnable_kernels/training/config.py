@@ -11,7 +11,7 @@ from unlearnable_kernels import parsing
 from unlearnable_kernels.defences import DEFENCES, Defence, make_defence
 from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.networks import find_network
 
 SCHEDULES = ("step", "one-cycle")
 PRECISIONS = ("fp32", "bf16")
@@ -43,7 +43,7 @@ class TrainConfig:
     Attributes:
         train, test: Datasets as ``open_source`` takes them, made absolute; without ``test`` nothing is
             tested while training.
-        network: One of ``NETWORKS``.
+        network: As ``find_network`` takes it, such as "resnet18" or "timm:resnet26".
         epochs: Passes over the training images.
         batch_size: Images a step, over all processes together.
         lr: Highest learning rate of SGD; momentum, weight_decay: of SGD, too.
@@ -100,7 +100,7 @@ class TrainConfig:
         for name in ("train", "test", "clean"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
-        _ = NETWORKS[self.network]
+        find_network(self.network)
         for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise UserError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")

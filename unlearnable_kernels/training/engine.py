@@ -206,7 +206,7 @@ def fresh_network(name: str, num_classes: int, image_size: int, seed: int, devic
     """An untrained network, channels-last on ``device``; the global generators stay as they are.
 
     Args:
-        name: One of ``NETWORKS``.
+        name: As ``find_network`` takes it.
         num_classes: Number of logits.
         image_size: Height and width of the images in pixels.
         seed: Of the weights.

@@ -96,7 +96,7 @@ class Ascent:
         budget: How far pixels may move.
         bandwidth: σ of the kernel on features whose largest value is 1, or "median".
         steps: Outer steps.
-        network: One of ``NETWORKS``, whose features are used.
+        network: As ``find_network`` takes it; its features are used.
         loop: What an outer step does.
         seed_for: Gives the integer that a purpose's randomness derives from.
         workspace: Where the state is kept, and who is told of it.

@@ -13,7 +13,7 @@ from unlearnable_kernels.data.source import load_image
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import read_json, replacing, write_json, writing
-from unlearnable_kernels.networks import NETWORKS
+from unlearnable_kernels.networks import find_network
 from unlearnable_kernels.protect.methods.ascent import AUTHORS, OURS, Ascent, Budget, Loop, Target
 from unlearnable_kernels.protect.methods.budget import check_budget
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
@@ -41,7 +41,7 @@ class BayesError(Method):
         bandwidth: σ of the kernel on features whose largest value is 1, or "median" for their median
             distance.
         steps: Outer steps.
-        network: One of ``NETWORKS``, whose features are used.
+        network: As ``find_network`` takes it; its features are used.
 
     Memory: 6 bytes for every pixel of the dataset and 15 for every protected one (39 with AdamW's moments),
     on the device where that is less than half of what is free there; and that of ``ops.bayes_error``.
@@ -64,7 +64,7 @@ class BayesError(Method):
 
     def check(self) -> None:
         check_budget(1.0 if self.eps is None else self.eps, self.norm)
-        _ = NETWORKS[self.network]
+        find_network(self.network)
         sigma = self.bandwidth
         if sigma != "median" and (isinstance(sigma, str) or not (math.isfinite(sigma) and sigma > 0)):
             raise UserError(f"bandwidth must be a finite number above 0, or median, not {sigma}")

@@ -1,0 +1,52 @@
+"""Random blur: in training every image is filtered with a small filter of its own."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unlearnable_kernels.defences import DEFENCES
+from unlearnable_kernels.defences.defence import Batch, Defence
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.ops.classwise_conv import classwise_conv
+
+
+@DEFENCES.register(
+    "random-blur", "filters every image with a random blur of its own", "Sadasivan et al., CVPR 2023"
+)
+@dataclass(frozen=True)
+class RandomBlur(Defence):
+    """The filters of class-wise convolution as an augmentation, drawn for every image instead of every class.
+
+    One entry, anywhere, is 1 and the others are from U(0, strength); the border is zeros, and the image is
+    divided by its maximum.
+
+    Attributes:
+        strength: The paper tried 0.1 and 0.3.
+        size: Of the filter, odd.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    strength: float = 0.3
+    size: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise UserError(f"strength must be above 0 and at most 1, not {self.strength}")
+        if self.size not in range(3, 32, 2):
+            raise UserError(f"size must be an odd number from 3 to 31, not {self.size}")
+
+    def augment(self, batch: Batch) -> Batch:
+        """The filtered batch."""
+        images = batch.images
+        each = torch.arange(len(images), device=images.device)
+        return replace(batch, images=classwise_conv(images, each, batch.draw(self.filters)))
+
+    def filters(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random filters, float32 [count, size, size]."""
+        entries, device = self.size**2, generator.device
+        filters = torch.rand(count, entries, generator=generator, device=device) * self.strength
+        at = torch.randint(entries, (count, 1), generator=generator, device=device)
+        return filters.scatter_(1, at, 1.0).view(count, self.size, self.size)
