@@ -1,4 +1,4 @@
-"""Edge-pixel detection (EPD): whether images were protected, by what a linear classifier sees in their borders.
+"""Edge-pixel detection (EPD): whether images were protected, told by their borders with a linear classifier.
 
 From the paper of COIN (AAAI 2025). Zero padding darkens the borders of filtered images.
 """

@@ -5,7 +5,9 @@ metrics.jsonl      one line per finished epoch
 checkpoint.safetensors  the state after the last finished epoch
 run.json           classes, data, defences, machine, versions and, once finished, the result
 evaluations.jsonl  one line per test afterwards
+certifications.jsonl  one line per certification of the smoothed network
 bayes_error.jsonl  one line per Bayes-error estimate afterwards
+detections.jsonl   one line per detection of protected images
 """
 
 from pathlib import Path
@@ -20,7 +22,9 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 RECORD = "run.json"
 EVALUATIONS = "evaluations.jsonl"
+CERTIFICATIONS = "certifications.jsonl"
 BAYES_ERROR = "bayes_error.jsonl"
+DETECTIONS = "detections.jsonl"
 
 # What readers of a run rely on: a type, or the fields of an object.
 _DATA = {"path": str, "images": int, "sha256": str}
@@ -38,6 +42,7 @@ _CONFIG = get_type_hints(TrainConfig) | {"defences": list}
 _METRICS = {"epoch": int, "train_accuracy": float, "train_loss": float}
 _TESTED = {"test_accuracy": float}
 _EVALUATION = {"test": str, "accuracy": float, "images": int}
+_CERTIFICATION = {"test": str, "sigma": float, "accuracies": list, "images": int}
 
 
 def check_places(out: Path, config: TrainConfig) -> None:
@@ -128,9 +133,22 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: The file is damaged.
     """
-    lines = read_jsonl(run / EVALUATIONS)
+    return _read_lines(run / EVALUATIONS, _EVALUATION)
+
+
+def read_certifications(run: Path) -> list[dict[str, Any]]:
+    """The certifications of the smoothed network, oldest first.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    return _read_lines(run / CERTIFICATIONS, _CERTIFICATION)
+
+
+def _read_lines(path: Path, fields: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = read_jsonl(path)
     for number, line in enumerate(lines, 1):
-        _require(line, _EVALUATION, f"{run / EVALUATIONS}, line {number}")
+        _require(line, fields, f"{path}, line {number}")
     return lines
 
 
