@@ -59,7 +59,7 @@ def test_grayscale_is_the_luma_in_three_channels() -> None:
 
 
 def test_jpeg_is_that_of_pillow() -> None:
-    """But for coefficients that the two encoders round otherwise; another quality or chroma is farther off."""
+    """But for coefficients that the encoders round otherwise; another quality or chroma is farther off."""
     images = photos(side=40)
     got = prepared("jpeg", images).float()
 
