@@ -67,7 +67,8 @@ class OrthogonalProjection(Defence):
         """
         weights, _ = self.regression(images, labels, generator)
         _, lengths, directions = torch.linalg.svd(weights, full_matrices=False)
-        return directions[lengths > 1e-4 * lengths[0]]
+        basis: Tensor = directions[lengths > 1e-4 * lengths[0]]
+        return basis
 
     def regression(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weights float32 [K, H * W * 3] and biases [K] of the logistic regression, for pixels in [0, 1]."""
