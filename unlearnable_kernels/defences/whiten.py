@@ -64,8 +64,7 @@ class Whiten(MeanMatch):
         """uint8 [n, H, W, 3] from float32 [n, H * W, 3] in the space."""
         convert, code = self._conversion(self.space, "RGB")
         rows = np.ascontiguousarray(colours.reshape(-1, shape[2], 3).numpy())
-        levels: Tensor = torch.from_numpy(convert(rows, code)) * 255
-        return levels.round().clamp(0, 255).to(torch.uint8).view(shape)
+        return (torch.from_numpy(convert(rows, code)) * 255).round().clamp(0, 255).to(torch.uint8).view(shape)
 
     def _conversion(self, start: str, end: str) -> tuple[Any, int]:
         """OpenCV's function, and its code for a conversion between "RGB" and the space."""
@@ -85,4 +84,5 @@ def moments(colours: Tensor) -> tuple[Tensor, Tensor]:
 def root(matrices: Tensor, power: float) -> Tensor:
     """A power of symmetric positive semi-definite matrices, float64 [..., 3, 3]."""
     values, vectors = torch.linalg.eigh(matrices)
-    return vectors * values.clamp(min=0)[..., None, :] ** power @ vectors.mT
+    result: Tensor = vectors * values.clamp(min=0)[..., None, :] ** power @ vectors.mT
+    return result
