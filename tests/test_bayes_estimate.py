@@ -103,5 +103,5 @@ def test_unusable_sets_are_named(digits_run, tmp_path):
     run, digits = digits_run
     with pytest.raises(UserError, match="no-such"):
         evaluate_bayes_error(run, digits, tmp_path / "no-such")
-    with pytest.raises(UserError, match=r"^nothing to evaluate: give --test, --bayes-error, or both$"):
+    with pytest.raises(UserError, match=r"^nothing to evaluate: give --test, --bayes-error or --detect$"):
         app(["evaluate", str(run)], standalone_mode=False)

@@ -30,14 +30,30 @@ RunFolders = Annotated[
 
 def evaluate(
     run: Annotated[
-        Path, typer.Argument(help="Run folder of `unlearnable train`, or a folder of several seeds.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Run folder of `unlearnable train`, or a folder of several seeds; --detect needs none."
+        ),
+    ] = None,
     test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
     attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
     eps: Annotated[
         str | None, typer.Option(help="Of the attack, such as 8/255.  [default: linf 4/255, l2 0.5]")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Of the attack.  [default: 10]")] = None,
+    certify: Annotated[
+        float | None,
+        typer.Option(help="Instead, certify the network under Gaussian noise of this σ (Cohen et al.)."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Noisy copies per certified image.  [default: 10000]")
+    ] = None,
+    radii: Annotated[
+        str | None, typer.Option(help="To certify, L2, with commas.  [default: 0 to 1.5 in quarters]")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Certify so many, at even distances.  [default: all]")
+    ] = None,
     bayes_error: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="Two sets, before and after: estimate their Bayes errors in the run's features."),
@@ -45,30 +61,61 @@ def evaluate(
     bandwidth: Annotated[
         float | None, typer.Option(help="σ of the estimate's kernel.  [default: 0.3]")
     ] = None,
+    detect: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two sets, clean and protected: can their borders tell them apart (EPD)?"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the halves for --detect's fit and trial.  [default: 0]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Add --detect's result to this file, a line of JSON.")
+    ] = None,
     device: Device = None,
     plugin: Plugin = None,
 ) -> None:
-    """Test a trained network on a dataset, and note the result in its run folder.
+    """Test a trained network, or a protection, and note the result in the run folder.
 
     Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 4/255
 
-    Example: unlearnable evaluate runs/clean --bayes-error photos protected
+    Example: unlearnable evaluate runs/smooth --test photos --certify 0.5 --images 500
+
+    Example: unlearnable evaluate --detect photos protected
     """
-    if test is None and bayes_error is None:
-        raise UserError("nothing to evaluate: give --test, --bayes-error, or both")
-    if test is None and (attack is not None or eps is not None or steps is not None):
-        raise UserError("an attack needs images to attack: give --test")
-    if bayes_error is None and bandwidth is not None:
-        raise UserError("a bandwidth is that of an estimate: give --bayes-error")
+    if test is None and bayes_error is None and detect is None:
+        raise UserError("nothing to evaluate: give --test, --bayes-error or --detect")
+    for given, needed, advice in (
+        ((attack, eps, steps), test, "an attack needs images to attack: give --test"),
+        ((certify,), test, "a certificate needs images to certify: give --test"),
+        (
+            (samples, radii, images),
+            certify,
+            "samples, radii and images are those of a certificate: give --certify",
+        ),
+        ((bandwidth,), bayes_error, "a bandwidth is that of an estimate: give --bayes-error"),
+        ((seed, out), detect, "seed and out are those of a detection: give --detect"),
+    ):
+        if needed is None and any(each is not None for each in given):
+            raise UserError(advice)
+    if certify is not None and any(each is not None for each in (attack, eps, steps)):
+        raise UserError("an attack and a certificate are two tests: give one of --attack and --certify")
+    if run is None and (test is not None or bayes_error is not None):
+        raise UserError("a network is needed: give its run folder")
     from unlearnable_kernels.training.config import requested_attack
     from unlearnable_kernels.training.run_folder import run_folders
 
     pgd = requested_attack(None if attack is None else attack.value, eps, steps)
-    for each in run_folders(run):
-        if test is not None:
+    for each in [] if run is None else run_folders(run):
+        if test is not None and certify is not None:
+            evaluate_certificate(
+                each, test, certify, radii, 10_000 if samples is None else samples, images, device
+            )
+        elif test is not None:
             evaluate_accuracy(each, test, pgd, device)
         if bayes_error is not None:
             evaluate_estimates(each, bayes_error, 0.3 if bandwidth is None else bandwidth, device)
+    if detect is not None:
+        evaluate_borders(run, detect, 0 if seed is None else seed, out)
 
 
 def evaluate_accuracy(run: Path, test: Path, pgd: "Pgd | None", device: str | None) -> None:
@@ -97,6 +144,56 @@ def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float, dev
             f"{least:.4f} and {most:.4f} (Cover–Hart)"
         )
     print(f"in the features of {run}, σ {bandwidth}: another network's, or another σ, give other figures")
+
+
+def evaluate_certificate(
+    run: Path,
+    test: Path,
+    sigma: float,
+    radii: str | None,
+    samples: int,
+    images: int | None,
+    device: str | None,
+) -> None:
+    """Certify the run's network under noise and print its accuracy by radius."""
+    from unlearnable_kernels.parsing import parse_number
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.training import evaluate_certified
+    from unlearnable_kernels.training.certified import RADII
+
+    at = RADII if radii is None else [parse_number("radii", text) for text in radii.split(",")]
+    with progress() as report:
+        result = evaluate_certified(
+            run, test, sigma, at, samples=samples, images=images, progress=report, device=device
+        )
+    print(
+        f"{run}, epoch {result['epoch']}, on {test}: {result['images']:,} images under noise of σ {sigma:g}, "
+        f"{samples:,} samples each, {result['abstained']:.2%} undecided"
+    )
+    for each in result["accuracies"]:
+        print(f"  radius {each['radius']:g}: certified accuracy {each['accuracy']:.2%}")
+
+
+def evaluate_borders(run: Path | None, sets: tuple[Path, Path], seed: int, out: Path | None) -> None:
+    """Try to tell protected images from clean ones, and print how often that succeeds."""
+    from unlearnable_kernels.files import append_jsonl
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.training import evaluate_detection
+    from unlearnable_kernels.training.run_folder import DETECTIONS, read_run
+
+    if run is not None:
+        read_run(run)  # so that nothing is written to what is no run folder
+    with progress() as report:
+        result = evaluate_detection(*sets, seed, report)
+    for file in (None if run is None else run / DETECTIONS, out):
+        if file is not None:
+            append_jsonl(file, result)
+    print(
+        f"{sets[0]} and {sets[1]}: {result['hit_rate']:.1%} ± {result['standard_error']:.1%} of "
+        f"{result['images']:,} held-out images told apart by their borders (50% is guessing): "
+        f"{result['clean_as_clean']:.1%} of the clean ones, "
+        f"{result['protected_as_protected']:.1%} of the protected"
+    )
 
 
 def report(

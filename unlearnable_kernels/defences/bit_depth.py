@@ -34,7 +34,8 @@ class BitDepth(ImageChange):
         """The values rounded to levels."""
         most = 2**self.bits - 1
         levels = (torch.arange(256, dtype=torch.float64) * most / 255).round()
-        return (levels * 255 / most).round().to(torch.uint8)[images.int()]
+        table: Tensor = (levels * 255 / most).round().to(torch.uint8)
+        return table[images.int()]
 
     def at_test(self, images: Tensor) -> Tensor:
         """The images as they are, unless ``test`` says otherwise."""

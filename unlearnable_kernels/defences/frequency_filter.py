@@ -32,7 +32,7 @@ class FrequencyFilter(ImageChange):
 
     keep: float = 0.3
     when: str = "batch"
-    test: bool = True
+    test: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:

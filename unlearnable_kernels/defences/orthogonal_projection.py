@@ -45,8 +45,8 @@ class OrthogonalProjection(Defence):
     def prepare(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The projected images, rounded and clipped to 8 bits, and their labels.
 
-        All images keep the mean image's part in the span: what is the same in all tells no class from another,
-        and without it many values would leave the range of 8 bits.
+        All keep the mean image's part in the span: what all have tells no class from another, and without it
+        many values would leave the range of 8 bits.
         """
         basis = self.basis(images, labels, generator)
         sums = [images[rows].flatten(1).double().sum(0) for rows in chunks(images)]
@@ -67,7 +67,8 @@ class OrthogonalProjection(Defence):
         """
         weights, _ = self.regression(images, labels, generator)
         _, lengths, directions = torch.linalg.svd(weights, full_matrices=False)
-        return directions[lengths > 1e-4 * lengths[0]]
+        basis: Tensor = directions[lengths > 1e-4 * lengths[0]]
+        return basis
 
     def regression(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weights float32 [K, H * W * 3] and biases [K] of the logistic regression, for pixels in [0, 1]."""

@@ -27,8 +27,8 @@ _ROUNDING = 1 / 12  # energy of a coefficient that is rounding alone, in squared
 class SpectrumNorm(MeanMatch):
     """Each channel's energy in each band of the orthonormal 2-D DCT becomes the training set's mean.
 
-    The mean brightness, coefficient (0, 0), stays. Where a band holds no more than rounding would leave there,
-    it is not raised beyond what rounding would become.
+    The mean brightness, coefficient (0, 0), stays. A band that holds less energy than rounding to 8 bits
+    leaves there is raised no more than one that holds just that.
 
     Attributes:
         mode: "ring": four bands by radius, beginning at 0, 3, 7 and 13 of 32; "cell": square cells.
@@ -72,7 +72,8 @@ def bands(height: int, width: int, mode: str, cell: int) -> tuple[Tensor, Tensor
     """The bands of an image's DCT, those alone that have coefficients.
 
     Args:
-        height, width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
         mode: One of ``MODES``.
         cell: See ``SpectrumNorm``.
 

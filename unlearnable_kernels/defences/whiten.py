@@ -84,4 +84,5 @@ def moments(colours: Tensor) -> tuple[Tensor, Tensor]:
 def root(matrices: Tensor, power: float) -> Tensor:
     """A power of symmetric positive semi-definite matrices, float64 [..., 3, 3]."""
     values, vectors = torch.linalg.eigh(matrices)
-    return vectors * values.clamp(min=0)[..., None, :] ** power @ vectors.mT
+    result: Tensor = vectors * values.clamp(min=0)[..., None, :] ** power @ vectors.mT
+    return result

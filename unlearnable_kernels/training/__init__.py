@@ -4,8 +4,9 @@ from unlearnable_kernels.defences.pgd import Attack, Pgd, robust_accuracy
 from unlearnable_kernels.training.bayes_estimate import BayesEstimate, evaluate_bayes_error
 from unlearnable_kernels.training.checkpoint import save_tensors, stored_tensors, tensors_under
 from unlearnable_kernels.training.config import DIGITS_DEMO, PHOTO_DEMO, TrainConfig
+from unlearnable_kernels.training.detection import evaluate_detection
 from unlearnable_kernels.training.engine import Engine, EpochResult, Recipe, fresh_network
-from unlearnable_kernels.training.evaluation import evaluate
+from unlearnable_kernels.training.evaluation import evaluate, evaluate_certified
 from unlearnable_kernels.training.features import features_of, pixel_gradient
 from unlearnable_kernels.training.inputs import fitting_device
 from unlearnable_kernels.training.loop import train
@@ -27,6 +28,8 @@ __all__ = [
     "deterministic",
     "evaluate",
     "evaluate_bayes_error",
+    "evaluate_certified",
+    "evaluate_detection",
     "features_of",
     "fitting_device",
     "fresh_network",

@@ -1,4 +1,4 @@
-"""Edge-pixel detection (EPD): whether images were protected, by what a linear classifier sees in their borders.
+"""Edge-pixel detection (EPD): whether images were protected, told by their borders with a linear classifier.
 
 From the paper of COIN (AAAI 2025). Zero padding darkens the borders of filtered images.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.data.source import load_image, open_source
 from unlearnable_kernels.environment import usable_cores, versions
 from unlearnable_kernels.errors import UserError
@@ -66,7 +67,7 @@ def evaluate_detection(
             raise UserError(f"{path} has too few images to fit a detector and to try it: {len(half)}")
     result = detect(features, fitted)
     sets = {
-        kind: {"path": str(path.resolve()), "images": len(rows)}
+        kind: {"path": resolve(path), "images": len(rows)}
         for kind, path, rows in zip(("clean", "protected"), paths, features, strict=True)
     }
     return {**sets, "seed": seed, **dataclasses.asdict(result), "versions": versions()}
@@ -164,7 +165,7 @@ def fit_svm(features: Tensor, sides: Tensor, penalty: float = 1.0) -> tuple[Tens
         hinge = (1 - sides * (features @ weights + bias)).clamp(min=0)
         loss = weights.square().sum() / 2 + penalty * (hinge.square() / (2 * shares)).sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     solver.step(objective)
     return weights.detach(), bias.detach()

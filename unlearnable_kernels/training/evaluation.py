@@ -21,13 +21,16 @@ from unlearnable_kernels.files import write_jsonl
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.networks.normalise import normalised
 from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.training.certified import RADII, certified_accuracy
 from unlearnable_kernels.training.checkpoint import load_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.processes import Processes
 from unlearnable_kernels.training.run_folder import (
+    CERTIFICATIONS,
     CHECKPOINT,
     EVALUATIONS,
     plugins_of,
+    read_certifications,
     read_evaluations,
     read_run,
 )
@@ -84,10 +87,9 @@ def evaluate(
     """
     one = Processes(0, 1, pick_device(device))
     trained = load_trained(run, one.device)
-    model, config, record = trained.model, trained.config, trained.record
+    model, config = trained.model, trained.config
     earlier = read_evaluations(run)
-    data = load_arrays(test, "test", config.image_size).relabelled(record["classes"], str(test))
-    require_size(data, record["image_size"], str(test))
+    data = trained.test_set(test)
     generator = torch.Generator(one.device).manual_seed(config.seed)
     against = None if attack is None else (Attack(model, attack, config.precision), generator)
     seen = at_test(trained.defences, data)
@@ -98,7 +100,7 @@ def evaluate(
         "sha256": data.digest(),
         "images": len(data),
         "epoch": trained.epoch,
-        "status": record["status"],
+        "status": trained.record["status"],
         "attack": None if attack is None else attack.as_dict(),
         "loss": result.loss,
         "accuracy": result.accuracy,
@@ -107,6 +109,65 @@ def evaluate(
         "versions": versions(),
     }
     write_jsonl(run / EVALUATIONS, [*earlier, line])
+    return line
+
+
+def evaluate_certified(
+    run: Path,
+    test: Path,
+    sigma: float,
+    radii: Sequence[float] = RADII,
+    *,
+    samples: int = 10_000,
+    images: int | None = None,
+    progress: Progress = no_progress,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Certify the smoothed network of a run folder and append the result to its certifications.jsonl.
+
+    As ``evaluate`` brings images to size, classes to names, and images to what the defences have them be.
+
+    Args:
+        run: The run folder.
+        test: A dataset as ``open_source`` takes it.
+        sigma: Standard deviation of the noise, for images in [0, 1].
+        radii: In L2, for images in [0, 1].
+        samples: Noisy copies of every image.
+        images: Certify so many, at even distances; None takes all.
+        progress: Called with images.
+        device: As for ``train``.
+
+    Returns:
+        The line that was written: what ``certified_accuracy`` returns, the test set, the epoch, whether the
+            run was finished, plug-ins and versions.
+
+    Raises:
+        UserError: As ``evaluate`` does, and for a setting out of range.
+    """
+    trained = load_trained(run, pick_device(device))
+    earlier = read_certifications(run)
+    data = trained.test_set(test)
+    result = certified_accuracy(
+        trained.model,
+        at_test(trained.defences, data),
+        sigma,
+        radii,
+        samples=samples,
+        images=images,
+        seed=trained.config.seed,
+        precision=trained.config.precision,
+        progress=progress,
+    )
+    line = {
+        "test": resolve(test),
+        "sha256": data.digest(),
+        "epoch": trained.epoch,
+        "status": trained.record["status"],
+        **result,
+        "plugins": plugins_of(trained.config),
+        "versions": versions(),
+    }
+    write_jsonl(run / CERTIFICATIONS, [*earlier, line])
     return line
 
 
@@ -127,6 +188,16 @@ class Trained:
     config: TrainConfig
     record: dict[str, Any]
     defences: list[Defence]
+
+    def test_set(self, path: Path) -> LabelledImages:
+        """The test split of a dataset, brought to the size and the classes of the run.
+
+        Raises:
+            UserError: It cannot be read, or has other classes or sizes.
+        """
+        data = load_arrays(path, "test", self.config.image_size).relabelled(self.record["classes"], str(path))
+        require_size(data, self.record["image_size"], str(path))
+        return data
 
 
 def load_trained(run: Path, device: torch.device) -> Trained:

@@ -7,7 +7,9 @@ history.csv        the same as a table
 run.json           classes, data, defences, plug-ins, machine, versions and, once finished, the result
 tensorboard/       the same for TensorBoard, where that was asked for
 evaluations.jsonl  one line per test afterwards
+certifications.jsonl  one line per certification of the smoothed network
 bayes_error.jsonl  one line per Bayes-error estimate afterwards
+detections.jsonl   one line per detection of protected images
 """
 
 import csv
@@ -30,7 +32,9 @@ CHECKPOINT = "checkpoint.safetensors"
 RECORD = "run.json"
 SEED = "seed-"  # and the number, of a run folder among those of several seeds
 EVALUATIONS = "evaluations.jsonl"
+CERTIFICATIONS = "certifications.jsonl"
 BAYES_ERROR = "bayes_error.jsonl"
+DETECTIONS = "detections.jsonl"
 
 # What readers of a run rely on: a type, or the fields of an object.
 _DATA = {"path": str, "images": int, "sha256": str}
@@ -52,6 +56,7 @@ _CONFIG = get_type_hints(TrainConfig) | {"defences": list}
 _METRICS = {"epoch": int, "train_accuracy": float, "train_loss": float}
 _TESTED = {"test_accuracy": float}
 _EVALUATION = {"test": str, "accuracy": float, "images": int}
+_CERTIFICATION = {"test": str, "sigma": float, "accuracies": list, "images": int}
 
 
 def check_places(out: Path, config: TrainConfig) -> None:
@@ -176,9 +181,22 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: The file is damaged.
     """
-    lines = read_jsonl(run / EVALUATIONS)
+    return _read_lines(run / EVALUATIONS, _EVALUATION)
+
+
+def read_certifications(run: Path) -> list[dict[str, Any]]:
+    """The certifications of the smoothed network, oldest first.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    return _read_lines(run / CERTIFICATIONS, _CERTIFICATION)
+
+
+def _read_lines(path: Path, fields: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = read_jsonl(path)
     for number, line in enumerate(lines, 1):
-        _require(line, _EVALUATION, f"{run / EVALUATIONS}, line {number}")
+        _require(line, fields, f"{path}, line {number}")
     return lines
 
 
