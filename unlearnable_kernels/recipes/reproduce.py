@@ -135,7 +135,7 @@ def reproduce(
     for row in rows:
         if row.lacking:
             raise UserError(f"{row.name} cannot be run: it needs {row.lacking}")
-    known = WHERE | (data or {})
+    known = {**WHERE, **(data or {})}
     places = {name: resolve(known.get(name, name)) for name in {row.dataset for row in rows}}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
     run_jobs(jobs, places, rank, world, progress)

@@ -76,7 +76,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
     """A table for people: published, ours, seeds, device, date; what is scaled stands on lines of its own."""
-    lines = [("row", "published", "ours", "seeds", "device", "date")]
+    lines: list[tuple[str, ...]] = [("row", "published", "ours", "seeds", "device", "date")]
     for row in rows:
         own = [result for result in results if result["row"] == row.name]
         full = [result for result in own if result["scaled"] is None]

@@ -17,7 +17,7 @@ PAPER = Paper(
                 once(figure),
                 dataset,
                 CUDA,
-                defences=("rsk", "ff"),
+                defences=("rsk:padding=valid", "ff"),
                 training=SETTINGS[dataset],
             )
             for dataset, figure in (("cifar10", 78.53), ("cifar100", 53.33), ("imagenet100", 43.08))
