@@ -309,13 +309,13 @@ struct Worker {
   }
 
   // Equation (1); returns the tile's maximum.
-  UNLEARN_TARGET S filter(const Tile& tile, S* to) const {
+  UNLEARN_INLINE S filter(const Tile& tile, S* to) const {
     fill_window<V>(call, image + tile.plane * call.height * call.row, tile, window, tiling.stride, framed);
     if (tile.columns >= V::width) return filter_tile<V>(call, tile, window, tiling.stride, weights, to);
     return filter_tile<Portable<S, 1>>(call, tile, window, tiling.stride, weights, to);
   }
 
-  UNLEARN_TARGET void store(const Tile& tile, const S* from, S divisor) const {
+  UNLEARN_INLINE void store(const Tile& tile, const S* from, S divisor) const {
     T* to = out + (tile.plane * call.height + tile.first_row) * call.row + tile.first;
     const std::int64_t runs = tile.columns == call.row ? 1 : tile.rows, length = tile.rows * tile.columns / runs;
     for (std::int64_t r = 0; r < runs; ++r)

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 Function = Callable[..., Any]
 
 
-def _tangents(named: dict[str, Any]) -> dict[str, Tensor]:
+def _tangents(named: dict[Any, Any]) -> dict[Any, Tensor]:
     """The forward-mode tangents of those values that carry one."""
     if forward_ad._current_level < 0:
         return {}
