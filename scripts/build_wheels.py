@@ -100,7 +100,7 @@ def build(python: str, sdist: Path, constraint: Path, work: Path, out: Path) -> 
         print(output(*auditwheel, "-v", "show", built), file=sys.stderr)
         raise
     (wheel,) = (work / "wheel").glob("*.whl")
-    print(" ".join(output(*auditwheel, "show", *without, wheel).split()))
+    print(" ".join(output(*auditwheel, "show", wheel).split()))
     return Path(shutil.copy(wheel, out))
 
 
