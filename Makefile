@@ -9,7 +9,7 @@ KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv crop_flip 
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
 
-.PHONY: demo test test-sanitized build bench results style pins clean
+.PHONY: demo test test-sanitized build bench wheels results style pins clean
 
 demo: $(VENV)/.built
 	$(BIN)/unlearnable demo --data $(DATA)
@@ -25,6 +25,10 @@ bench: $(VENV)/.built
 	$(BENCH) --figures build/cpu.json || status=1; \
 	UNLEARNABLE_CPU_CAPABILITY=avx2 $(BENCH) --figures build/cpu-avx2.json || status=1; \
 	exit $$status
+
+# One for each Python that uv finds, in dist/, each tried in an empty environment.
+wheels: $(VENV)/.installed
+	$(BIN)/python scripts/build_wheels.py dist
 
 # docs/results.md from the JSON files in results/.
 results:

@@ -41,7 +41,11 @@ def sources(folder: str, *patterns: str) -> list[str]:
 
 
 def cpu_module() -> Extension:
-    module = CppExtension("unlearnable_kernels._C", sources("csrc/cpu", "*.cpp"), define_macros=MACROS)
+    module = CppExtension(
+        "unlearnable_kernels._C",
+        [*sources("csrc", "*.cpp"), *sources("csrc/cpu", "*.cpp")],
+        define_macros=MACROS,
+    )
     module.include_dirs = [*INCLUDES, *module.include_dirs]  # torch's pybind11 refuses the stable ABI
     module.extra_link_args = SANITIZE.split() if sanitizing else []
     module.extra_compile_args = [*CPP_FLAGS, *module.extra_link_args]
@@ -57,7 +61,9 @@ def nvcc_flags() -> list[str]:
 
 
 def cuda_module() -> Extension:
-    module = CUDAExtension("unlearnable_kernels._C_cuda", sources("csrc/cuda", "*.cu", "*.cpp"))
+    module = CUDAExtension(
+        "unlearnable_kernels._C_cuda", [*sources("csrc", "*.cpp"), *sources("csrc/cuda", "*.cu", "*.cpp")]
+    )
     headers = [flag for path in module.include_dirs for flag in ("-isystem", path)]
     module.include_dirs = INCLUDES
     cxx = [*CPP_FLAGS, *["-Werror"] * strict, *headers]

@@ -1,4 +1,5 @@
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -193,6 +194,44 @@ def test_lowest_of_tied_classes_wins():
     labels = torch.tensor([0, 2, 1, 1, 2])
     _, _, winner = torch.ops.unlearn.bayes_error(features, labels, 3, 0.5)
     assert winner[0] == 1
+
+
+def test_threads_find_pairs_and_change_no_bit():
+    """4,000 rows make panels of which every round of the sweep has a pair for nearly each of 16 threads."""
+    from unlearnable_kernels import _C
+
+    generator = torch.Generator().manual_seed(0)
+    features, labels = (
+        torch.rand(4000, 5, generator=generator),
+        torch.randint(3, (4000,), generator=generator),
+    )
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 16):
+        torch.set_num_threads(count)
+        leaf = features.clone().requires_grad_()
+        error = bayes_error(leaf, labels, 3, 0.5)
+        error.sum().backward()
+        results.append((error.detach(), leaf.grad))
+    torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+    pairs = sum(_C.bayes_error_pairs())
+    panels = (math.isqrt(8 * pairs + 1) - 1) // 2
+    assert panels * (panels + 1) // 2 == pairs
+    assert 14 <= pairs / panels <= 16
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_the_first_bad_value_is_named_whatever_the_threads(count):
+    features, threads = torch.rand(3000, 40), torch.get_num_threads()
+    features[2990, 3] = features[70, 30] = torch.inf
+    features[70, 35] = torch.nan
+    torch.set_num_threads(count)
+    try:
+        with pytest.raises(RuntimeError, match=r"features\[70, 30\] is inf, but must be finite"):
+            bayes_error(features, torch.zeros(3000, dtype=torch.int64), 1, 0.5)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("dtype", "gap", "tolerance"), [(torch.float32, 2, 1e-4), (torch.float64, 20, 1e-9)])

@@ -230,6 +230,68 @@ def test_results_do_not_depend_on_threads_or_batch_split(dtype):
     assert torch.equal(whole, alone)
 
 
+@pytest.fixture
+def with_threads():
+    """Calls a function with so many threads."""
+    before = torch.get_num_threads()
+
+    def call(threads, function):
+        torch.set_num_threads(threads)
+        return function()
+
+    yield call
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [(torch.uint8, (1, 3, 300, 301)), (torch.bfloat16, (1, 1, 4, 50000)), (torch.float64, (2, 3, 200, 180))],
+)
+@pytest.mark.parametrize("rescale", contract.RESCALES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_large_image_is_the_same_however_many_threads_share_it(
+    dtype, shape, rescale, channels_last, with_threads
+):
+    images, _, filters = random_call(9, shape, k=5, dtype=dtype, channels_last=channels_last)
+    call = images, torch.tensor([2, -1][: shape[0]]), filters - 0.3, "reflect", rescale
+    alone, *shared = (with_threads(n, lambda: classwise_conv(*call)) for n in (1, 2, 5, 16))
+    for result in shared:
+        assert torch.equal(result, alone)
+
+
+def test_a_nan_in_a_large_image_fills_it_however_many_threads_share_it(with_threads):
+    images, labels, filters = random_call(9, (1, 1, 500, 500), dtype=torch.float32)
+    images[0, 0, 250, 250] = torch.nan
+    alone, shared = (with_threads(n, lambda: classwise_conv(images, labels, filters)) for n in (1, 4))
+    assert alone.isnan().all()
+    assert shared.isnan().all()
+    dark = torch.zeros_like(images)
+    assert torch.equal(with_threads(4, lambda: classwise_conv(dark, labels, filters)), dark)
+
+
+SHARED = """
+import torch, unlearnable_kernels
+from pathlib import Path
+from unlearnable_kernels import classwise_conv
+torch.set_num_threads(4)
+images = torch.randint(0, 256, (1, 3, 1500, 1500), dtype=torch.uint8)
+call = images, torch.tensor([0]), torch.rand(1, 9, 9)
+classwise_conv(*call)
+def ticks():  # of processor time, of each thread
+    return {t.name: sum(map(int, (t / "stat").read_text().rsplit(")")[1].split()[11:13]))
+            for t in Path("/proc/self/task").iterdir()}
+before = ticks()
+for _ in range(12): classwise_conv(*call)
+print(sum(value > before.get(name, 0) for name, value in ticks().items()))
+"""
+
+
+@pytest.mark.unsanitized
+def test_threads_share_one_large_image():
+    result = subprocess.run([sys.executable, "-c", SHARED], check=True, capture_output=True, text=True)
+    assert int(result.stdout) >= 2
+
+
 def test_strides():
     images, labels, filters = random_call(8, (8, 3, 20, 22))
     expected = classwise_conv(images, labels, filters)

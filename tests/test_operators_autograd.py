@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from unlearnable_kernels import bayes_error, pgd_step_
+from unlearnable_kernels import bayes_error, classwise_conv, pgd_step, pgd_step_
 from unlearnable_kernels.ops import ALL_OPS
 
 WITH_FLOATS = [op for op in ALL_OPS if op.name != "crop_flip"]
 DIFFERENTIABLE = [op for op in ALL_OPS if op.reference_backward is not None]
+FORWARD = ("classwise_conv", "pgd_step")
+WITHOUT_FORWARD = [op for op in WITH_FLOATS if op.name not in FORWARD]
 BY_NAME = {"ids": lambda op: op.name}
 NOT_FORWARD = "forward-mode derivatives are not implemented; use reverse mode"
 
@@ -24,7 +26,7 @@ def float_call(op):
     return arguments[0].contiguous(), total
 
 
-@pytest.mark.parametrize("op", WITH_FLOATS, **BY_NAME)
+@pytest.mark.parametrize("op", WITHOUT_FORWARD, **BY_NAME)
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_a_tangent_is_refused(op, requires_grad):
     x, total = float_call(op)
@@ -36,7 +38,7 @@ def test_a_tangent_is_refused(op, requires_grad):
         total(x)  # without a tangent of its own it is as ever
 
 
-@pytest.mark.parametrize("op", WITH_FLOATS, **BY_NAME)
+@pytest.mark.parametrize("op", WITHOUT_FORWARD, **BY_NAME)
 def test_torch_func_refuses_forward_mode(op):
     x, total = float_call(op)
     for call in (
@@ -46,6 +48,120 @@ def test_torch_func_refuses_forward_mode(op):
     ):
         with pytest.raises(RuntimeError, match=f"^{op.name}: {NOT_FORWARD}$"):
             call()
+
+
+def convolution(padding="reflect", rescale="max", dtype=torch.float64):
+    """A function of images and filters without ties, and both; the image labelled -1 stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 2, 4, 5, generator=generator, dtype=torch.float64).to(dtype)
+    filters = torch.rand(4, 3, 3, generator=generator, dtype=torch.float64)
+    filters = filters if dtype == torch.float64 else filters.float()
+    labels = torch.tensor([1, -1, 3, 1])
+    return lambda x, s: classwise_conv(x, labels, s, padding, rescale), (images, filters)
+
+
+def steps(norm, eps=0.3, dtype=torch.float64):
+    """A function of x, gradient and origin; elements within and outside of ball and bounds, no edge near."""
+    generator = torch.Generator().manual_seed(3)
+    x, origin = torch.rand(2, 5, 2, 3, 4, generator=generator, dtype=torch.float64)
+    grad = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    inputs = tuple(t.to(dtype) for t in (x, grad, origin))
+    return lambda x, g, o: pgd_step(x, g, o, 0.1, eps, norm, 0.2, 0.9), inputs
+
+
+FORMULAS = {
+    "zeros": convolution("zeros"),
+    "reflect": convolution(),
+    "circular, none": convolution("circular", "none"),
+    "linf": steps("linf"),
+    "l2 within the ball": steps("l2", 9.0),
+    "l2": steps("l2", 1.0),
+}
+
+
+def directions(inputs):
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in inputs)
+
+
+def central_difference(function, inputs, tangents, step=1e-6):
+    ahead, behind = ([x + sign * step * t for x, t in zip(inputs, tangents, strict=True)] for sign in (1, -1))
+    return (function(*ahead) - function(*behind)) / (2 * step)
+
+
+@pytest.mark.parametrize(("function", "inputs"), FORMULAS.values(), ids=FORMULAS)
+def test_tangents_are_finite_differences(function, inputs):
+    tangents = directions(inputs)
+    result, along = torch.func.jvp(function, inputs, tangents)
+    assert torch.equal(result, function(*inputs))
+    torch.testing.assert_close(along, central_difference(function, inputs, tangents), rtol=1e-6, atol=1e-7)
+    for at, (x, t) in enumerate(zip(inputs, tangents, strict=True)):
+        others = [torch.zeros_like(each) for each in inputs]
+        alone = torch.func.jvp(lambda x, at=at: function(*inputs[:at], x, *inputs[at + 1 :]), (x,), (t,))[1]
+        expected = central_difference(function, inputs, [*others[:at], t, *others[at + 1 :]])
+        torch.testing.assert_close(alone, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rescale", ["max", "none"])
+def test_gradcheck_in_both_modes(rescale):
+    function, inputs = convolution("zeros", rescale)
+    leaves = [each.clone().requires_grad_() for each in inputs]
+    torch.autograd.gradcheck(function, leaves, check_forward_ad=True)
+
+
+@pytest.mark.parametrize(("function", "inputs"), FORMULAS.values(), ids=FORMULAS)
+def test_derivatives_of_tangents(function, inputs):
+    """Of second order in forward mode, and in reverse mode over it."""
+    tangents = directions(inputs)
+
+    def along(*inputs):
+        return torch.func.jvp(lambda *a: function(*a).pow(2).sum(), inputs, tangents)[1]
+
+    second = torch.func.jvp(along, inputs, tangents)[1]
+    torch.testing.assert_close(second, central_difference(along, inputs, tangents), rtol=1e-5, atol=1e-5)
+    if function is FORMULAS["zeros"][0]:
+        grads = torch.func.grad(along, argnums=(0, 1))(*inputs)
+        total = sum((g * t).sum() for g, t in zip(grads, tangents, strict=True))
+        torch.testing.assert_close(total, second)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(("function", "inputs"), [convolution(), steps("l2")], ids=FORWARD)
+def test_jacobians_agree(function, inputs):
+    (x, *others), tangents = inputs, directions(inputs)
+    jacobian = torch.func.jacfwd(lambda x: function(x, *others))(x)
+    expected = torch.func.jvp(lambda x: function(x, *others), (x,), tangents[:1])[1]
+    torch.testing.assert_close(torch.tensordot(jacobian, tangents[0], x.dim()), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "make", [convolution, lambda **d: steps("linf", **d), lambda **d: steps("l2", 1.0, **d)]
+)
+def test_tangents_have_the_results_dtype(make, dtype):
+    function, inputs = make(dtype=dtype)
+    tangents = directions(inputs)
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(function(*map(forward_ad.make_dual, inputs, tangents)))
+    result = function(*inputs)
+    assert torch.equal(dual.primal, result)
+    assert dual.tangent.dtype == result.dtype
+    exact, exact_tangents = ([t.double() for t in given] for given in (inputs, tangents))
+    expected = central_difference(function, exact, exact_tangents)
+    error = (dual.tangent.double() - expected).abs() / (1 + expected.abs())
+    # Rounding moves an element or two across an edge of ball or bounds.
+    assert error.flatten().sort().values[:-3].max() < 4 * torch.finfo(dtype).eps
+
+
+def test_samples_without_a_direction_move_with_x():
+    _, (x, grad, origin) = steps("l2", 9.0)
+    grad = torch.zeros_like(grad)
+    along = torch.func.jvp(lambda x: pgd_step(x, grad, origin, 0.1, 9.0, "l2"), (x,), (torch.ones_like(x),))[
+        1
+    ]
+    assert torch.equal(along, torch.ones_like(x))
+    empty = torch.func.jvp(lambda x: pgd_step(x, x, x, 0.1, 9.0, "l2"), (x[:0],), (x[:0],))[1]
+    assert empty.shape == x[:0].shape
 
 
 def test_in_place_and_out_refuse_a_tangent():
@@ -84,6 +200,8 @@ def test_torch_func_refuses_second_derivatives(op):
     x, total = float_call(op)
     with pytest.raises(RuntimeError, match=f"{op.name}: second derivatives are not implemented"):
         torch.func.grad(lambda x: torch.func.grad(total)(x).sum())(x)
+    with pytest.raises(RuntimeError, match=f"^{op.name}(_backward)?: {NOT_FORWARD}$"):
+        torch.func.hessian(total)(x)
 
 
 @pytest.mark.parametrize("name", ["bayes_error", "bayes_ascent_step"])

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "glibc.h"
 #include "share_out.h"
 
 namespace unlearn {

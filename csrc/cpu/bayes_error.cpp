@@ -38,7 +38,7 @@ struct Arguments {
 
   const Tensor& pool() const { return references ? *references : features; }
   // Points are multiplied by it, so that what the kernels see has a bandwidth in [1, 2).
-  double power() const { return std::exp2(-std::floor(std::log2(bandwidth))); }
+  double power() const { return std::ldexp(1.0, -std::ilogb(bandwidth)); }
   double scale() const { return 1 / (bandwidth * power()) / (bandwidth * power()); }
 };
 
@@ -74,13 +74,21 @@ Arguments check_arguments(const Tensor& features, const Tensor& labels, std::int
 
 template <typename S>
 void check_finite(const Tensor& rows, const char* name) {
-  const S *at = rows.const_data_ptr<S>(), largest = std::numeric_limits<S>::max();
-  const std::int64_t depth = rows.size(1);
-  for (std::int64_t row = 0; row < rows.size(0); ++row, at += depth) {
-    int bad = 0;
-    for (std::int64_t d = 0; d < depth; ++d) bad |= !(std::abs(at[d]) <= largest);
-    for (std::int64_t d = 0; bad && d < depth; ++d)
-      check(std::isfinite(at[d]), op, name, "[", row, ", ", d, "] is ", at[d], ", but must be finite");
+  const S *values = rows.const_data_ptr<S>(), largest = std::numeric_limits<S>::max();
+  const std::int64_t count = rows.size(0), depth = rows.size(1);
+  std::atomic<std::int64_t> first_bad{count};
+  share_out_work(count, depth, 1 << 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const S* at = values + row * depth;
+      int bad = 0;
+      for (std::int64_t d = 0; d < depth; ++d) bad |= !(std::abs(at[d]) <= largest);
+      for (std::int64_t first = first_bad; bad && row < first && !first_bad.compare_exchange_weak(first, row);) {}
+    }
+  });
+  const std::int64_t row = first_bad;
+  for (std::int64_t d = 0; row < count && d < depth; ++d) {
+    const S value = values[row * depth + d];
+    check(std::isfinite(value), op, name, "[", row, ", ", d, "] is ", value, ", but must be finite");
   }
 }
 
@@ -106,8 +114,12 @@ BayesKernel<float> kernel_for<float>(bool bf16) {
   return bayes_error_portable();
 }
 
-// A tile and its transpose of 288 rows fill most of a second-level cache; fewer, so that threads find 16 panels.
-std::int64_t rows_of_panel(std::int64_t rows) { return std::clamp<std::int64_t>(rows / 16 / 48 * 48, 48, 288); }
+// A tile and its transpose of 288 rows fill most of a second-level cache. Fewer, so that there are close to 32 panels,
+// and a round of the sweep has a pair for each of 16 threads; the number of threads itself must not change a bit.
+std::int64_t rows_of_panel(std::int64_t rows) {
+  const std::int64_t step = 48, panels = 32;
+  return std::clamp<std::int64_t>((rows + panels * step - 1) / (panels * step) * step, step, 288);
+}
 
 // One call's rows, packed.
 template <typename S>
@@ -230,17 +242,19 @@ void statistics(const Arguments& a, const Tensor& error, const Tensor& mass, con
   prepared.sweep(prepared.kernel.statistics);
   S *errors = error.mutable_data_ptr<S>(), *masses = mass.mutable_data_ptr<S>();
   std::int64_t* winners = winner.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t row = 0; row < rows.padded; ++row) {
-    if (rows.source[row] < 0) continue;
-    const double* by_class = rows.mass.data() + row * a.classes;
-    const std::int64_t won = std::max_element(by_class, by_class + a.classes) - by_class, to = rows.source[row];
-    const double others = std::accumulate(by_class, by_class + won, smallest_mass) +
-                          std::accumulate(by_class + won + 1, by_class + a.classes, 0.0);
-    errors[to] = static_cast<S>(others / (others + by_class[won]));
-    masses[2 * to] = static_cast<S>(by_class[won]);
-    masses[2 * to + 1] = static_cast<S>(others);
-    winners[to] = won;
-  }
+  share_out_work(rows.padded, a.classes, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      if (rows.source[row] < 0) continue;
+      const double* by_class = rows.mass.data() + row * a.classes;
+      const std::int64_t won = std::max_element(by_class, by_class + a.classes) - by_class, to = rows.source[row];
+      const double others = std::accumulate(by_class, by_class + won, smallest_mass) +
+                            std::accumulate(by_class + won + 1, by_class + a.classes, 0.0);
+      errors[to] = static_cast<S>(others / (others + by_class[won]));
+      masses[2 * to] = static_cast<S>(by_class[won]);
+      masses[2 * to + 1] = static_cast<S>(others);
+      winners[to] = won;
+    }
+  });
 }
 
 template <typename S>

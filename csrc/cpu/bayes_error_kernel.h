@@ -20,6 +20,7 @@
 
 #include "bayes_error.h"
 #include "bfloat16.h"
+#include "glibc.h"
 
 #ifndef UNLEARN_TARGET
 #error "define UNLEARN_TARGET and UNLEARN_NAMESPACE before including bayes_error_kernel.h"

@@ -37,20 +37,27 @@ struct Points {
   }
 };
 
-template <typename S>
-std::vector<double> mean_of(const S* rows, std::int64_t count, std::int64_t depth) {
-  std::vector<double> mean(depth, 0.0);
-  for (std::int64_t i = 0; i < count; ++i)
-    for (std::int64_t d = 0; d < depth; ++d) mean[d] += static_cast<double>(rows[i * depth + d]);
-  for (double& m : mean) m /= static_cast<double>(std::max<std::int64_t>(count, 1));
-  return mean;
-}
-
 template <typename Body>
 void for_each(std::int64_t count, Body body) {
   share_out(count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) body(i);
   });
+}
+
+// The sum of the sums of every 256 rows, whatever the number of threads.
+template <typename S>
+std::vector<double> mean_of(const S* rows, std::int64_t count, std::int64_t depth) {
+  constexpr std::int64_t part = 256;
+  const std::int64_t parts = (count + part - 1) / part;
+  std::vector<double> sums(parts * depth, 0.0), mean(depth, 0.0);
+  for_each(parts, [&](std::int64_t p) {
+    for (std::int64_t i = p * part; i < std::min(count, (p + 1) * part); ++i)
+      for (std::int64_t d = 0; d < depth; ++d) sums[p * depth + d] += static_cast<double>(rows[i * depth + d]);
+  });
+  for (std::int64_t p = 0; p < parts; ++p)
+    for (std::int64_t d = 0; d < depth; ++d) mean[d] += sums[p * depth + d];
+  for (double& m : mean) m /= static_cast<double>(std::max<std::int64_t>(count, 1));
+  return mean;
 }
 
 template <typename S>

@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
+#include <limits>
 #include <tuple>
+#include <vector>
 
 #include "capability.h"
 #include "classwise_conv_arguments.h"
@@ -62,12 +64,49 @@ struct Prepared {
   }
 
   void forward() const {
-    const auto capability = cpu_capability();
+    const auto kernel = kernel_of(cpu_capability());
+    // A large image computed by tiles is computed twice, which too few images for the threads are worth.
+    const bool few = 2 * call.count <= static_cast<std::int64_t>(torch::stable::get_num_threads());
+    if (!few || call.image_size() == call.kept_values()) return parallel(kernel);
+    for (std::int64_t n = 0; n < call.count; ++n) {
+      if (call.labels[n] < 0)
+        kernel(call, n, n + 1);
+      else
+        forward_by_tiles(kernel, n);
+    }
+  }
+
+ private:
+  using Kernel = void (*)(const ClasswiseConv&, std::int64_t, std::int64_t);
+
+  static Kernel kernel_of(CpuCapability capability) {
 #if defined(__x86_64__)
-    if (capability == CpuCapability::avx512) return parallel(classwise_conv_avx512);
-    if (capability == CpuCapability::avx2) return parallel(classwise_conv_avx2);
+    if (capability == CpuCapability::avx512) return classwise_conv_avx512;
+    if (capability == CpuCapability::avx2) return classwise_conv_avx2;
 #endif
-    parallel(classwise_conv_portable);
+    static_cast<void>(capability);
+    return classwise_conv_portable;
+  }
+
+  // One image, whose tiles are shared out among threads; the same values and maximum, whatever the order.
+  void forward_by_tiles(Kernel kernel, std::int64_t n) const {
+    std::vector<double> peaks(Tiling(call).count(call));
+    ClasswiseConv part = call;
+    part.by_tiles = true;
+    part.image = n;
+    const auto every_tile = [&] {
+      share_out(static_cast<std::int64_t>(peaks.size()), 1,
+                [&](std::int64_t begin, std::int64_t end) { kernel(part, begin, end); });
+    };
+    if (call.rescale) {
+      part.peaks = peaks.data();
+      every_tile();
+      double peak = -std::numeric_limits<double>::infinity();
+      for (const double each : peaks) peak = each > peak || std::isnan(each) ? each : peak;
+      if (peak != 0) part.divisor = peak;
+      part.peaks = nullptr;
+    }
+    every_tile();
   }
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "padding.h"
@@ -24,9 +25,46 @@ struct ClasswiseConv {
 
   std::int64_t pad() const { return k / 2; }
   std::int64_t image_size() const { return planes * height * row; }
+  std::int64_t scalar_size() const { return type == ElementType::double_ ? 8 : 4; }  // of S
+  std::int64_t kept_values() const { return std::min(image_size(), 640 * 1024 / scalar_size()); }
+
+  // Forward only. One image's tiles can be shared out instead, in two calls: the first leaves every tile's maximum in
+  // `peaks` (NaN where a value is), the second, in which `peaks` is null, divides by `divisor`.
+  bool by_tiles = false;
+  std::int64_t image = 0;
+  double* peaks = nullptr;  // [tiles]
+  double divisor = 1;
 };
 
-// Forward over images [begin, end), on one thread.
+struct Tile {
+  std::int64_t plane, first_row, rows, first, columns;  // `first` and `columns` count elements of a row
+};
+
+// How an image is cut: tiles of full rows where the window holds some, otherwise also across.
+struct Tiling {
+  std::int64_t rows, columns, stride;
+
+  explicit Tiling(const ClasswiseConv& call) {
+    const std::int64_t room = 128 * 1024 / call.scalar_size(), halo = 2 * call.pad(), width = call.row / call.step;
+    const std::int64_t widest = std::max<std::int64_t>(1, room / ((halo + 4) * call.step) - halo);
+    const std::int64_t across = (width + widest - 1) / widest;
+    columns = (width + across - 1) / across * call.step;
+    stride = (columns + halo * call.step + 15) / 16 * 16;
+    rows = std::clamp<std::int64_t>(room / stride - halo, 1, call.height);
+  }
+
+  std::int64_t down(const ClasswiseConv& call) const { return (call.height + rows - 1) / rows; }
+  std::int64_t across(const ClasswiseConv& call) const { return (call.row + columns - 1) / columns; }
+  std::int64_t count(const ClasswiseConv& call) const { return call.planes * down(call) * across(call); }
+
+  Tile at(const ClasswiseConv& call, std::int64_t index) const {
+    const std::int64_t first = index % across(call) * columns, above = index / across(call);
+    const std::int64_t row = above % down(call) * rows, plane = above / down(call);
+    return {plane, row, std::min(rows, call.height - row), first, std::min(columns, call.row - first)};
+  }
+};
+
+// Forward over images [begin, end), or those tiles of one image, on one thread.
 void classwise_conv_portable(const ClasswiseConv& call, std::int64_t begin, std::int64_t end);
 void classwise_conv_avx2(const ClasswiseConv& call, std::int64_t begin, std::int64_t end);
 void classwise_conv_avx512(const ClasswiseConv& call, std::int64_t begin, std::int64_t end);

@@ -31,8 +31,6 @@
 namespace unlearn {
 namespace UNLEARN_NAMESPACE {
 
-constexpr std::int64_t tile_bytes = 128 * 1024, kept_bytes = 640 * 1024;
-
 // N neighbouring vectors of one row. A chain of members rather than an array, so that all stay in registers.
 template <class V, int N>
 struct Strip {
@@ -260,26 +258,10 @@ UNLEARN_TARGET bool has_nan(const S* y, std::int64_t count) {
   return found;
 }
 
-// How an image is cut: tiles of full rows where the window holds some, otherwise also across.
-template <class S>
-struct Tiling {
-  std::int64_t rows, columns, stride;
-
-  explicit Tiling(const ClasswiseConv& call) {
-    const std::int64_t room = tile_bytes / static_cast<std::int64_t>(sizeof(S)), halo = 2 * call.pad();
-    const std::int64_t width = call.row / call.step;
-    const std::int64_t widest = std::max<std::int64_t>(1, room / ((halo + 4) * call.step) - halo);
-    const std::int64_t across = (width + widest - 1) / widest;
-    columns = (width + across - 1) / across * call.step;
-    stride = (columns + halo * call.step + 15) / 16 * 16;
-    rows = std::clamp<std::int64_t>(room / stride - halo, 1, call.height);
-  }
-};
-
 // Calls visit(tile, values, kept) for every tile of an image: its place among the kept values while they fit,
 // otherwise the one that all others share behind them.
 template <class S, class Visit>
-UNLEARN_INLINE void for_tiles(const ClasswiseConv& call, const Tiling<S>& tiling, S* values, std::int64_t capacity,
+UNLEARN_INLINE void for_tiles(const ClasswiseConv& call, const Tiling& tiling, S* values, std::int64_t capacity,
                               Visit visit) {
   std::int64_t used = 0;
   for (std::int64_t plane = 0; plane < call.planes; ++plane)
@@ -299,48 +281,96 @@ inline void prefetch(const void* image, std::int64_t bytes) {
     __builtin_prefetch(static_cast<const char*>(image) + line);
 }
 
+// One thread's way with the tiles of an image.
+template <class V, class T>
+struct Worker {
+  using S = typename V::Scalar;
+  const ClasswiseConv& call;
+  const Tiling tiling;
+  S* window;
+  bool framed;
+  const T* image = nullptr;
+  T* out = nullptr;
+  const S* weights = nullptr;
+
+  UNLEARN_TARGET explicit Worker(const ClasswiseConv& given) : call(given), tiling(given) {
+    thread_local Scratch<S> windows;
+    const std::int64_t window_size = (tiling.rows + 2 * call.pad()) * tiling.stride;
+    const std::int64_t aligned = 15 - (call.pad() * call.step + 15) % 16;  // the first pixel begins a cache line
+    window = windows.at_least(window_size + aligned) + aligned;
+    framed = call.padding == Padding::zeros && tiling.rows == call.height && tiling.columns == call.row;
+    if (framed) std::fill(window, window + window_size, S(0));
+  }
+
+  UNLEARN_TARGET void take(std::int64_t n) {
+    image = static_cast<const T*>(call.images) + n * call.image_size();
+    out = static_cast<T*>(call.out) + n * call.image_size();
+    weights = static_cast<const S*>(call.filters) + std::max<std::int64_t>(call.labels[n], 0) * call.k * call.k;
+  }
+
+  // Equation (1); returns the tile's maximum.
+  UNLEARN_INLINE S filter(const Tile& tile, S* to) const {
+    fill_window<V>(call, image + tile.plane * call.height * call.row, tile, window, tiling.stride, framed);
+    if (tile.columns >= V::width) return filter_tile<V>(call, tile, window, tiling.stride, weights, to);
+    return filter_tile<Portable<S, 1>>(call, tile, window, tiling.stride, weights, to);
+  }
+
+  UNLEARN_INLINE void store(const Tile& tile, const S* from, S divisor) const {
+    T* to = out + (tile.plane * call.height + tile.first_row) * call.row + tile.first;
+    const std::int64_t runs = tile.columns == call.row ? 1 : tile.rows, length = tile.rows * tile.columns / runs;
+    for (std::int64_t r = 0; r < runs; ++r)
+      finish<V>(from + r * length, length, divisor, call.rescale, to + r * call.row);
+  }
+
+  UNLEARN_TARGET static bool nan_in(const Tile& tile, const S* values) {
+    return !std::is_same_v<T, std::uint8_t> && has_nan(values, tile.rows * tile.columns);
+  }
+};
+
+template <class V, class T>
+UNLEARN_TARGET void run_tiles(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
+  using S = typename V::Scalar;
+  thread_local Scratch<S> space;
+  Worker<V, T> worker(call);
+  worker.take(call.image);
+  S* values = space.at_least(worker.tiling.rows * worker.tiling.columns);
+  for (std::int64_t index = begin; index < end; ++index) {
+    const Tile tile = worker.tiling.at(call, index);
+    const S peak = worker.filter(tile, values);
+    if (call.peaks == nullptr)
+      worker.store(tile, values, static_cast<S>(call.divisor));
+    else
+      call.peaks[index] = worker.nan_in(tile, values) ? std::numeric_limits<double>::quiet_NaN() : peak;
+  }
+}
+
 template <class V, class T>
 UNLEARN_TARGET void run(const ClasswiseConv& call, std::int64_t begin, std::int64_t end) {
   using S = typename V::Scalar;
-  thread_local Scratch<S> windows, kept_values;
-  const Tiling<S> tiling(call);
-  const std::int64_t size = call.image_size(), capacity = std::min<std::int64_t>(size, kept_bytes / sizeof(S));
-  const std::int64_t window_size = (tiling.rows + 2 * call.pad()) * tiling.stride;
-  const std::int64_t aligned = 15 - (call.pad() * call.step + 15) % 16;  // the first pixel begins a cache line
-  S* window = windows.at_least(window_size + aligned) + aligned;
-  const bool framed = call.padding == Padding::zeros && tiling.rows == call.height && tiling.columns == call.row;
-  if (framed) std::fill(window, window + window_size, S(0));
-  S* values = kept_values.at_least(capacity + (capacity < size ? tiling.rows * tiling.columns : 0));
+  if (call.by_tiles) return run_tiles<V, T>(call, begin, end);
+  thread_local Scratch<S> kept_values;
+  Worker<V, T> worker(call);
+  const std::int64_t size = call.image_size(), capacity = call.kept_values();
+  S* values = kept_values.at_least(capacity + (capacity < size ? worker.tiling.rows * worker.tiling.columns : 0));
 
   for (std::int64_t n = begin; n < end; ++n) {
-    const T* image = static_cast<const T*>(call.images) + n * size;
-    T* out = static_cast<T*>(call.out) + n * size;
+    worker.take(n);
     if (call.labels[n] < 0) {
-      std::memcpy(out, image, size * sizeof(T));
+      std::memcpy(worker.out, worker.image, size * sizeof(T));
       continue;
     }
-    if (n + 1 < end) prefetch(image + size, size * static_cast<std::int64_t>(sizeof(T)));
-    const S* weights = static_cast<const S*>(call.filters) + call.labels[n] * call.k * call.k;
-    const auto filter = [&](const Tile& tile, S* to) UNLEARN_TARGET {
-      fill_window<V>(call, image + tile.plane * call.height * call.row, tile, window, tiling.stride,
-                     framed);
-      if (tile.columns >= V::width) return filter_tile<V>(call, tile, window, tiling.stride, weights, to);
-      return filter_tile<Portable<S, 1>>(call, tile, window, tiling.stride, weights, to);
-    };
+    if (n + 1 < end) prefetch(worker.image + size, size * static_cast<std::int64_t>(sizeof(T)));
     S peak = -std::numeric_limits<S>::infinity();
     bool nan = false;
-    for_tiles(call, tiling, values, capacity, [&](const Tile& tile, S* to, bool) UNLEARN_TARGET {
-      peak = std::max(peak, filter(tile, to));
-      if constexpr (!std::is_same_v<T, std::uint8_t>) nan = nan || has_nan(to, tile.rows * tile.columns);
+    for_tiles(call, worker.tiling, values, capacity, [&](const Tile& tile, S* to, bool) UNLEARN_TARGET {
+      peak = std::max(peak, worker.filter(tile, to));
+      nan = nan || worker.nan_in(tile, to);
     });
     if (nan) peak = std::numeric_limits<S>::quiet_NaN();
     const S divisor = call.rescale && peak != 0 ? peak : S(1);
-    for_tiles(call, tiling, values, capacity, [&](const Tile& tile, S* from, bool kept) UNLEARN_TARGET {
-      if (!kept) filter(tile, from);
-      T* to = out + (tile.plane * call.height + tile.first_row) * call.row + tile.first;
-      const std::int64_t runs = tile.columns == call.row ? 1 : tile.rows, length = tile.rows * tile.columns / runs;
-      for (std::int64_t r = 0; r < runs; ++r)
-        finish<V>(from + r * length, length, divisor, call.rescale, to + r * call.row);
+    for_tiles(call, worker.tiling, values, capacity, [&](const Tile& tile, S* from, bool kept) UNLEARN_TARGET {
+      if (!kept) worker.filter(tile, from);
+      worker.store(tile, from, divisor);
     });
   }
 }

@@ -4,10 +4,6 @@
 namespace unlearn {
 namespace UNLEARN_NAMESPACE {
 
-struct Tile {
-  std::int64_t plane, first_row, rows, first, columns;  // `first` and `columns` count elements of a row
-};
-
 // x/255 correctly rounded, for bytes x: 1/255 as the sum of two floats.
 template <class V>
 UNLEARN_INLINE V unit_interval(V bytes) {

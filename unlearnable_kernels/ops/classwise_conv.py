@@ -62,7 +62,8 @@ def classwise_conv(
     Returns:
         Dtype, shape and memory format of ``images``. uint8 results are the truncated 255·x̃, saturated to
         0…255, and the same bytes on every backend, instruction set, thread count and batch split.
-        Float results are differentiable with respect to ``images`` and ``filters``: once, in reverse mode.
+        Float results are differentiable with respect to ``images`` and ``filters``: once in reverse mode, any
+        number of times in forward mode, and in reverse mode over forward mode.
 
     Raises:
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.
@@ -252,6 +253,31 @@ def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor]:
     return empty_result(call).copy_(grad_images), grad_filters.to(filters.dtype)
 
 
+def _tangent(call: Arguments, tangents: dict[str, Tensor]) -> Tensor:
+    """The derivative along tangents of images and filters: (1) is linear in both, (2) divides by the peak."""
+    dtype = _compute_dtype(call.images)
+    images, filters = call.images.to(dtype), call.filters.to(dtype)
+    d_images, d_filters = (tangents.get(name) for name in ("images", "filters"))
+    active = (call.labels >= 0)[:, None, None, None]
+
+    def filtered(x: Tensor, weights: Tensor) -> Tensor:
+        return classwise_conv(x.to(dtype), call.labels, weights.to(dtype), call.padding, "none")
+
+    along = torch.zeros_like(images)
+    if d_images is not None:
+        along = along + filtered(d_images, filters)
+    if d_filters is not None:
+        along = along + torch.where(active, filtered(images, d_filters), 0)
+    if call.rescale == "max" and images.numel() > 0:
+        values = filtered(images, filters)
+        divisor = _divisor(values)
+        at_peak = values == divisor
+        peak_along = torch.where(at_peak, along, 0).sum((1, 2, 3), keepdim=True)
+        peak_along = peak_along / at_peak.sum((1, 2, 3), keepdim=True).clamp(min=1)
+        along = torch.where(active, (along - values / divisor * peak_along) / divisor, along)
+    return along.to(call.images.dtype)
+
+
 def _fake_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor]:
     return empty_result(call), torch.empty_like(call.filters, memory_format=torch.contiguous_format)
 
@@ -281,6 +307,7 @@ OPERATOR = define(
     fake=empty_result,
     sample_inputs=sample_inputs,
     autograd=Backward(_reference_backward, _fake_backward, of=("images", "filters")),
+    tangent=_tangent,
     check_out=check_out,
 )
 reference, reference_backward = OPERATOR.reference, OPERATOR.reference_backward

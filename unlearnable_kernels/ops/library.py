@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from unlearnable_kernels.ops.checks import Checks
+from unlearnable_kernels.ops.forward_mode import refuse_tangents, with_tangents
 
 LIBRARY = torch.library.Library("unlearn", "DEF")
 
@@ -122,15 +123,6 @@ def below_autograd(name: str, *arguments: Any, **named: Any) -> Any:
         return getattr(torch.ops.unlearn, name)(*arguments, **named)
 
 
-def refuse_tangents(name: str, given: tuple) -> None:
-    """Raise where an input carries a forward-mode tangent, which would be dropped without a word."""
-    if forward_ad._current_level < 0:
-        return
-    for value in given:
-        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
-            raise RuntimeError(f"{name}: forward-mode derivatives are not implemented; use reverse mode")
-
-
 def detached(name: str) -> Function:
     """The Autograd kernel of an operator whose results never require grad, whatever its inputs do."""
 
@@ -199,7 +191,9 @@ def _refuse_second(name: str) -> Function:
     return _differentiable(f"{name}_backward", lambda *given: given, save_nothing, refuse)
 
 
-def _enter_backward(name: str, arguments: type[NamedTuple], check: Function, backward: Backward) -> Function:
+def _enter_backward(
+    name: str, arguments: type[NamedTuple], check: Function, backward: Backward, tangent: Function | None
+) -> Function:
     saved = len(backward.statistics)
     hints = get_type_hints(arguments)
     is_tensor = [TYPES[hints[field]].startswith("Tensor") for field in arguments._fields]
@@ -230,7 +224,8 @@ def _enter_backward(name: str, arguments: type[NamedTuple], check: Function, bac
     returns = f"({', '.join(f'Tensor grad_{each}' for each in backward.of)})"
     written = schema(f"{name}_backward", arguments, returns, first, defaults=False)
     _enter(written, reference, fake)
-    LIBRARY.impl(name, _differentiable(name, arguments, save_for_backward, run_backward), "Autograd")
+    kernel = _differentiable(name, arguments, save_for_backward, run_backward)
+    LIBRARY.impl(name, with_tangents(arguments, tangent, kernel) if tangent else kernel, "Autograd")
     LIBRARY.impl(f"{name}_backward", _refuse_second(name), "Autograd")
     return reference
 
@@ -280,6 +275,7 @@ def define(
     sample_inputs: Callable[..., Iterator[tuple]],
     mutates: str = "",
     autograd: Backward | Function | None = None,
+    tangent: Callable[[Any, dict[str, Tensor]], Tensor] | None = None,
     check_out: Callable[[Any, Tensor], None] | None = None,
     autocast: torch.dtype | None = None,
     tolerance: float = 0,
@@ -296,6 +292,8 @@ def define(
         sample_inputs: see ``Operator``.
         mutates: the argument that is written in place.
         autograd: the backward, or a kernel for the key Autograd; None where no argument can require grad.
+        tangent: of an operator with ``autograd`` and one result, from the call and the tangents of some
+            arguments to the result's tangent, by differentiable functions; None refuses tangents.
         check_out: raises where ``out`` does not fit ``call``; given, ``<name>_into`` is entered too.
         autocast: what an enclosing autocast casts floating-point inputs to, float64 excepted.
         tolerance: see ``Operator``.
@@ -323,7 +321,7 @@ def define(
     if check_out is not None:
         reference_into = _enter_into(name, arguments, check, reference, check_out)
     if isinstance(autograd, Backward):
-        return declared(_enter_backward(name, arguments, check, autograd), reference_into)
+        return declared(_enter_backward(name, arguments, check, autograd, tangent), reference_into)
     if autograd is not None:
-        LIBRARY.impl(name, autograd, "Autograd")
+        LIBRARY.impl(name, with_tangents(arguments, tangent, autograd) if tangent else autograd, "Autograd")
     return declared(None, reference_into)

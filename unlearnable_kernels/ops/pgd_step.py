@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlearnable_kernels.ops.checks import Checks
-from unlearnable_kernels.ops.library import below_autograd, define, detached, refuse_tangents
+from unlearnable_kernels.ops.forward_mode import refuse_tangents
+from unlearnable_kernels.ops.library import below_autograd, define, detached
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -81,7 +82,7 @@ def pgd_step(
 
     Returns:
         Dtype, shape and dense layout of x; computed in float32 (float64 for float64) and rounded once. It is
-        an attack's step, not a differentiable function: the result never requires grad, whatever x does.
+        an attack's step, and the result never requires grad, whatever x does. Forward mode has its tangent.
         ``linf`` in float32 and float64 is bit-equal to the eager sequence
         ``(origin + (x + step_size * grad.sign() - origin).clamp(-eps, eps)).clamp(lower, upper)``.
 
@@ -209,6 +210,40 @@ def _reference(call: Arguments) -> Tensor:
     return _from_samples((o + d).clamp(call.lower, call.upper), result)
 
 
+def _across(v: Tensor, along: Tensor) -> Tensor:
+    """The part of ``along`` that is orthogonal to v, row by row, over ‖v‖: the derivative of v/‖v‖."""
+    length = v.norm(dim=1, keepdim=True)
+    unit = v / length
+    return (along - unit * (unit * along).sum(1, keepdim=True)) / length
+
+
+def _tangent(call: Arguments, tangents: dict[str, Tensor]) -> Tensor:
+    """The derivative of (P1) to (P5) along tangents of x, grad and origin; at an edge that within."""
+    if call.x.numel() == 0:
+        return torch.zeros_like(call.x)
+    rows = [t.double().reshape(call.x.shape[0], -1) for t in (call.x, call.grad, call.origin)]
+    none = torch.zeros_like(call.x)
+    along = [tangents.get(name, none).double().reshape_as(rows[0]) for name in ("x", "grad", "origin")]
+    (x, g, o), (d_x, d_g, d_o) = rows, along
+    if call.norm == "linf":
+        t, d_t = x + call.step_size * g.sign() - o, d_x - d_o
+        d_t = torch.where(t.abs() <= call.eps, d_t, 0)
+        t = t.clamp(-call.eps, call.eps)
+    else:
+        norms = g.norm(dim=1, keepdim=True)
+        steps = norms.isfinite() & (norms > 0)
+        g = torch.where(steps, g, 1)
+        t = x - o + torch.where(steps, call.step_size * g / g.norm(dim=1, keepdim=True), 0)
+        d_t = d_x - d_o + torch.where(steps, call.step_size * _across(g, d_g), 0)
+        outside = t.norm(dim=1, keepdim=True) > call.eps
+        beyond = torch.where(outside, t, 1)
+        d_t = torch.where(outside, call.eps * _across(beyond, d_t), d_t)
+        t = torch.where(outside, call.eps * beyond / beyond.norm(dim=1, keepdim=True), t)
+    result = o + t
+    bound = (result >= call.lower) & (result <= call.upper)
+    return torch.where(bound, d_o + d_t, 0).reshape(call.x.shape).to(call.x.dtype)
+
+
 def _reference_in_place(call: Arguments) -> None:
     check.separate("x", call.x, grad=call.grad, origin=call.origin)
     call.x.copy_(_reference(call))
@@ -247,6 +282,7 @@ OPERATOR = define(
     fake=lambda call: torch.empty_like(call.x),
     sample_inputs=sample_inputs,
     autograd=detached("pgd_step"),
+    tangent=_tangent,
 )
 IN_PLACE = define(
     pgd_step_,

@@ -1,0 +1,40 @@
+"""Forward-mode derivatives: computed where an operator has a formula, refused where it has none."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Function = Callable[..., Any]
+
+
+def _tangents(named: dict[Any, Any]) -> dict[Any, Tensor]:
+    """The forward-mode tangents of those values that carry one."""
+    if forward_ad._current_level < 0:
+        return {}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    found = {name: forward_ad.unpack_dual(tensor).tangent for name, tensor in tensors.items()}
+    return {name: tangent for name, tangent in found.items() if tangent is not None}
+
+
+def refuse_tangents(name: str, given: tuple) -> None:
+    """Raise where an input carries a forward-mode tangent, which would be dropped without a word."""
+    if _tangents(dict(enumerate(given))):
+        raise RuntimeError(f"{name}: forward-mode derivatives are not implemented; use reverse mode")
+
+
+def with_tangents(arguments: type[NamedTuple], tangent: Function, kernel: Function) -> Function:
+    """An Autograd kernel around the one that serves an operator whose inputs carry no tangent."""
+
+    def forward(*given: Any, **named: Any) -> Any:
+        call = arguments(*given, **named)
+        tangents = _tangents(call._asdict())
+        if not tangents:
+            return kernel(*given, **named)
+        primals = call._replace(
+            **{name: forward_ad.unpack_dual(getattr(call, name)).primal for name in tangents}
+        )
+        return forward_ad.make_dual(kernel(*primals), tangent(primals, tangents))
+
+    return forward
