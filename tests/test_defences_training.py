@@ -513,7 +513,7 @@ def test_fine_tuning_begins_with_given_weights(weights: Path, data: Path, tmp_pa
     defence.setup(model, "resnet8")
     for key, value in model.state_dict().items():
         assert key.startswith("fc.") or torch.equal(value, stored[key]), key
-    train(config_for(data, epochs=1, defences=[defence]), tmp_path / "run")
+    train(config_for(data, network="resnet8", epochs=1, defences=[defence]), tmp_path / "run")
     after = {key.removeprefix("model."): value for key, value in tensors_of(tmp_path / "run").items()}
     changed = {
         key for key, value in stored.items() if key[:3] != "fc." and not torch.equal(after[key], value)

@@ -31,12 +31,12 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def command_line(config: TrainConfig, out: Path) -> list[str]:
     settings = {name: value for name, value in config.as_dict().items() if value is not None}
-    options = ("train", "test", "network", "epochs", "batch_size", "lr")
+    options = ("train", "test", "network", "epochs", "batch_size", "lr", "schedule")
     line = ["train", "--out", str(out), "--plugin", str(Path(__file__).with_name("small_runs.py"))]
     for name in options:
         if name in settings:
             line += [f"--{name.replace('_', '-')}", str(settings[name])]
-    for name in ("crop_padding", "schedule", "limit_per_class"):
+    for name in ("crop_padding", "limit_per_class"):
         line += ["--set", f"{name}={settings[name]}"]
     for defence in settings["defences"]:
         given = [f"{key}={value}" for key, value in defence.items() if key != "name" and value is not None]

@@ -16,6 +16,7 @@ DISTRIBUTIONS = {
     "matplotlib": "matplotlib",
     "rich": "rich",
     "safetensors": "safetensors",
+    "scipy": "scipy",
     "simplejpeg": "simplejpeg",
     "timm": "timm",
     "torchvision": "torchvision",

@@ -214,7 +214,8 @@ def _across(v: Tensor, along: Tensor) -> Tensor:
     """The part of ``along`` that is orthogonal to v, row by row, over ‖v‖: the derivative of v/‖v‖."""
     length = v.norm(dim=1, keepdim=True)
     unit = v / length
-    return (along - unit * (unit * along).sum(1, keepdim=True)) / length
+    across: Tensor = (along - unit * (unit * along).sum(1, keepdim=True)) / length
+    return across
 
 
 def _tangent(call: Arguments, tangents: dict[str, Tensor]) -> Tensor:
