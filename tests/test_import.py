@@ -36,6 +36,19 @@ def test_neither_the_cuda_driver_nor_triton():
     assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
 
 
+def test_what_lists_names_does_without_compiler_and_networks():
+    """These take seconds to import, and every command would wait for them."""
+    program = """
+import sys, torch
+from unlearnable_kernels.cli import listing, registries
+import unlearnable_kernels.training, unlearnable_kernels.report
+print([listing(each) for each in registries().values()][:0])
+print([name for name in ("torch._dynamo", "torchvision", "timm", "scipy") if name in sys.modules])
+"""
+    result = run(program)
+    assert (result.returncode, result.stdout) == (0, "[]\n[]\n"), result.stdout + result.stderr
+
+
 WRONG = "sse9", "UNLEARNABLE_CPU_CAPABILITY is 'sse9', but must be default, avx2 or avx512"
 
 

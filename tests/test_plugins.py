@@ -1,15 +1,14 @@
 """A package from outside (tests/plugin) adds one thing of each kind, and the command line uses them all."""
 
 import json
-import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from command_lines import unlearnable
 from small_runs import write_tree
 
 from unlearnable_kernels.data.images import decode
@@ -17,42 +16,6 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.pipeline.executors import script
 
 PLUGIN = Path(__file__).parent / "plugin"
-# Several command lines in one process, since each process imports torch and torchvision.
-PROGRAM = """
-import contextlib, io, json, sys
-from unlearnable_kernels.__main__ import main
-
-results = []
-for arguments in json.loads(sys.argv.pop()):
-    sys.argv[1:] = arguments
-    status, output, errors = 0, io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code or 0
-    results.append((status, output.getvalue(), errors.getvalue()))
-print(json.dumps(results))
-"""
-
-
-class Result(NamedTuple):
-    status: int
-    output: str
-    errors: str
-
-
-def unlearnable(folder: Path, *commands: str, plugins: Path = PLUGIN) -> list[Result]:
-    path = os.pathsep.join([str(plugins), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([command.split() for command in commands])],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    return [Result(*each) for each in json.loads(process.stdout)]
 
 
 @pytest.fixture(scope="module")

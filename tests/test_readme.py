@@ -1,10 +1,8 @@
 """The README's commands and example, on a small folder of photos; options and plug-ins that the docs show."""
 
 import dataclasses
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from command_lines import unlearnable
 from PIL import Image
 
 from unlearnable_kernels.cli import app, main
@@ -124,28 +123,22 @@ def plugins(tmp_path):
 @pytest.mark.usefixtures("photos")
 def test_the_plugins_that_docs_show_work(plugins, tmp_path):
     folder, registered = plugins
-    paths = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
-
-    def run(command):
-        result = subprocess.run(
-            [sys.executable, "-m", "unlearnable_kernels", *command.split()],
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
     assert set(registered) == {"class-colour", "three-convs", "pixel-noise", "list-csv"}
-    listed = run("info")
-    assert [name for name in registered if f"  {name}: " not in listed] == []
-    run("keygen my.key")
     secret = "--key-file my.key --method class-colour:levels=24"
-    run(f"protect photos protected {secret} --format list-csv --fraction 0.5")
-    run("verify protected --key-file my.key")
-    assert sorted(path.suffix for path in Path("protected").iterdir()) == [".csv", ".json"] + [".png"] * 12
     short = "--epochs 1 --batch-size 4 --network three-convs"
-    run(f"train --train protected --test photos --out run {short} --defence pixel-noise:sigma=0.2")
+    results = unlearnable(
+        tmp_path,
+        "info",
+        "keygen my.key",
+        f"protect photos protected {secret} --format list-csv --fraction 0.5",
+        "verify protected --key-file my.key",
+        f"train --train protected --test photos --out run {short} --defence pixel-noise:sigma=0.2",
+        plugins=folder,
+    )
+    for result in results:
+        assert result.status == 0, result.errors
+    assert [name for name in registered if f"  {name}: " not in results[0].output] == []
+    assert sorted(path.suffix for path in Path("protected").iterdir()) == [".csv", ".json"] + [".png"] * 12
 
 
 def test_no_figure_is_missing():

@@ -125,13 +125,14 @@ def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = _SharedBatchNorm2d
+            # Not a decorator, whose import of the compiler would cost every command seconds.
+            module._normalise = torch.compiler.disable(module._normalise)
     return model
 
 
 class _SharedBatchNorm2d(nn.BatchNorm2d):
     """On the CPU, what ``nn.SyncBatchNorm`` is on GPUs."""
 
-    @torch.compiler.disable
     def _normalise(self, x: Tensor) -> Tensor:
         values = x.float()
         count = values.new_tensor([values.numel() / values.shape[1]])
