@@ -119,8 +119,8 @@ def test_few_images_are_taken_at_even_distances_and_have_their_own_noise() -> No
         ({"sigma": 0.0}, "sigma must be a finite number above 0, not 0.0"),
         ({"alpha": 1.0}, "alpha must be above 0 and below 1, not 1.0"),
         ({"radii": [-1.0]}, "radii must be finite numbers of 0 or more, not -1.0"),
-        ({"samples": 0}, "samples must be at least 1, not 0"),
-        ({"images": 0}, "images must be at least 1, not 0"),
+        ({"samples": 0}, "samples must be from 1 to 10,000,000, not 0"),
+        ({"images": 0}, "images must be from 1 to 10,000,000, not 0"),
     ],
 )
 def test_wrong_settings_are_one_line(changes: dict, told: str) -> None:

@@ -134,15 +134,15 @@ def test_the_transform_is_scipys(size: tuple[int, int]) -> None:
 def test_projected_images_do_not_differ_along_the_weights() -> None:
     images, defence = photos(30, side=8, divisor=4), OrthogonalProjection(epochs=5, batch_size=7)
     labels, generator = labels_of(images), torch.Generator()
-    weights, _ = defence.regression(images, labels, generator.manual_seed(0))
+    weights = defence.regression(images, labels, generator.manual_seed(0))
     weights = weights / weights.norm(dim=1, keepdim=True)
 
     def spread(some: Tensor) -> Tensor:
         return (some.flatten(1).float() @ weights.T).std(0)
 
-    # What is left is rounding, whose deviation is 12^-1/2 along any direction.
+    # What is left is rounding, whose deviation is 12^-1/2 along any direction, and some clipping.
     assert spread(images).min() > 10
-    assert spread(prepared(defence, images)).max() < 0.4
+    assert spread(prepared(defence, images)).max() < 0.6
     basis = defence.basis(images, labels, generator.manual_seed(0))
     assert len(basis) == 2
     torch.testing.assert_close(basis @ basis.T, torch.eye(2), atol=1e-5, rtol=0)
@@ -151,11 +151,10 @@ def test_projected_images_do_not_differ_along_the_weights() -> None:
 def test_the_regression_is_that_of_another_library() -> None:
     images = torch.randint(256, (40, 1, 1, 3), generator=torch.Generator().manual_seed(0)).byte()
     pixels, labels = images.flatten(1).numpy() / 255, labels_of(images)
-    whole = OrthogonalProjection(epochs=1500, lr=3.0, batch_size=40)
-    weights, biases = whole.regression(images, labels, torch.Generator())
-    other = LogisticRegression(C=1e8, tol=1e-8, max_iter=5000).fit(pixels, labels)
+    whole = OrthogonalProjection(epochs=3000, lr=3.0, batch_size=40)
+    weights = whole.regression(images, labels, torch.Generator())
+    other = LogisticRegression(C=1e8, tol=1e-8, max_iter=5000, fit_intercept=False).fit(pixels, labels)
     np.testing.assert_allclose(weights, other.coef_, atol=0.02)
-    np.testing.assert_allclose(biases, other.intercept_, atol=0.02)
 
 
 def test_channels_get_one_mean_and_contrast() -> None:

@@ -168,7 +168,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     )
     torch.save([torch.zeros(2)], path)
     assert refuse("resnet8", str(path)) == f"{path} must hold tensors by name, not a list"
-    line = "pretrained must be 'cache' or a .safetensors or .pth file, not 'imagenet'"
+    line = "weights must be 'cache' or a .safetensors or .pth file, not 'imagenet'"
     assert refuse("resnet8", "imagenet") == line
 
 

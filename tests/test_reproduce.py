@@ -96,6 +96,7 @@ def test_a_result_says_what_was_measured(work: Path) -> None:
     assert results[f"{PLACE}/erm/clean"]["burnt_keys"] == []
     assert found["machine"]["cores"] >= 1
     assert found["threads"] == 1
+    assert (found["data"]["train"]["images"], found["data"]["test"]["images"]) == (20, 20)
 
 
 def test_what_is_finished_is_not_done_again(
@@ -142,6 +143,25 @@ def test_a_scaled_row_never_passes_for_a_full_one(work: Path) -> None:
     assert "OUTSIDE" in text
     assert "OUTSIDE" not in listing([row], [full[0] | {"mean": 0.2}])
     assert "(-1.00)" in listing([replace(row, published=(31.0, 31.0))], full)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mean", "x"), ("scaled", {}), ("machine", {}), ("date", None), ("seeds", None)]
+)
+def test_a_damaged_result_is_one_line(work: Path, tmp_path: Path, name: str, value: Any) -> None:
+    [path, *_] = (work / "results").rglob("*.json")
+    (tmp_path / "r.json").write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(UserError, match=r"r.json is damaged: '\w+' is missing or malformed"):
+        read_results(tmp_path)
+
+
+def test_sets_of_two_sizes_stay_apart(data: dict[str, str], tmp_path: Path) -> None:
+    places, row = {"cifar10": data["cifar10"]}, ROWS[NAMES[1]]
+    folders = {
+        module.plan(row, 0, tmp_path, places, Scale(training={"image_size": size})).protected
+        for size in (8, 16)
+    }
+    assert len(folders) == 2
 
 
 def test_the_command(

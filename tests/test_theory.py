@@ -21,7 +21,7 @@ from unlearnable_kernels.theory.gaussian_mixture import (
     sine_basis,
     wilson_interval,
 )
-from unlearnable_kernels.theory.sweep import agreement, sweep
+from unlearnable_kernels.theory.sweep import agreement, check_picture, sweep
 
 D = 12
 
@@ -103,9 +103,13 @@ def test_what_is_out_of_range_is_refused() -> None:
     for settings, message in (
         ({"dimension": 7}, "dimension must be at least 8, not 7"),
         ({"points": 1}, "points must be at least 2, not 1"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"norms": [0.0]}, "norm must be above 0 and at most 100, not 0.0"),
     ):
         with pytest.raises(UserError, match=message):
             sweep(**settings)  # type: ignore[arg-type]
+    for out, message in ((Path("no/x.png"), "no is not a folder"), (Path("x.gif"), "must end in .png")):
+        with pytest.raises(UserError, match=message):
+            check_picture(out)
     with pytest.raises(UserError, match=r"a must be from 0 to 0.5, not 0.6"):
         protected_classifier(mean_of(1.0), 0.6, 0.1)

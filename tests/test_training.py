@@ -237,6 +237,8 @@ def test_the_rates_drops_follow_the_number_of_epochs(epochs: int, lr_step: int) 
         ("lr", float("nan")),
         ("clip_norm", -1.0),
         ("momentum", -0.1),
+        ("momentum", 1.5),
+        ("seed", 2**63),
         ("crop_padding", -1),
         ("seed", -1),
         ("schedule", "linear"),

@@ -129,3 +129,19 @@ def test_what_it_refuses() -> None:
         ClasswiseConv(KEY, "zoo", 3, size=16, kernel_size=4)
     with pytest.raises(UserError, match="at least one class"):
         ClasswiseConv(KEY, "zoo", [], size=16)
+
+
+def test_a_secret_is_no_path_and_labels_are_whole() -> None:
+    with pytest.raises(UserError, match="secret must be a Key or a Seed"):
+        ClasswiseConv("my.key", "cifar10", 10)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="classes must be their number or a list"):
+        ClasswiseConv(Key(bytes(32)), "cifar10", "abc")
+    protect = ClasswiseConv(Key(bytes(32)), "cifar10", 10)
+    with pytest.raises(UserError, match=r"labels must be whole numbers, not torch\.float32"):
+        protect(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0.0, 1.5]))
+
+
+def test_images_of_another_size_than_was_said_are_told() -> None:
+    protect = ClasswiseConv(KEY, "zoo", 3, size=32)
+    with pytest.warns(UserWarning, match="shorter side 64, but the filters were chosen for 32"):
+        protect(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))

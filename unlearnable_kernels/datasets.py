@@ -116,7 +116,9 @@ def _listed_flags(source: Source, manifest: dict[str, Any], root: str) -> list[b
     try:
         entries = sample_entries(manifest)
         listed = {name: manifest["classes"][entry["label"]] for name, entry in entries.items()}
-        flags = {name: bool(entry["protected"]) for name, entry in entries.items()}
+        flags = {name: entry["protected"] for name, entry in entries.items()}
+        if not all(isinstance(flag, bool) for flag in flags.values()):
+            raise TypeError
     except (AttributeError, IndexError, KeyError, TypeError):
         raise UserError(f"{root}: its manifest is damaged") from None
     if parse(root).subset:

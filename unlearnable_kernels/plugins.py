@@ -33,7 +33,8 @@ def load_plugin(plugin: str) -> None:
         sys.path.append(folder)  # last, so that no file of the user's hides an installed module
     try:
         module = import_module(name)
-    except Exception as error:
+    # A script that is not kept from running ends in SystemExit.
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"plug-in {plugin} cannot be imported: {reason}") from error
     found = getattr(module, "__file__", None)
@@ -94,7 +95,9 @@ def require_plugins(recorded: Mapping[str, Any], registries: Iterable[Registry[A
     known = {registry.kind: registry for registry in registries}
     for module, plugin in recorded.items():
         for each in plugin["provides"]:
-            kind, _, name = each.rpartition(" ")
+            kind, _, name = str(each).rpartition(" ")
+            if kind not in known:
+                raise UserError(f"{owner} is damaged: it says that the plug-in {module} provides {each!r}")
             if name in known[kind] and _top(known[kind].origin(name) or "") == module:
                 continue
             raise UserError(

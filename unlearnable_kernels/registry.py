@@ -205,6 +205,6 @@ def load_plugins() -> None:
     for plugin in entry_points(group=PLUGINS):
         try:
             plugin.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"plug-in {plugin.name} ({plugin.value}) cannot be imported: {reason}") from error

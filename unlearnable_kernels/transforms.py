@@ -1,5 +1,6 @@
 """Protection on the fly, as a transform of (images, labels), without a second copy of the dataset."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch.utils.data import default_collate
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Key, Secret, Seed
 from unlearnable_kernels.protect.methods import classwise_conv as method
-from unlearnable_kernels.protect.methods.filters import DEFAULTS, class_filters
+from unlearnable_kernels.protect.methods.filters import DEFAULTS, SMALL_SIDE, class_filters
 
 
 class ClasswiseConv:
@@ -62,6 +63,10 @@ class ClasswiseConv:
         strength: float | None = None,
         padding: str | None = None,
     ) -> None:
+        if not isinstance(secret, Key | Seed):
+            raise UserError(f"secret must be a Key or a Seed, such as read_key_file gives, not {secret!r}")
+        if isinstance(classes, str):
+            raise UserError(f"classes must be their number or a list of their names, not {classes!r}")
         count = classes if isinstance(classes, int) else len(classes)
         if size is None and None in (kernel_size, strength) and name not in DEFAULTS:
             raise UserError(
@@ -74,6 +79,7 @@ class ClasswiseConv:
         assert own.kernel_size is not None
         assert own.strength is not None
         assert own.padding is not None
+        self._side = size if name not in DEFAULTS and None in (kernel_size, strength) else None
         self.filters = class_filters(secret, name, count, own.kernel_size, own.strength)
         self.padding = own.padding
 
@@ -121,6 +127,16 @@ class ClasswiseConv:
 
     def _filter(self, images: Tensor, labels: Any) -> Tensor:
         if images.dim() == 3:
-            return self._filter(images[None], [int(labels)])[0]
-        labels = torch.as_tensor(labels, dtype=torch.int64, device=images.device)
+            return self._filter(images[None], [labels])[0]
+        side = min(images.shape[2:])
+        if self._side is not None and (side < SMALL_SIDE) != (self._side < SMALL_SIDE):
+            warnings.warn(
+                f"images have the shorter side {side}, but the filters were chosen for {self._side}: `protect` "
+                "would take others for a dataset of such images",
+                stacklevel=3,
+            )
+        labels = torch.as_tensor(labels, device=images.device)
+        if labels.is_floating_point():
+            raise UserError(f"labels must be whole numbers, not {labels.dtype}")
+        labels = labels.long()
         return classwise_conv(images, labels, self.filters.to(images.device), self.padding)

@@ -179,13 +179,14 @@ def evaluate_borders(run: Path | None, sets: tuple[Path, Path], seed: int, out: 
     from unlearnable_kernels.files import append_jsonl
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import evaluate_detection
-    from unlearnable_kernels.training.run_folder import DETECTIONS, read_run
+    from unlearnable_kernels.training.run_folder import DETECTIONS, read_run, run_folders
 
-    if run is not None:
-        read_run(run)  # so that nothing is written to what is no run folder
+    runs = [] if run is None else run_folders(run)
+    for each in runs:
+        read_run(each)  # so that nothing is written to what is no run folder
     with progress() as report:
         result = evaluate_detection(*sets, seed, report)
-    for file in (None if run is None else run / DETECTIONS, out):
+    for file in (*(each / DETECTIONS for each in runs), out):
         if file is not None:
             append_jsonl(file, result)
     print(

@@ -55,6 +55,8 @@ def reproduce(
     for row in chosen:
         if row.lacking:
             print(f"left out: {row.name}, which needs {row.lacking}")
+    if not runnable:
+        raise UserError("no row is left that can be run here")
     taken = ("train", "test", "clean", "network", "epochs", "limit_per_class", "seed", "defences")
     scale = Scale(epochs_scale, limit_train, network, parse_settings(set or [], taken))
     with progress("thousandths") as report:

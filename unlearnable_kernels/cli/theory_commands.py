@@ -24,8 +24,9 @@ def theory(
     Example: unlearnable theory --norm 1 --norm 5 --out theory.png
     """
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.theory.sweep import NORMS, agreement, sweep, write_sweep
+    from unlearnable_kernels.theory.sweep import NORMS, agreement, check_picture, sweep, write_sweep
 
+    check_picture(out)
     with progress("strengths") as report:
         result = sweep(norm or NORMS, dimension, points, samples, seed, report)
     write_sweep(result, out)

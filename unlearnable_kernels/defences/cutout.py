@@ -43,7 +43,7 @@ class Cutout(Defence):
 
     def _span(self, centre: Tensor, size: int) -> Tensor:
         """Which of ``size`` pixels the square covers around each centre, [B, 1] in [0, 1); bool [B, size]."""
-        length = round(self.size * size)
+        length = max(1, round(self.size * size))
         begin = (centre * size).floor() - length // 2
         at = torch.arange(size, device=centre.device)
         return (at >= begin) & (at < begin + length)

@@ -24,8 +24,8 @@ class Dat(Defence):
     """Training on what class-wise transposed convolutions, found by gradient ascent, make of the images.
 
     For every batch and class one filter and one bias, the same for every channel, start as PyTorch
-    initialises such a layer and ascend the mean loss, with the network in training mode. The network then
-    trains on the filtered images, each brought to [0, 1] by its minimum and maximum.
+    initialises such a layer and ascend the mean loss of their class's images, with the network in training
+    mode. The network then trains on the filtered images, each brought to [0, 1] by its minimum and maximum.
 
     Attributes:
         filter: Side of the filters, odd: the paper tried 3, 5 and 7.
@@ -55,21 +55,23 @@ class Dat(Defence):
         layers.uniform_(-bound, bound, generator=batch.generator)
         weights = batch.label_weights
         everyone = batch.gather(weights)
+        shares = (weights / everyone.sum(0).clamp(min=1)).sum(1)  # of an image in its class's mean
         with probing(model):
             for _ in range(self.steps):
                 layers.clamp_(-_LIMIT, _LIMIT)
-                gradients = self._gradients(model, batch, weights @ layers)
+                gradients = self._gradients(model, batch, weights @ layers, shares)
                 # Those of each class, summed in the same order however many processes there are.
                 layers += self.step_size * everyone.T @ batch.gather(gradients)
         return replace(batch, images=_stretched(deconvolved(batch.images, weights @ layers)))
 
-    def _gradients(self, model: nn.Module, batch: Batch, layers: Tensor) -> Tensor:
-        """Of the batch's mean loss with respect to each image's layer, both [B, k² + 1]."""
+    def _gradients(self, model: nn.Module, batch: Batch, layers: Tensor, shares: Tensor) -> Tensor:
+        """Of the losses, each times its share [B], with respect to each image's layer, both [B, k² + 1]."""
         layers.requires_grad_()
         with torch.enable_grad():
             with autocast(batch.images.device, batch.precision):
                 logits: Tensor = model(deconvolved(batch.images, layers))
-            loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") / batch.count
+            losses = functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+            loss = (losses * shares).sum()
         (gradients,) = torch.autograd.grad(loss, layers)
         return gradients
 

@@ -55,6 +55,8 @@ class SpectrumNorm(MeanMatch):
 
     def change(self, images: Tensor) -> Tensor:
         """The images with the mean energies, rounded and clipped to 8 bits."""
+        if images.shape[1:3].numel() == 1:
+            return images.clone()  # nothing but the mean
         coefficients = dct2(to_planes(images))
         band, members = bands(*images.shape[1:3], self.mode, self.cell)
         energy = self._energy(coefficients).maximum(members.sum(0) * _ROUNDING)

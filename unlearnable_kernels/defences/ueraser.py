@@ -15,7 +15,8 @@ from unlearnable_kernels.device import autocast
 from unlearnable_kernels.errors import UserError
 
 MODES = ("lite", "max")
-ROUGHNESS = (0.1, 0.7)  # of plasma
+ROUGHNESS = (0.3, 0.7)  # of plasma
+INTENSITY = (0.5, 1.0)  # of its brightness
 
 _OPERATIONS = OPERATIONS[:-1]  # TrivialAugment does not invert
 _BINS = 31  # of each magnitude
@@ -81,7 +82,7 @@ class Ueraser(Defence):
 
 def erased(batch: Batch) -> Tensor:
     """The images after one draw of the augmentation, float32 [B, C, H, W] in [0, 1]."""
-    images = brightened(batch.images, _clouds(batch), _uniform(batch, 0, 1), _coin(batch))
+    images = brightened(batch.images, _clouds(batch), _uniform(batch, *INTENSITY), _coin(batch))
     images = contrasted(images, _clouds(batch), _coin(batch))
     order = torch.where(_coin(batch)[:, :, 0, 0], _orders(batch), torch.arange(3, device=images.device))
     last = images.permute(0, 2, 3, 1)  # the channels, as they are in memory

@@ -58,14 +58,18 @@ def load_pretrained(model: nn.Module, name: str, source: str) -> list[str]:
     if 2 * len(fitting) < len(own):
         where = f"the cached weights of {PUBLISHED.get(name, name)}" if source == CACHE else source
         raise UserError(f"{where}: only {len(fitting)} of {len(own)} tensors fit the network {name}")
-    model.load_state_dict(fitting, strict=False)
+    try:
+        model.load_state_dict(fitting, strict=False)
+    except (NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{source} cannot be used as a network's weights ({reason})") from error
     return [key for key in own if key not in fitting]
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file by name, on the CPU, without what wrappers put before the names."""
     if not path.is_file():
-        raise UserError(f"pretrained must be {CACHE!r} or a .safetensors or .pth file, not {str(path)!r}")
+        raise UserError(f"weights must be {CACHE!r} or a .safetensors or .pth file, not {str(path)!r}")
     try:
         if path.suffix == ".safetensors":
             stored: Any = extra_module("safetensors.torch").load_file(path)

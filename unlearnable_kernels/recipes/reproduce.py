@@ -150,9 +150,10 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     """What one run of a row is, and where it and its protected set belong."""
     key = Key(hashlib.sha256(f"unlearnable reproduce {seed}".encode()).digest())
     source, protected = places[row.dataset], None
-    if row.protection is not None:
-        protected = work / "sets" / _digest([source, row.protection, key.fingerprint])
     settings: dict[str, Any] = {"network": row.network, "defences": row.defences, **row.training}
+    if row.protection is not None:
+        size = (settings | dict(scale.training)).get("image_size")
+        protected = work / "sets" / _digest([source, row.protection, size, key.fingerprint])
     settings |= {"train": source if protected is None else str(protected), "test": source, "seed": seed}
     if "protected_fraction" in settings:
         settings["clean"] = source
@@ -202,12 +203,13 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
     the last five, for each seed.
     """
     row = jobs[0].row
-    last, best, late, images = [], [], [], 0
+    last, best, late, images, seen = [], [], [], 0, {}
     for job in jobs:
         lines = read_metrics(job.folder, job.config)
         curve = [line["test_accuracy"] for line in lines]
         record = read_run(job.folder)[1]
         images = record["test"]["images"]
+        seen = {part: _seen(record[part]) for part in ("train", "test")}
         if row.test != CLEAN:
             assert job.protected is not None
             curve = [accuracy_on_filtered(job.folder, job.protected, job.key, row.test)]
@@ -226,6 +228,7 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         "protection": row.protection,
         "test": row.test,
         "training": settings,
+        "data": seen,  # of the last seed
         "scaled": scale.as_dict(),
         "seeds": [job.seed for job in jobs],
         "accuracy": {"last": last, "best": best, "mean_of_last_five": late},
@@ -239,6 +242,10 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         "burnt_keys": [] if row.protection is None else [job.key.material.hex() for job in jobs],
     }
     return write_result(result, results)
+
+
+def _seen(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: data[name] for name in ("images", "sha256")}
 
 
 def _effort(config: TrainConfig) -> int:

@@ -12,7 +12,18 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import read_json, write_json, writing
 from unlearnable_kernels.recipes.row import Row
 
-_NEEDED = ("row", "published", "scaled", "seeds", "mean", "machine", "date")
+_NEEDED = {
+    "row": str,
+    "published": list,
+    "scaled": dict | None,
+    "seeds": list,
+    "mean": float,
+    "standard_deviation": float | None,
+    "machine": dict,
+    "date": str,
+}
+_MACHINE = {"cpu": str, "gpu": str | None, "cores": int}
+_SCALED = {"epochs": float | int, "images": int | None, "network": str | None, "training": dict}
 
 
 def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
@@ -67,11 +78,18 @@ def read_result(path: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     result = read_json(path)
-    missing = [name for name in _NEEDED if not isinstance(result, dict) or name not in result]
-    if missing:
-        raise UserError(f"{path} is damaged: it has no {missing[0]!r}")
+    _require(result, _NEEDED, path)
+    _require(result["machine"], _MACHINE, path)
+    if result["scaled"] is not None:
+        _require(result["scaled"], _SCALED, path)
     found: dict[str, Any] = result
     return found
+
+
+def _require(value: Any, fields: dict[str, Any], path: Path) -> None:
+    for name, kind in fields.items():
+        if not isinstance(value, dict) or name not in value or not isinstance(value[name], kind):
+            raise UserError(f"{path} is damaged: {name!r} is missing or malformed")
 
 
 def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:

@@ -53,6 +53,7 @@ def sweep(
         ("dimension", dimension, SMALLEST_DIMENSION),
         ("points", points, 2),
         ("samples", samples, 1),
+        ("seed", seed, 0),
     ):
         if value < least:
             raise UserError(f"{name} must be at least {least}, not {value}")
@@ -110,6 +111,20 @@ def agreement(result: dict[str, Any]) -> float:
     return float(np.mean(inside))
 
 
+def check_picture(out: Path) -> str:
+    """The kind of picture that ``out`` is to be, before a sweep takes its time.
+
+    Raises:
+        UserError: It is none that can be written, or its folder is not there.
+    """
+    kind = out.suffix.lower().lstrip(".")
+    if kind not in ("png", "pdf", "svg"):
+        raise UserError(f"{out} must end in .png, .pdf or .svg")
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"{out.parent} is not a folder")
+    return kind
+
+
 def write_sweep(result: dict[str, Any], out: Path) -> None:
     """Draw a sweep as a picture, one square for every ‖μ‖, and write its figures beside it as JSON.
 
@@ -123,9 +138,7 @@ def write_sweep(result: dict[str, Any], out: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    kind = out.suffix.lower().lstrip(".")
-    if kind not in ("png", "pdf", "svg"):
-        raise UserError(f"{out} must end in .png, .pdf or .svg")
+    kind = check_picture(out)
     sweeps = result["sweeps"]
     figure = Figure(figsize=(3.4 * len(sweeps) + 0.8, 3.6), layout="constrained")
     panels = figure.subplots(1, len(sweeps), squeeze=False)[0]

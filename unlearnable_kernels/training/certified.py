@@ -21,6 +21,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.training.reproducible import derived_seed
 
+_MOST = 10_000_000  # samples of an image: more would take days
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """At which certified accuracies are usually published; images are in [0, 1]."""
 
@@ -199,5 +200,5 @@ def _check(
         if not 0 <= radius < math.inf:
             raise UserError(f"radii must be finite numbers of 0 or more, not {radius}")
     for name, value in (("samples", samples), ("selection", selection), ("images", images)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}")
+        if value is not None and not 1 <= value <= _MOST:
+            raise UserError(f"{name} must be from 1 to {_MOST:,}, not {value}")

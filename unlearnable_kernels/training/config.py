@@ -22,6 +22,7 @@ AMP = ("bf16",)
 
 LIMITS = ("limit_per_class", "test_limit_per_class")
 
+_SEEDS = 2**63  # what torch's generators take
 _RISE = 0.25  # of a one-cycle run
 _DROPS = 0.4  # of a run's epochs, between drops of the rate
 
@@ -146,6 +147,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} must be a finite number above 0, not {value}")
+        if self.seed >= _SEEDS:
+            raise UserError(f"seed must be below 2^63, not {self.seed}")
+        if self.momentum >= 1:
+            raise UserError(f"momentum must be below 1, not {self.momentum}")
         for name in ("weight_decay", "momentum", "crop_padding", "seed"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:

@@ -57,8 +57,10 @@ def evaluate_detection(
         The sets, the seed, what ``Detection`` holds, and the versions, as JSON.
 
     Raises:
-        UserError: A dataset cannot be read, or has too few images.
+        UserError: A dataset cannot be read or has too few images, or the seed is out of range.
     """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed must be 0 or more and below 2^63, not {seed}")
     paths = (clean, protected)
     names, features = zip(*(edge_features(path, progress) for path in paths), strict=True)
     fitted = halves(names, seed)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unlearnable_kernels.data.augment import draw_crop_flip
 from unlearnable_kernels.defences import Batch, Defence
 from unlearnable_kernels.device import autocast
+from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.ops.crop_flip import crop_flip
 from unlearnable_kernels.training.processes import Processes, share_batch_norm
@@ -116,6 +117,7 @@ class Engine:
         changed = any(each.overrides("augment") or each.overrides("adversary") for each in defences)
         half = recipe.precision == "bf16" and not changed
         self._dtype = torch.bfloat16 if half else torch.float32
+        self._sizes: set[tuple[int, int]] = set()  # other than the images' own, that the network took
 
     def train_epoch(
         self, epoch: int, generator: torch.Generator, report: Callable[[int], None]
@@ -171,9 +173,28 @@ class Engine:
         )
         for defence in self.defences:
             batch = defence.augment(batch)
+        if batch.images.shape[2:] != inputs.shape[2:]:
+            self._check_size(batch.images)
         for defence in self.defences:
             batch = defence.adversary(self.model, batch)
         return batch
+
+    def _check_size(self, images: Tensor) -> None:
+        """Raise UserError unless the network takes images of this size, which defences brought them to."""
+        height, width = images.shape[2:]
+        if (height, width) in self._sizes:
+            return
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                self.model(images[:1].float())
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"the network cannot take {width}x{height} px, to which the defences bring images ({reason})"
+            ) from error
+        self.model.train()
+        self._sizes.add((height, width))
 
     def _step(self, batch: Batch) -> Tensor:
         """One step of the optimiser.
@@ -181,8 +202,15 @@ class Engine:
         Returns:
             float64 [2]: the loss summed over the images here, and how many of them were recognised.
         """
-        with autocast(self.group.device, self.recipe.precision):
-            logits: Tensor = self.forward(batch.images)
+        try:
+            with autocast(self.group.device, self.recipe.precision):
+                logits: Tensor = self.forward(batch.images)
+        except ValueError as error:
+            if batch.count > 1:
+                raise
+            raise UserError(
+                f"a batch of one image is too small ({error}): give another batch_size"
+            ) from error
         logits = logits.float()
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
         for defence in self.defences:

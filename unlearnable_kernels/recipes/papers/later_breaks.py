@@ -9,7 +9,7 @@ DETECTION = "a rate of detection and no accuracy: `unlearnable evaluate --detect
 
 PAPER = Paper(
     NAME,
-    "RSK+FF (arXiv 2411.01742), COIN (AAAI 2025), UEraser, ISS, ECLIPSE, OP",
+    "RSK+FF (arXiv 2411.01742), COIN (AAAI 2025), UEraser, ISS, ECLIPSE, OP, APBench",
     (
         *(
             Row(
@@ -52,6 +52,20 @@ PAPER = Paper(
                 ("ueraser", "ueraser", 40.78),
                 ("op", "op", 28.66),
             )
+        ),
+        *(
+            Row(
+                f"{NAME}/cifar10/{defence}/{protection}",
+                once(figure),
+                "cifar10",
+                lacking=f"the protection {protection.upper()}, which is not built here",
+            )
+            for protection, figures in (
+                ("ops", {"erm": 14.69, "jpeg": 78.48}),
+                ("ar", {"erm": 11.74, "worst": 90.12}),
+                ("lsp", {"erm": 13.06, "worst": 92.83}),
+            )
+            for defence, figure in figures.items()
         ),
         Row(f"{NAME}/cifar10/eclipse/cuda", once(34.18), "cifar10", CUDA, lacking=DIFFUSION),
     ),
