@@ -432,7 +432,7 @@ def test_dat_ascends_with_a_layer_for_each_class() -> None:
     images, labels, classes, side = noise_images(7, 8), torch.tensor([0, 1, 2, 0, 1, 0, 0]), 4, 3
     model = create_network("resnet8", classes, 8).train()
     before = copy.deepcopy(model.state_dict())
-    defence = DEFENCES.create("dat:filter=3,steps=3,step_size=40")
+    defence = DEFENCES.create("dat:filter=3,steps=3,step_size=15")
     got = defence.adversary(model, batch_of(images, labels=labels, classes=classes)).images
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
@@ -450,7 +450,7 @@ def test_dat_ascends_with_a_layer_for_each_class() -> None:
         # Of every class the mean, so that its step does not depend on how many classes there are.
         losses = functional.cross_entropy(model(filtered(layers)), labels, reduction="none")
         loss = sum(losses[labels == each].mean() for each in labels.unique())
-        layers = (layers + 40 * torch.autograd.grad(loss, layers)[0]).detach()
+        layers = (layers + 15 * torch.autograd.grad(loss, layers)[0]).detach()
     assert layers.abs().max() > 5  # so that the limit took part
     expected = filtered(layers)
     low, high = expected.amin((1, 2, 3), keepdim=True), expected.amax((1, 2, 3), keepdim=True)

@@ -131,8 +131,8 @@ class ClasswiseConv:
         side = min(images.shape[2:])
         if self._side is not None and (side < SMALL_SIDE) != (self._side < SMALL_SIDE):
             warnings.warn(
-                f"images have the shorter side {side}, but the filters were chosen for {self._side}: `protect` "
-                "would take others for a dataset of such images",
+                f"images have the shorter side {side}, but the filters were chosen for {self._side}: "
+                "`protect` takes others for a dataset of such images",
                 stacklevel=3,
             )
         labels = torch.as_tensor(labels, device=images.device)
