@@ -63,7 +63,7 @@ def random_images(count: int) -> LabelledImages:
 
 def training(defences: list[str]) -> Callable[[], object]:
     device = pick_device()
-    config = TrainConfig(".", batch_size=BATCH, defences=defences, precision="bf16" if GPU else "fp32")
+    config = TrainConfig(".", batch_size=BATCH, defences=defences, amp="bf16" if GPU else None)
     engine = engine_for(config, random_images(STEPS * BATCH), Processes(0, 1, device))
     generator = torch.Generator(device).manual_seed(0)
     return lambda: engine.train_epoch(0, generator, lambda images: None)
