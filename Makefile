@@ -44,7 +44,7 @@ style: $(VENV)/.built
 test-sanitized: $(SANITIZED)/.built
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
-	$(BIN)/pytest -p no:cacheprovider $(KERNEL_TESTS) -m "not unsanitized"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider -n auto $(KERNEL_TESTS) -m "not unsanitized"
 
 $(SANITIZED)/.built: $(VENV)/.built
 	rm -rf $(SANITIZED) build/sdist
