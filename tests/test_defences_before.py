@@ -320,3 +320,8 @@ def test_settings_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UserError) as error:
         DEFENCES.create(text)
     assert str(error.value) == REFUSED[text]
+
+
+def test_a_pixel_alone_has_no_spectrum() -> None:
+    images = torch.randint(256, (3, 1, 1, 3), generator=torch.Generator().manual_seed(0)).byte()
+    assert torch.equal(prepared("spectrum-norm", images), images)

@@ -130,6 +130,11 @@ def test_cutmix_pastes_a_box_and_mixes_labels_by_its_area() -> None:
     assert stats.binomtest(mixed, 120, 0.5).pvalue > LEAST_P
 
 
+def test_the_smallest_cutout_is_a_pixel() -> None:
+    black = augmented("cutout:size=0.001", torch.ones(5, 3, 8, 8)) == 0
+    assert black.sum((2, 3)).eq(1).all()
+
+
 def test_cutout_blackens_a_square_cut_off_at_the_border() -> None:
     """At CIFAR's 32 pixels the square has 16; its centre may be any pixel."""
     size, length, count = 32, 16, 400

@@ -168,6 +168,14 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     )
     torch.save([torch.zeros(2)], path)
     assert refuse("resnet8", str(path)) == f"{path} must hold tensors by name, not a list"
+    for odd in (
+        torch.eye(2).to_sparse(),
+        torch.zeros(2, device="meta"),
+        torch.zeros(2, dtype=torch.complex64),
+    ):
+        torch.save({"fc.bias": odd}, path)
+        line = f"{path} cannot be a network's weights: fc.bias must be a dense tensor of real numbers"
+        assert refuse("resnet8", str(path)) == line
     line = "weights must be 'cache' or a .safetensors or .pth file, not 'imagenet'"
     assert refuse("resnet8", "imagenet") == line
 

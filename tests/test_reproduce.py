@@ -1,7 +1,6 @@
 """The papers' rows: whether they are what was published, and how they are run, shared, resumed and listed."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,4 +209,3 @@ def test_what_lacks_something_is_refused(data: dict[str, str], tmp_path: Path) -
     ):
         with pytest.raises(UserError, match=message):
             Scale(**values)
-    assert module.__name__ in sys.modules

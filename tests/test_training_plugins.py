@@ -154,3 +154,16 @@ def test_a_file_with_the_name_of_another_module_is_refused(
     with pytest.raises(UserError, match=r"json\.py has the name of another module, .*: rename the file"):
         load_plugin(str(tmp_path / "json.py"))
     assert "json" not in plugins._given
+
+
+def test_a_script_that_ends_the_program_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ends_the_program.py"
+    path.write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(UserError, match="cannot be imported: SystemExit: 3"):
+        load_plugin(str(path))
+
+
+def test_a_record_of_plugins_that_is_damaged_is_named() -> None:
+    for provides in ("x", "foo bar", 3):
+        with pytest.raises(UserError, match=r"run\.json is damaged: it says that the plug-in piece provides"):
+            plugins.require_plugins({"piece": {"provides": [provides]}}, [NETWORKS, DEFENCES], "run.json")

@@ -58,11 +58,7 @@ def load_pretrained(model: nn.Module, name: str, source: str) -> list[str]:
     if 2 * len(fitting) < len(own):
         where = f"the cached weights of {PUBLISHED.get(name, name)}" if source == CACHE else source
         raise UserError(f"{where}: only {len(fitting)} of {len(own)} tensors fit the network {name}")
-    try:
-        model.load_state_dict(fitting, strict=False)
-    except (NotImplementedError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{source} cannot be used as a network's weights ({reason})") from error
+    model.load_state_dict(fitting, strict=False)
     return [key for key in own if key not in fitting]
 
 
@@ -88,6 +84,11 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(stored, dict):
         raise UserError(f"{path} must hold tensors by name, not a {type(stored).__name__}")
     tensors = {str(key): value for key, value in stored.items() if isinstance(value, Tensor)}
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.is_meta or value.is_complex():
+            raise UserError(
+                f"{path} cannot be a network's weights: {key} must be a dense tensor of real numbers"
+            )
     for prefix in _PREFIXES:
         if any(key.startswith(prefix) for key in tensors):
             tensors = {k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)}
