@@ -59,7 +59,10 @@ def test_what_can_be_written(data: Path) -> None:
         == parse("imagenet100:imagenet")
         == Reference(data / "imagenet", "imagenet100", "100")
     )
-    for text in ("subset:photos", "subset:,classes=3", "subset:photos,classes="):
+    assert parse("subset:cifar10,images=7") == Reference(data / "cifar10", "subset", "", 7)
+    assert parse("subset:cifar10,classes=2,images=7") == Reference(data / "cifar10", "subset", "2", 7)
+    wrong = ("photos", ",classes=3", "photos,classes=", "photos,images=0", "photos,images=x", ",images=7")
+    for text in (f"subset:{end}" for end in wrong):
         with pytest.raises(UserError, match="write subset:SET,classes=N"):
             parse(text)
 
@@ -67,7 +70,7 @@ def test_what_can_be_written(data: Path) -> None:
 def test_the_resolved_form_means_the_same_everywhere(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("link").symlink_to(zoo)
     Path("list.txt").write_text("bee\n")
-    written = ["link", "subset:link,classes=2", "subset:link,classes=list.txt", "cifar10"]
+    written = ["link", "subset:link,classes=2", "subset:link,classes=list.txt,images=3", "cifar10"]
     found = [resolve(text) for text in written]
     assert found[:2] == [str(zoo), f"subset:{zoo},classes=2"]
     monkeypatch.chdir("/")
@@ -197,6 +200,23 @@ def test_a_subset_has_the_images_of_its_classes(kind: str, zoo: Path, tmp_path: 
         for source in (some, pickle.loads(pickle.dumps(some))):
             got = [load_image(source, sample, None) for sample in source.samples]
             np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_subset_has_the_first_images_of_every_class(kind: str, zoo: Path, tmp_path: Path) -> None:
+    path = sources(zoo, tmp_path)[kind]
+    whole = open_source(path)
+    some = open_source(Path(f"subset:{path},classes=3,images=2"))
+    first = [[s for s in whole.samples if s.label == label][:2] for label in range(3)]
+    assert [(s.name, s.label) for s in some.samples] == [
+        (s.name, s.label) for s in whole.samples if any(s in part for part in first)
+    ]
+    assert some.notes[-1] == "6 of its 18 images are taken"
+    for source in (some, pickle.loads(pickle.dumps(some))):
+        for sample in source.samples:
+            (same,) = [s for s in whole.samples if s.name == sample.name]
+            np.testing.assert_array_equal(load_image(source, sample, None), load_image(whole, same, None))
+    assert len(open_source(Path(f"subset:{path},images=100")).samples) == 24
 
 
 def test_a_subset_has_the_side_files_and_faults_of_its_classes(tmp_path: Path) -> None:

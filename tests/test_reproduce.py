@@ -13,7 +13,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.recipes import reproduce as module
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX
-from unlearnable_kernels.recipes.reproduce import Scale, reproduce
+from unlearnable_kernels.recipes.reproduce import Scale, place, reproduce
 from unlearnable_kernels.recipes.results import listing, read_results
 from unlearnable_kernels.recipes.row import TESTS
 from unlearnable_kernels.training import TrainConfig
@@ -47,7 +47,7 @@ def run(data: dict[str, str], work: Path, names: list[str], **changes: Any) -> d
 def test_every_row_can_be_planned_or_says_what_it_lacks() -> None:
     assert len(ROWS) == sum(len(paper.rows) for paper in PAPERS)
     for row in ROWS.values():
-        low, high = row.published
+        low, high = row.published or (1, 1)
         assert 0 < low <= high <= 100
         assert row.test in TESTS
         if not row.lacking:
@@ -74,6 +74,11 @@ def test_rows_are_chosen_by_name_pattern_or_paper() -> None:
     assert select([]) == list(ROWS.values())
     with pytest.raises(UserError, match="no row is called 'nobody'"):
         select(["nobody"])
+
+
+def test_a_part_of_a_data_set_may_lie_elsewhere(data: dict[str, str]) -> None:
+    assert place("subset:cifar10,images=5", data) == f"subset:{data['cifar10']},images=5"
+    assert place("cifar10", data) == data["cifar10"]
 
 
 def test_rows_share_runs_and_sets(work: Path) -> None:

@@ -1,10 +1,11 @@
-"""What may stand where a path to a data set goes: the path, a name, or some of a data set's classes.
+"""What may stand where a path to a data set goes: the path, a name, or a part of a data set.
 
 PATH                          a folder or a file; one that exists wins over a name
 NAME                          a folder in the data folder; one of ``DOWNLOADS`` gets there by itself
 imagenet100:SET               the first 100 classes of ImageNet, in the order of their names (wnids)
 imagenet100:SET,classes=FILE  its classes that FILE lists
 subset:SET,classes=10         the first 10 classes of any data set, or those that a file lists
+subset:SET,images=1000        the first 1,000 images of every class, also after classes
 
 SET is a path or a name, and without it ``imagenet100`` is that of the name imagenet. The data folder is the
 one that UNLEARNABLE_DATA names, otherwise ~/.cache/unlearnable/data.
@@ -13,6 +14,7 @@ one that UNLEARNABLE_DATA names, otherwise ~/.cache/unlearnable/data.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +30,7 @@ from unlearnable_kernels.files import resolved, writing
 
 _CACHE = "~/.cache/unlearnable/data"
 _ALIASES = {"tiny-imagenet": "tiny-imagenet-200"}
-_CLASSES = ",classes="
+_CLASSES, _IMAGES = ",classes=", ",images="
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ DOWNLOADS = {
 
 @dataclass(frozen=True)
 class Subset:
-    """A way to take some of the classes of a data set.
+    """A way to take a part of a data set.
 
     Attributes:
         classes: Which, unless something else is asked for.
@@ -78,15 +80,22 @@ class Reference:
     Attributes:
         path: The folder or file, absolute.
         subset: The one of ``SUBSETS`` that was asked for; "" for the whole data set.
-        classes: A number, for the first so many classes, or the absolute path of a file that lists them.
+        classes: A number, for the first so many classes, or the absolute path of a file that lists them; ""
+            for all.
+        images: Only the first so many images of every class; None for all.
     """
 
     path: Path
     subset: str = ""
     classes: str = ""
+    images: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.subset}:{self.path}{_CLASSES}{self.classes}" if self.subset else str(self.path)
+        if not self.subset:
+            return str(self.path)
+        classes = f"{_CLASSES}{self.classes}" if self.classes else ""
+        images = "" if self.images is None else f"{_IMAGES}{self.images}"
+        return f"{self.subset}:{self.path}{classes}{images}"
 
     @property
     def name(self) -> str:
@@ -99,6 +108,8 @@ class Reference:
         Raises:
             UserError: There are fewer, the file cannot be read, or it lists something else.
         """
+        if not self.classes:
+            return list(classes)
         if self.classes.isdecimal():
             count = int(self.classes)
             if not 1 <= count <= len(classes):
@@ -112,22 +123,30 @@ def parse(text: str | Path) -> Reference:
     """Take apart what was written where a path goes; nothing has to be there.
 
     Raises:
-        UserError: A subset does not say of what, or which classes.
+        UserError: A subset does not say of what, or which part.
     """
     text = str(text)
     kind, _, rest = text.partition(":")
     if kind not in SUBSETS or _exists(Path(text)):
         return Reference(_place(text))
-    dataset, given, classes = rest.rpartition(_CLASSES)
     subset = SUBSETS[kind]
-    if not given:
-        dataset, classes = rest, subset.classes
-    dataset = dataset or subset.dataset
-    if not dataset or not classes:
-        raise UserError(f"{shown(text)}: write {kind}:SET{_CLASSES}N or {kind}:SET{_CLASSES}FILE")
-    if not classes.isdecimal():
+    rest, images = _split_off(rest, _IMAGES)
+    dataset, classes = _split_off(rest, _CLASSES)
+    dataset, classes = dataset or subset.dataset, classes or subset.classes
+    if not dataset or not (classes or images) or (images and not re.fullmatch("0*[1-9][0-9]{0,8}", images)):
+        raise UserError(
+            f"{shown(text)}: write {kind}:SET{_CLASSES}N or {kind}:SET{_CLASSES}FILE, {_IMAGES}N behind "
+            "it or instead of it, with N from 1 on"
+        )
+    if classes and not classes.isdecimal():
         classes = str(Path(classes).expanduser().absolute())
-    return Reference(_place(dataset), kind, classes)
+    return Reference(_place(dataset), kind, classes, int(images) if images else None)
+
+
+def _split_off(text: str, mark: str) -> tuple[str, str]:
+    """What stands before the last mark and what behind it, which is empty where there is no mark."""
+    before, found, behind = text.rpartition(mark)
+    return (before, behind) if found else (text, "")
 
 
 def resolve(text: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -117,6 +118,26 @@ class Source(ABC):
             notes=[*self.notes, f"{len(names)} of its {len(self.classes)} classes are taken"],
         )
 
+    def with_rows(self, rows: Sequence[int]) -> Self:
+        """The same dataset with some of its samples, and all of its classes.
+
+        Args:
+            rows: Which of ``samples``, in ascending order.
+        """
+        return replace(self, samples=[self.samples[row] for row in rows])
+
+    def first_of_each_class(self, count: int) -> Self:
+        """The same dataset without what follows the first ``count`` samples of each class."""
+        seen: Counter[int] = Counter()
+        rows = []
+        for row, sample in enumerate(self.samples):
+            seen[sample.label] += 1
+            if seen[sample.label] <= count:
+                rows.append(row)
+        taken = self.with_rows(rows)
+        taken.notes = [*self.notes, f"{len(rows)} of its {len(self.samples)} images are taken"]
+        return taken
+
 
 class FolderSource(Source):
     """Images as files below ``root / prefix``."""
@@ -180,9 +201,15 @@ class ArraySource(Source):
     def with_classes(self, names: Sequence[str]) -> Self:
         wanted = {self.classes.index(name) for name in names}
         rows = np.flatnonzero([sample.label in wanted for sample in self.samples])
+        return self._with_images(super().with_classes(names), rows)
+
+    def with_rows(self, rows: Sequence[int]) -> Self:
+        return self._with_images(super().with_rows(rows), np.asarray(rows, dtype=np.intp))
+
+    def _with_images(self, chosen: Self, rows: np.ndarray) -> Self:
         load = partial(_rows_of, self.load, rows)
         loaded = None if self.loaded is None else self.loaded[rows]
-        return replace(super().with_classes(names), load=load, loaded=loaded, _positions=None)
+        return replace(chosen, load=load, loaded=loaded, _positions=None)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"loaded": None, "_positions": None}
@@ -212,7 +239,11 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
     source = _open(find(path), split, on_error)
     if not reference.subset:
         return source
-    return replace(source.with_classes(reference.choose(source.classes)), name=reference.name or source.name)
+    if reference.classes:
+        source = source.with_classes(reference.choose(source.classes))
+    if reference.images is not None:
+        source = source.first_of_each_class(reference.images)
+    return replace(source, name=reference.name or source.name)
 
 
 def _open(path: Path, split: str, on_error: str) -> Source:

@@ -135,8 +135,7 @@ def reproduce(
     for row in rows:
         if row.lacking:
             raise UserError(f"{row.name} cannot be run: it needs {row.lacking}")
-    known = {**WHERE, **(data or {})}
-    places = {name: resolve(known.get(name, name)) for name in {row.dataset for row in rows}}
+    places = {name: place(name, {**WHERE, **(data or {})}) for name in {row.dataset for row in rows}}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
     run_jobs(jobs, places, rank, world, progress)
     found: dict[str, dict[str, Any] | None] = {}
@@ -144,6 +143,15 @@ def reproduce(
         ready = all(job.finished for job in jobs[row.name])
         found[row.name] = summarise(jobs[row.name], scale, results) if ready else None
     return found
+
+
+def place(name: str, known: Mapping[str, str]) -> str:
+    """Where a row's data set is; of "subset:NAME,…" it is NAME that may be elsewhere."""
+    kind, colon, rest = name.partition(":")
+    if not colon:
+        return resolve(known.get(name, name))
+    whole, comma, part = rest.partition(",")
+    return resolve(f"{kind}:{known.get(whole, whole)}{comma}{part}")
 
 
 def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
@@ -223,7 +231,7 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         settings.pop(place)
     result = {
         "row": row.name,
-        "published": list(row.published),
+        "published": None if row.published is None else list(row.published),
         "dataset": row.dataset,
         "protection": row.protection,
         "test": row.test,

@@ -14,7 +14,7 @@ from unlearnable_kernels.recipes.row import Row
 
 _NEEDED = {
     "row": str,
-    "published": list,
+    "published": list | None,
     "scaled": dict | None,
     "seeds": list,
     "mean": float,
@@ -118,7 +118,9 @@ def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
 
 
 def band(row: Row) -> str:
-    """The published figure in percent, or the band of several."""
+    """The published figure in percent, or the band of several; "-" where there is none."""
+    if row.published is None:
+        return "-"
     low, high = row.published
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 
@@ -130,6 +132,8 @@ def _ours(result: dict[str, Any]) -> str:
 
 def _verdict(row: Row, result: dict[str, Any]) -> str:
     """Where there is a band, whether ours lies outside; beside a single figure, the difference."""
+    if row.published is None:
+        return ""
     low, high = row.published
     ours = 100 * result["mean"]
     if low == high:

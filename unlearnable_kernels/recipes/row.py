@@ -1,4 +1,4 @@
-"""A row of a published table: what was measured, how, and the figure."""
+"""A row of a table: what was measured, how, and the published figure where there is one."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ TESTS = (CLEAN, PROTECTED, PERMUTED)
 
 @dataclass(frozen=True)
 class Row:
-    """One published figure, and how to measure it.
+    """One figure, and how to measure it.
 
     Attributes:
         name: PAPER/DATA SET/…, unique among all papers.
         published: Lowest and highest published accuracy in percent; both are the same where there is one
-            figure.
+            figure. None for a row of our own.
         dataset: As ``open_source`` takes it.
         protection: As ``protect --method`` takes it; None trains on the data set itself.
         network: As ``find_network`` takes it.
@@ -27,7 +27,7 @@ class Row:
     """
 
     name: str
-    published: tuple[float, float]
+    published: tuple[float, float] | None
     dataset: str
     protection: str | None = None
     network: str = "resnet18"
@@ -44,11 +44,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Paper:
-    """The rows of one publication.
+    """The rows of one publication, or of a table of our own.
 
     Attributes:
         name: First part of its rows' names.
-        title: Authors, venue and year.
+        title: Authors, venue and year; or what it shows.
         rows: In the order of its tables.
     """
 

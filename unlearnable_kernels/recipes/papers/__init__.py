@@ -1,12 +1,18 @@
-"""The published tables as data: one module a paper, with its ``PAPER``."""
+"""Tables as data: one module with its ``PAPER`` for each publication, and one for a table of our own."""
 
 from fnmatch import fnmatchcase
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.recipes.papers import beo_aaai2026, cuda_cvpr2023, dune_icml2026, later_breaks
+from unlearnable_kernels.recipes.papers import (
+    beo_aaai2026,
+    cuda_cvpr2023,
+    dune_icml2026,
+    later_breaks,
+    small_grid,
+)
 from unlearnable_kernels.recipes.row import Row
 
-PAPERS = (cuda_cvpr2023.PAPER, beo_aaai2026.PAPER, later_breaks.PAPER, dune_icml2026.PAPER)
+PAPERS = (cuda_cvpr2023.PAPER, beo_aaai2026.PAPER, later_breaks.PAPER, dune_icml2026.PAPER, small_grid.PAPER)
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
 

@@ -1,0 +1,43 @@
+"""Defences against protections, small enough for two CPU cores: a table of our own, beside no published one.
+
+CIFAR-10, the first 1,000 images of every class; ``resnet8``, five epochs in batches of 64 under a one-cycle
+rate, crops and flips. Every protection is of these 10,000 images. A run is tested on 3,000 images.
+"""
+
+from unlearnable_kernels.recipes.row import Paper, Row
+
+NAME = "small-grid"
+DATASET = "subset:cifar10,images=1000"
+TRAINING = {
+    "epochs": 5,
+    "batch_size": 64,
+    "schedule": "one-cycle",
+    "lr": 0.05,
+    "test_limit_per_class": 300,
+}
+PROTECTIONS = {
+    "none": None,
+    "zeros": "classwise-conv:padding=zeros",
+    "reflect": "classwise-conv:padding=reflect",
+}
+DEFENCES = {
+    "plain": (),
+    "rsk-ff": ("rsk", "ff"),
+    "coin": ("coin",),
+    "grayscale": ("grayscale",),
+    "jpeg": ("jpeg:quality=10",),
+    "ueraser": ("ueraser",),
+    "histeq": ("histeq",),
+    "spectrum-norm": ("spectrum-norm",),
+    "at-linf": ("at-linf:eps=4/255,steps=3",),
+}
+
+PAPER = Paper(
+    NAME,
+    "what defences recover of each protection, on two CPU cores",
+    tuple(
+        Row(f"{NAME}/{defence}/{name}", None, DATASET, protection, "resnet8", defences, TRAINING)
+        for defence, defences in DEFENCES.items()
+        for name, protection in PROTECTIONS.items()
+    ),
+)
