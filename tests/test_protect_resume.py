@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import random
 import re
@@ -216,6 +217,58 @@ def test_a_journal_is_believed_only_as_far_as_the_files_go(tmp_path: Path) -> No
     assert protect(tree, tmp_path / "dst2") == whole
 
 
+def test_a_journal_without_the_keys_signature_is_not_believed(tmp_path: Path) -> None:
+    """Else whoever can write there publishes a set without its pictures, or with others."""
+    tree, dst = make_tree(tmp_path / "src", 12), tmp_path / "dst"
+    whole = protect(tree, tmp_path / "whole")
+    interrupted(tree, dst, 8)
+    journal = tmp_path / "dst.partial" / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
+        picture.unlink()
+    lines[0][1] = [None, None]
+    lines[1][1:3] = [None, None], {"0": "cannot be read", "1": "cannot be read"}
+    lines[2] = [2, [None, None], {}, ""]
+    text = "\n".join(map(json.dumps, lines)) + "\n[3, [null, null], Infinity]\n" + "[" * 100_000 + "\n"
+    journal.write_text(text)
+    assert protect(tree, dst, on_error="skip") == whole
+
+
+def test_a_line_of_another_run_is_not_believed(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "src", 12)
+    whole = protect(tree, tmp_path / "whole", strength=0.2)
+    for name, strength in (("dst", 0.3), ("dst2", 0.2)):
+        interrupted(tree, tmp_path / name, 8, strength=strength)
+    for part in ("journal.jsonl", "tree"):
+        place = tmp_path / "dst2.partial" / part
+        place.rename(tmp_path / f"old-{part}")
+        (tmp_path / "dst.partial" / part).rename(place)
+    assert protect(tree, tmp_path / "dst2", strength=0.2) == whole
+
+
+@pytest.mark.parametrize("planted", ["tree", "work", "tree/train", "journal.jsonl", "."])
+def test_links_in_the_staging_folder_are_not_followed(tmp_path: Path, planted: str) -> None:
+    tree, dst, other = make_tree(tmp_path / "src", 4), tmp_path / "dst", tmp_path / "other"
+    other.mkdir()
+    link = tmp_path / "dst.partial" / planted
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(other)
+    with pytest.raises(UserError, match="is a symbolic link"):
+        protect(tree, dst)
+    assert not list(other.iterdir())
+    assert not dst.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", "3", '{"digest": Infinity}', '{"digest": "", "header": 3}', "\0"]
+)
+def test_a_damaged_plan_is_one_line(tree: Path, tmp_path: Path, text: str) -> None:
+    interrupted(tree, tmp_path / "dst", 2)
+    (tmp_path / "dst.partial" / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=r"plan\.json is damaged; delete .* to start over$"):
+        protect(tree, tmp_path / "dst")
+
+
 def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
     tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
     interrupted(tree, dst, 4)
@@ -281,14 +334,14 @@ def test_a_complete_result_of_another_seed_is_not_taken_for_this_one(tree: Path,
 def test_one_run_at_a_time(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "LOCK_WAIT", 0.1)
     with (
-        staging.Staging(tmp_path / "dst"),
+        staging.Staging(tmp_path / "dst", KEY),
         pytest.raises(UserError, match="another process is working"),
     ):
         protect(tree, tmp_path / "dst")
     monkeypatch.setattr(staging, "LOCK_WAIT", 30)
     # Who waits for a run that then ends well finds its result.
     notes: list[str] = []
-    with staging.Staging(tmp_path / "dst") as holder:
+    with staging.Staging(tmp_path / "dst", KEY) as holder:
         waiting = threading.Thread(
             target=protect_dataset,
             args=(tree, tmp_path / "dst"),

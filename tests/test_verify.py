@@ -103,6 +103,8 @@ def test_a_changed_manifest_is_told(tmp_path: Path) -> None:
             manifest_text({**manifest_of(KEY), "mac": ""}).replace('"mac": ""', r'"mac": "\ud800"'),
             "not valid JSON",
         ),
+        (manifest_text(manifest_of(KEY)).replace("{", '{"mac": "", ', 1), "it gives 'mac' twice"),
+        (manifest_text(manifest_of(KEY)).replace("0.3", "Infinity"), "not valid JSON"),
         ("[]", "JSON object"),
         ("{}", "'schema' is missing"),
         (manifest_text(manifest_of(KEY, schema=2)), "schema 2"),

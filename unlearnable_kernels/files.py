@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -197,9 +198,48 @@ def _read(path: Path) -> bytes:
 
 def _parse(text: bytes, name: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{name} is damaged: {error}") from None
+
+
+def parse_json(text: bytes) -> Any:
+    """The value of a JSON text that we might have written.
+
+    Raises:
+        ValueError: It is not valid JSON, has a NaN or an infinity, is nested too deeply, or gives a name
+            twice, which readers would understand in two ways.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+    except _TwiceError:
+        raise
     except (ValueError, RecursionError):
-        raise UserError(f"{name} is damaged: not valid JSON") from None
+        raise ValueError("not valid JSON") from None
+
+
+class _TwiceError(ValueError):
+    pass
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise _TwiceError(f"it gives {twice!r} twice")
+    return found
 
 
 def sha256_of(path: Path) -> str:

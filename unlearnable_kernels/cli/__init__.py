@@ -1,6 +1,7 @@
 """The command line, ``unlearnable``: each command turns its options into one call of a public function."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, v
 from unlearnable_kernels.cli.reproduce_commands import reproduce
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 app = typer.Typer(
     name="unlearnable",
@@ -64,11 +65,24 @@ for command in COMMANDS:
 
 def _say(message: object) -> None:
     if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun started
-        print(f"unlearnable: {message}", file=sys.stderr)
+        print(f"unlearnable: {shown(str(message))}", file=sys.stderr)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: work in progress ends as on Ctrl-C, and says how to resume."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def main() -> None:
-    """Entry point: exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted."""
+    """Entry point.
+
+    Exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted, 143 if terminated.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # names are not always UTF-8
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         unlearnable_kernels.cpu_capability()  # an instruction set that there is not is found now
@@ -78,6 +92,9 @@ def main() -> None:
         _say(error)
     except UsageError as error:
         _say(error.format_message())
+    except _Terminated:
+        _say("terminated")
+        sys.exit(143)
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         sys.exit(130)

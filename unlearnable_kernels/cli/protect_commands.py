@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unlearnable_kernels.cli.options import Plugin
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
     from unlearnable_kernels.protect.keys import Secret
@@ -119,7 +119,7 @@ def protect(
             workers=workers,
             on_error="skip" if on_error is OnError.skip else "raise",
             progress=report,
-            notify=lambda message: print(message, file=sys.stderr),
+            notify=lambda message: print(shown(message), file=sys.stderr),
         )
     print(f"wrote {dst} with {manifest}")
 
@@ -147,7 +147,7 @@ def verify(
         found = verify_dataset(dst, secret, report)
     for kind in ("missing", "extra", "changed"):
         for name in getattr(found, kind):
-            print(f"{kind}: {name}")
+            print(f"{kind}: {shown(name)}")
     print(f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}")
     if not found.ok:
         raise typer.Exit(1)

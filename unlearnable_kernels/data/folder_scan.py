@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unlearnable_kernels.data.images import IMAGE_SUFFIXES
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 _LITTER = frozenset(("Thumbs.db", "desktop.ini"))
 
@@ -169,9 +169,3 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def shown(name: str) -> str:
-    """``name`` as one printable line: undecodable bytes and control characters escaped."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import parse_json
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -63,15 +64,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_bytes())
-        # What JSON cannot express, such as NaN or half a character, was never written and has no mac.
-        canonical(manifest)
+        text = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{folder}: not a protected dataset: it has no {MANIFEST_NAME}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
+    try:
+        manifest = parse_json(text)
+        canonical(manifest)  # half a character was never written, and has no mac
+    except UnicodeEncodeError:
         raise UserError(f"{path}: damaged: not valid JSON") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged: {error}") from None
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: not a manifest, which is a JSON object")
     for name, kind in _REQUIRED.items():

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.folder_scan import shown
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.files import resolved, writing
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from unlearnable_kernels.data.folder_scan import refuse_case_twins, shown
+from unlearnable_kernels.data.folder_scan import refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.images import decode, resize
 from unlearnable_kernels.data.named import find, parse
-from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.errors import ImageError, UserError, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self

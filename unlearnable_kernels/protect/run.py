@@ -91,7 +91,7 @@ def protect_dataset(
     if _is_complete(dst, plan, secret) and not staging_folder(dst).exists():
         notify(f"{dst} is complete already")
         return dst / MANIFEST_NAME
-    with resumable(), Staging(dst) as staging:
+    with resumable(), Staging(dst, secret) as staging:
         # Asked again: another process may have finished it while this one waited.
         if _is_complete(dst, plan, secret):
             staging.remove()

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, refuse_case_twins, shown
+from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
 from unlearnable_kernels.data.originals import stem
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, FolderSource, Sample, Source, not_a_dataset
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
-from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import sha256_of, write_file
 
 _CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -2,7 +2,7 @@
 
 DST.partial/lock           held by whoever works here, and by their workers
 DST.partial/plan.json      what is being made; another plan is refused
-DST.partial/journal.jsonl  a line for each finished chunk, with the hashes of its files
+DST.partial/journal.jsonl  a line for each finished chunk, with the hashes of its files, signed by the key
 DST.partial/tree/          becomes DST
 DST.partial/parts/         what a format puts together in the end, such as the pixels of an .npz
 DST.partial/work/          what a method needs before the first file, such as its optimised images
@@ -11,7 +11,7 @@ DST.partial/work/          what a method needs before the first file, such as it
 import contextlib
 import ctypes
 import fcntl
-import json
+import hmac
 import os
 import shutil
 import time
@@ -20,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import write_all, write_json, writing
+from unlearnable_kernels.data.manifest import canonical
+from unlearnable_kernels.errors import UserError, shown
+from unlearnable_kernels.files import parse_json, write_all, write_json, writing
+from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.chunk import Result
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
@@ -34,13 +36,18 @@ _TEMPORARY = ".tmp"
 class Staging:
     """The staging folder of ``dst``, locked while this context manager is open.
 
+    Args:
+        dst: What it becomes.
+        secret: Signs the journal: a chunk that another than its holder calls finished is done again.
+
     Raises:
-        UserError: Another process is working there, or it holds something else.
+        UserError: Another process is working there, it holds something else, or a symbolic link.
         WriteError: It cannot be written.
     """
 
-    def __init__(self, dst: Path) -> None:
-        self.dst = dst
+    def __init__(self, dst: Path, secret: Secret) -> None:
+        self.dst, self.secret = dst, secret
+        self.digest = ""
         self.folder = staging_folder(dst)
         self.tree = self.folder / "tree"
         self.parts = self.folder / "parts"
@@ -58,6 +65,11 @@ class Staging:
                 raise UserError(
                     f"{self.folder} is needed for {self.dst.name}, but holds {foreign[0]!r}; delete it if it "
                     "is an unfinished run of another version, or choose another name"
+                )
+            if (link := _find_link(self.folder)) is not None:
+                raise UserError(
+                    f"{shown(str(link))} is a symbolic link, which no run leaves there; "
+                    f"delete {self.folder} to start over"
                 )
         except UserError:
             self.close()
@@ -77,6 +89,8 @@ class Staging:
         deadline = time.monotonic() + LOCK_WAIT
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.is_symlink():
+                raise UserError(f"{self.folder} is a symbolic link, which is not followed; delete it")
             try:
                 self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,13 +113,14 @@ class Staging:
         Raises:
             UserError: Another plan was begun here before.
         """
+        self.digest = digest
         path = self.folder / "plan.json"
         if not path.exists():
             write_json(path, {"digest": digest, "header": header})
             return False
         try:
-            begun = json.loads(path.read_bytes())
-            same, before = begun["digest"] == digest, begun["header"]
+            begun = parse_json(path.read_bytes())
+            same, before = begun["digest"] == digest, dict(begun["header"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path} is damaged; delete {self.folder} to start over") from None
         if same:
@@ -120,7 +135,7 @@ class Staging:
         """The results in the journal whose files are still what was written; the others are done again."""
         path = self.folder / "journal.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
-        results = [result for line in lines if (result := _parse(line)) is not None]
+        results = [result for line in lines if (result := self._parse(line)) is not None]
         with ThreadPoolExecutor() as pool:
             kept = {
                 r.index: r for r, whole in zip(results, pool.map(is_whole, results), strict=True) if whole
@@ -128,7 +143,7 @@ class Staging:
 
         with writing(self.folder):
             temporary = path.with_suffix(_TEMPORARY)
-            temporary.write_bytes(b"".join(map(_line, kept.values())))
+            temporary.write_bytes(b"".join(map(self._line, kept.values())))
             temporary.replace(path)
             self._journal = os.open(path, os.O_WRONLY | os.O_APPEND)
         return kept
@@ -136,7 +151,26 @@ class Staging:
     def record(self, result: Result) -> None:
         """Add a finished chunk to the journal."""
         with writing(self.folder):
-            write_all(self._journal, _line(result))
+            write_all(self._journal, self._line(result))
+
+    def _line(self, result: Result) -> bytes:
+        record = [result.index, result.sha256, {str(key): why for key, why in result.skipped.items()}]
+        return canonical([*record, self._mac(record)]) + b"\n"
+
+    def _parse(self, line: bytes) -> Result | None:
+        """None for a line that was cut short, never reached the disk, or was written without the key."""
+        try:
+            *record, mac = parse_json(line)
+            if not hmac.compare_digest(mac, self._mac(record)):
+                return None
+            index, hashes, skipped = record
+            return Result(index, hashes, {int(key): why for key, why in skipped.items()})
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    def _mac(self, record: list[Any]) -> str:
+        # Of this plan alone: a line of another run is as foreign as anybody's.
+        return self.secret.mac(canonical(["journal", self.digest, record]))
 
     def publish(self) -> None:
         """Flush the tree to disk, give it its final name, and delete the rest."""
@@ -177,17 +211,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return found
 
 
-def _line(result: Result) -> bytes:
-    return json.dumps([result.index, result.sha256, result.skipped]).encode() + b"\n"
-
-
-def _parse(line: bytes) -> Result | None:
-    """None for a line that was cut short, or never reached the disk."""
-    try:
-        index, hashes, skipped = json.loads(line)
-        return Result(int(index), list(hashes), {int(key): str(value) for key, value in skipped.items()})
-    except (ValueError, TypeError, AttributeError):
-        return None
+def _find_link(folder: Path) -> Path | None:
+    """A symbolic link in a folder or below it, if there is one; none is followed."""
+    paths = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
+    return next((path for path in paths if path.is_symlink()), None)
 
 
 def _sync(path: Path) -> None:

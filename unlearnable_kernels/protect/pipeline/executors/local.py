@@ -102,7 +102,9 @@ def _start(rendering: bytes, script: str | None, parent: Connection, lock: Conne
     global _rendering, _failure
     # Kept open until the process ends: that holds the lock.
     _held.append(lock)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # They end with the process that started them, which says what is to be said.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     with suppress(ImportError):
