@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 
+import unlearnable_kernels
 from unlearnable_kernels import progress
 from unlearnable_kernels.cli import app, main
 from unlearnable_kernels.cli.options import LISTED, registries
@@ -62,6 +64,41 @@ def test_the_help_lists_what_can_be_chosen(run):
                 line = " ".join(text.split(f"\n    {entry.name}: ")[1].split())
                 assert line.startswith(entry.description)
                 assert all(setting in line for setting in registry.settings(entry.name))
+
+
+def test_the_version(run):
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (
+        0,
+        f"unlearnable_kernels {unlearnable_kernels.__version__}\n",
+    )
+
+
+def test_a_name_is_one_line_that_no_terminal_obeys(run, tmp_path):
+    """Of a file, a class or a folder; whether bad input ends there or not."""
+    source = tmp_path / "src" / "train" / "a"
+    source.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(source / "1.png")
+    run("keygen", "k")
+    run("protect", "src", "out", "--key-file", "k")
+    for name in (
+        b"z\nok: 1,000 files checked, key matches",
+        b"\x1b[2J\xc2\x9b31m",
+        b"\xff.png",
+        "\u202egnp".encode(),
+    ):
+        (tmp_path / "out" / os.fsdecode(name)).touch()
+    result = run("verify", "out", "--key-file", "k")
+    assert result.stdout.splitlines() == [
+        r"extra: \x1b[2J\x9b31m",
+        r"extra: z\nok: 1,000 files checked, key matches",
+        r"extra: \u202egnp",
+        r"extra: \xff.png",
+        "NOT ok: 1 files checked, key matches",
+    ]
+    result = run("protect", "no\nsuch\x1b[2J\udcff", "b", "--key-file", "k")
+    assert result.stderr.startswith(rf"unlearnable: {tmp_path}/no\nsuch\x1b[2J\xff: no such file or folder")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,11 +1,12 @@
 """The command line, ``unlearnable``: each command turns its options into one call of a public function."""
 
+import io
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,12 +21,26 @@ from unlearnable_kernels.errors import UserError, shown
 
 app = typer.Typer(
     name="unlearnable",
-    help="Publish image datasets that models cannot learn from without your consent.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 UsageError: Any = typer.BadParameter.__base__
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"unlearnable_kernels {unlearnable_kernels.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Publish image datasets that models cannot learn from without your consent."""
 
 
 def info(plugin: Plugin = None) -> None:
@@ -82,7 +97,8 @@ def main() -> None:
     Exit status 0, 1 for a failed check, 2 for bad input with one line, 130 if interrupted, 143 if terminated.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # names are not always UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are not always UTF-8
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         unlearnable_kernels.cpu_capability()  # an instruction set that there is not is found now
