@@ -1,7 +1,9 @@
+import contextlib
 import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +74,26 @@ def test_the_version(run):
         0,
         f"unlearnable_kernels {unlearnable_kernels.__version__}\n",
     )
+
+
+def test_a_terminated_command_says_how_to_resume(run, tmp_path, monkeypatch):
+    source = tmp_path / "src" / "train" / "a"
+    source.mkdir(parents=True)
+    for number in range(300):
+        Image.new("RGB", (8, 8)).save(source / f"{number}.png")
+    run("keygen", "k")
+
+    @contextlib.contextmanager
+    def terminating(unit="images"):
+        yield lambda what, done, total: os.kill(os.getpid(), signal.SIGTERM) if done else None
+
+    command = ("protect", "src", "out", "--key-file", "k", "--workers", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "progress", terminating)
+        result = run(*command)
+    assert result.returncode == 143
+    assert result.stderr == "interrupted; run the same command again to resume\n"
+    assert "resuming: 256 of 300 images are done" in run(*command).stderr
 
 
 def test_a_name_is_one_line_that_no_terminal_obeys(run, tmp_path):

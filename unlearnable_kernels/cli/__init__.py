@@ -83,12 +83,9 @@ def _say(message: object) -> None:
         print(f"unlearnable: {shown(str(message))}", file=sys.stderr)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: work in progress ends as on Ctrl-C, and says how to resume."""
-
-
 def _terminate(*_: object) -> None:
-    raise _Terminated
+    """On SIGTERM, work in progress ends as on Ctrl-C, and says how to resume."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def main() -> None:
@@ -108,9 +105,6 @@ def main() -> None:
         _say(error)
     except UsageError as error:
         _say(error.format_message())
-    except _Terminated:
-        _say("terminated")
-        sys.exit(143)
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         sys.exit(130)

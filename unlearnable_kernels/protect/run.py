@@ -101,7 +101,7 @@ def protect_dataset(
         try:
             results = job.render(workers, notify)
             manifest = job.finish(results, secret)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             notify("interrupted; run the same command again to resume")
             raise
     _notify_result(manifest, len(plan.outputs), notify)

@@ -77,7 +77,7 @@ def _in_flight(pool: ProcessPoolExecutor, chunks: Sequence[Chunk], limit: int) -
             if chunk is None:
                 exhausted = True
             else:
-                with _without_main():
+                with _without_main(), _uninterrupted():
                     pending.add(pool.submit(_render, chunk))
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
@@ -96,6 +96,16 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: a worker that is half started when they come dies with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(rendering: bytes, script: str | None, parent: Connection, lock: Connection) -> None:
