@@ -84,7 +84,8 @@ def test_operators_need_torch_and_numpy_alone() -> None:
 @pytest.mark.parametrize("missing", ["typer", "safetensors"])
 def test_a_command_without_its_packages_says_what_to_install(missing: str, tmp_path: Path) -> None:
     result = run(COMMAND, "evaluate", tmp_path, "--test", tmp_path, WITHOUT=missing)
-    line = f"unlearnable: {missing} cannot be imported (No module named '{missing}'): {INSTALL}\n"
+    reason = f"cannot be imported (No module named '{missing}')"
+    line = f"unlearnable: {missing} {reason}: {INSTALL.format('commands')}\n"
     assert (result.returncode, result.stderr) == (2, line)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import pillow_heif
 import pytest
 from PIL import Image
 from sample_images import SHAPES, by_pillow, photo, png, png_chunk, saved
@@ -30,7 +31,10 @@ MODES = {
     "gif": ["1", "L", "P"],
     "tiff": ["1", "L", "P", "RGB", "LA", "RGBA", "CMYK", "YCbCr"],
     "ppm": ["1", "L", "RGB"],
+    "avif": ["RGB"],
+    "heif": ["L", "RGB"],
 }
+pillow_heif.register_heif_opener()
 
 
 def refusal(data: bytes) -> str | None:
@@ -362,3 +366,18 @@ def test_real_images_have_pillows_pixels(folder):
         pixels = decode(data, path.name)
         np.testing.assert_array_equal(pixels, by_pillow(data))
         np.testing.assert_array_equal(decode(encode(pixels, "png"), path.name), pixels)
+
+
+@pytest.mark.parametrize("format", ["avif", "heif"])
+def test_more_bits_than_pillow_tells_are_refused(format):
+    data = saved(Image.fromarray(photo(16, 16)), format)
+    box = b"pixi\0\0\0\0\x03\x08\x08\x08"
+    assert box in data
+    refused(data.replace(box, box[:-1] + b"\x0a"), "more than 8 bits a channel")
+
+
+def test_a_sideways_avif_is_turned():
+    image = Image.fromarray(photo(16, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(saved(image, "avif", exif=exif), "x").shape == (24, 16, 3)

@@ -222,7 +222,7 @@ def test_pipes_are_refused(tmp_path):
 
 def test_what_is_no_data_set(tmp_path):
     refused(tmp_path / "absent", "no such file or folder")
-    refused(tree(tmp_path / "flat", "1.png"), "no class folders.*Tiny-ImageNet")
+    refused(tree(tmp_path / "flat", "1.txt"), "no class folders.*Tiny-ImageNet")
     refused(tree(tmp_path / "file", "x.zip") / "x.zip", "not a dataset.*class folders")
     refused(tmp_path, "split must be train or test", split="val")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearnable_kernels.errors import UserError
 
-INSTALL = "pip install 'unlearnable_kernels[commands]'"
+INSTALL = "pip install 'unlearnable_kernels[{}]'"
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -22,12 +22,15 @@ DISTRIBUTIONS = {
     "torchvision": "torchvision",
     "typer": "typer",
 }
-"""What the extra installs, by the name it is imported by."""
+"""What the extra ``commands`` installs, by the name it is imported by."""
+
+OTHERS = {"pillow_heif": ("pillow-heif", "heif")}
+"""What another extra installs: the package, and the extra."""
 
 
 @cache
 def extra_module(name: str) -> Any:
-    """Import a module of a package that only the extra ``commands`` installs.
+    """Import a module of a package that only an extra installs.
 
     Args:
         name: The module, such as "PIL.Image".
@@ -48,4 +51,5 @@ def missing(name: str, error: ImportError) -> str:
     """The line that says what to install: ``error`` was raised when ``name``, of the extra, was imported."""
     package = name.partition(".")[0]
     reason = str(error).partition("\n")[0]
-    return f"{DISTRIBUTIONS[package]} cannot be imported ({reason}): {INSTALL}"
+    distribution, extra = OTHERS.get(package) or (DISTRIBUTIONS[package], "commands")
+    return f"{distribution} cannot be imported ({reason}): {INSTALL.format(extra)}"

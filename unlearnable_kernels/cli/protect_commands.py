@@ -72,7 +72,8 @@ def keygen(
 
 def protect(
     src: Annotated[
-        Path, typer.Argument(help="Class folders, CIFAR archives, Tiny-ImageNet or ImageNet layout.")
+        Path,
+        typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet."),
     ],
     dst: Annotated[Path, typer.Argument(help="Folder to create; appears when it is whole.")],
     key_file: KeyFile = None,
@@ -86,6 +87,9 @@ def protect(
             metavar="NAME[:SETTING=VALUE,...]",
             help="What to write, see below.  [default: png for trees, npz for archives]",
         ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with a file,class in each line, where SRC has no class folders.")
     ] = None,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
@@ -116,6 +120,7 @@ def protect(
             format=format,
             resize=resize,
             dataset_name=dataset_name,
+            labels=labels,
             workers=workers,
             on_error="skip" if on_error is OnError.skip else "raise",
             progress=report,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unlearnable_kernels.data.images import IMAGE_SUFFIXES
 from unlearnable_kernels.errors import UserError, shown
 
-_LITTER = frozenset(("Thumbs.db", "desktop.ini"))
+_LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # in any case
 
 
 class FoundFile(NamedTuple):
@@ -67,7 +67,7 @@ class Scan:
         folder = str(self.base / name)
         try:
             with os.scandir(folder) as entries:
-                visible = [e for e in entries if not e.name.startswith(".") and e.name not in _LITTER]
+                visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _LITTER]
         except OSError as error:
             raise UserError(f"{shown(folder)}: {error.strerror}") from None
         folders, files = [], []
@@ -120,13 +120,30 @@ class Scan:
                     self.refuse(path, f"not an image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
         return images, side_files
 
-    def _check_link(self, entry: os.DirEntry[str]) -> None:
-        name = shown(entry.path)
+    def takes(self, name: str) -> bool:
+        """Whether a file that something else names is an image that can be taken; otherwise it is refused.
+
+        Raises:
+            UserError: As ``list_folder``, and as ``refuse``.
+        """
+        path = self.base / name
+        if path.is_symlink():
+            self._check_link(path)
+        if not has_image_suffix(name):
+            self.refuse(name, f"not an image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
+        elif not path.is_file():
+            self.refuse(name, "no such file")
+        else:
+            return True
+        return False
+
+    def _check_link(self, entry: os.DirEntry[str] | Path) -> None:
+        name = shown(os.fspath(entry))
         if entry.is_dir():
             raise UserError(f"{name}: a symbolic link to a folder; such links are not followed")
         if not entry.is_file():
             raise UserError(f"{name}: a symbolic link that does not lead to a file")
-        if not Path(entry.path).resolve().is_relative_to(self.tree):
+        if not Path(entry).resolve().is_relative_to(self.tree):
             raise UserError(f"{name}: a symbolic link out of {self.tree}; only links within it are followed")
 
 

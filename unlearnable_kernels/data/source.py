@@ -146,7 +146,7 @@ class FolderSource(Source):
     is_encoded: ClassVar[bool] = True
 
     def read(self, sample: Sample) -> bytes:
-        path = f"{self.root}/{self.prefix}/{sample.name}"
+        path = self.path_of(sample)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -162,6 +162,10 @@ class FolderSource(Source):
                 f"{path}: had {sample.size} bytes when the dataset was opened, and has changed since"
             )
         return data
+
+    def path_of(self, sample: Sample) -> str:
+        """The sample's file."""
+        return f"{self.root}/{self.prefix}/{sample.name}"
 
     def bytes_to_read(self, sample: Sample) -> int:
         return sample.size

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from unlearnable_kernels.data.formats.loose import open_labelled
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.source import Source, open_source
@@ -35,6 +36,7 @@ def protect_dataset(
     format: str | None = None,
     resize: int | None = None,
     dataset_name: str | None = None,
+    labels: Path | None = None,
     workers: int | None = None,
     on_error: str = "raise",
     progress: Progress = no_progress,
@@ -58,6 +60,7 @@ def protect_dataset(
             png for trees and npz for archives.
         resize: Pixels of the shorter side, then the central square; the method acts after it.
         dataset_name: Part of every derivation; the source's own name by default.
+        labels: A list of the classes of the pictures in ``src``, as ``open_labelled`` takes it.
         workers: Processes that write images, 0 for none; by default one for each core.
         on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
         progress: Takes progress.
@@ -81,7 +84,7 @@ def protect_dataset(
         raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}, not {on_error!r}")
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
-    source = open_source(src, "train", on_error)
+    source = open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
     _notify_about(source, notify)

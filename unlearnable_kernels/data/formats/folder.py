@@ -24,7 +24,7 @@ from unlearnable_kernels.files import sha256_of, write_file
 
 _CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 _WORDNET_ID = re.compile(r"n\d{8}")
-_OWN_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",), "webp": (".webp",)}
+_OWN_SUFFIXES = {"jpeg": (".jpg", ".jpeg", ".jfif"), "png": (".png",), "webp": (".webp",)}
 
 
 @FORMATS.register(

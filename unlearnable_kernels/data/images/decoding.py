@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.ImageFile import ImageFile
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .avif .heic .heif".split()  # noqa: SIM905
+)
 MAX_PIXELS = 2**30 // 12
 """89,478,485 pixels, 256 MiB as RGB: where Pillow, too, begins to suspect a decompression bomb."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+_KNOWN = "JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC"
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 _LIBPNG_SIDE = 1_000_000
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS = 258
@@ -140,6 +144,11 @@ def _check_size(width: int, height: int) -> None:
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     pillow = extra_module("PIL.Image")
+    if data[4:8] == b"ftyp":
+        if data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
+            extra_module("pillow_heif").register_heif_opener()
+        if headers.most_bits(data) > 8:
+            raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
     with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
@@ -160,7 +169,7 @@ def _refusing_what_pillow_raises() -> Iterator[None]:
     except (_Refused, MemoryError):
         raise
     except pillow.UnidentifiedImageError:
-        raise _Refused("not an image of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM)") from None
+        raise _Refused(f"not an image of a known format ({_KNOWN})") from None
     except pillow.DecompressionBombError as error:
         raise _Refused(str(error)) from None
     except Exception as error:  # Pillow's plugins meet damage with almost any exception.

@@ -1,6 +1,6 @@
-"""What the first bytes of a JPEG or PNG say, read without a decoder: its size, and whether it is plain.
+"""What the first bytes of an image say, read without a decoder: its size, and whether it is plain.
 
-Opening a small file with Pillow only to look at its header costs more than decoding it; these two functions
+Opening a small file with Pillow only to look at its header costs more than decoding it; these functions
 take a few microseconds and decide whether the fast decoders may have it.
 """
 
@@ -17,6 +17,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
+
+_META_BYTES = 65536  # of a file, in which AVIF and HEIC describe their pictures
 
 _PLAIN_CHUNKS = frozenset((b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD"))
 
@@ -114,3 +116,11 @@ def png_header(data: bytes) -> Header:
         plain = plain and kind in _PLAIN_CHUNKS
         position = checksum_at + 4
     return Header(width, height, bits, channels, plain, tagged=False)
+
+
+def most_bits(data: bytes) -> int:
+    """The most bits a channel has in an AVIF or HEIC file, by its first pixi box; 8 without one."""
+    start = data.find(b"pixi", 0, _META_BYTES) + 8  # behind the box's name, version and flags
+    if start < 8 or len(data) <= start:
+        return 8
+    return max(data[start + 1 : start + 1 + data[start]], default=8)

@@ -1,0 +1,122 @@
+"""Pictures in no class folders: one picture, a flat folder, a list of classes; and what lies beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import write_tree
+
+from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.formats.loose import ONE_CLASS, open_labelled
+from unlearnable_kernels.data.manifest import find_manifest
+from unlearnable_kernels.data.source import load_image, open_source
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.verify import verify_dataset
+
+KEY = Key(bytes(range(32)))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six pictures without folders: 0.png to 5.png."""
+    write_tree(tmp_path, ["photos"], 6, seed=0)
+    return tmp_path / "photos"
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_a_flat_folder_is_one_class_and_its_owner_is_told(photos: Path, tmp_path: Path) -> None:
+    for litter in ("THUMBS.DB", "desktop.INI", ".DS_Store"):
+        (photos / litter).touch()
+    (photos / "__MACOSX").mkdir()
+    notes: list[str] = []
+    protect_dataset(photos, tmp_path / "out", secret=KEY, workers=0, notify=notes.append)
+    assert notes[0] == ONE_CLASS
+    copy, source = open_source(tmp_path / "out"), open_source(photos)
+    assert copy.classes == source.classes == ["photos"]
+    assert [s.name for s in copy.samples] == [s.name for s in source.samples]
+    before, after = (load_image(each, each.samples[0], None) for each in (source, copy))
+    assert not np.array_equal(before, after)
+    assert verify_dataset(tmp_path / "out", KEY).ok
+    (photos / "a.txt").touch()
+    with pytest.raises(UserError, match=r"a\.txt: not an image"):
+        open_source(photos)
+    assert open_source(photos, on_error="skip").skipped == [("a.txt", "not an image")]
+
+
+def test_a_single_picture(photos: Path, tmp_path: Path) -> None:
+    picture = photos / files(photos)[2]
+    protect_dataset(picture, tmp_path / "out", secret=KEY, workers=0)
+    protect_dataset(photos, tmp_path / "all", secret=KEY, workers=0)
+    one = tmp_path / "out" / "photos" / picture.name
+    assert names(tmp_path / "out") == ["manifest.json", f"photos/{picture.name}"]
+    assert one.read_bytes() == (tmp_path / "all" / "photos" / picture.name).read_bytes()
+
+
+def test_classes_from_a_list(photos: Path, tmp_path: Path) -> None:
+    found = files(photos)
+    listed = tmp_path / "labels.csv"
+    lines = [f"{name},{('cat', 'ant')[i % 2]}" for i, name in enumerate(found[:5])]
+    listed.write_text("\n".join(["\ufefffile,class", *lines, ""]))
+    notes: list[str] = []
+    protect_dataset(photos, tmp_path / "out", secret=KEY, labels=listed, workers=0, notify=notes.append)
+    assert notes[0] == f"1 images are not in labels.csv, and left out, such as {found[5]}"
+    expected = sorted(f"{('cat', 'ant')[i % 2]}/{name}" for i, name in enumerate(found[:5]))
+    assert names(tmp_path / "out") == [*expected[:2], *expected[2:], "manifest.json"]
+    copy, source = open_source(tmp_path / "out"), open_labelled(photos, listed, "raise")
+    assert copy.classes == source.classes == ["ant", "cat"]
+    assert [(s.name, s.label) for s in copy.samples] == [(s.name, s.label) for s in source.samples]
+    manifest = find_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert manifest["layout"] == "labels"
+
+
+def test_a_list_beside_its_pictures_is_a_data_set(photos: Path) -> None:
+    (photos / "labels.csv").write_text("".join(f"./{name},{i % 2}\n" for i, name in enumerate(files(photos))))
+    source = open_source(photos / "labels.csv")
+    assert (len(source.samples), source.classes, source.name) == (6, ["0", "1"], "photos")
+    assert load_arrays(photos / "labels.csv").images.shape[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "lists no picture"),
+        ("file,class\n", "lists no picture"),
+        ("a.png\n", "line 1: must be file,class, not a.png"),
+        ("a.png,b,c\n", "line 1: must be file,class, not a.png,b,c"),
+        ("../a.png,b\n", r"line 1: ../a.png must be a path within"),
+        ("/a.png,b\n", r"line 1: /a.png must be a path within"),
+        ("a.png,b/c\n", "line 1: 'b/c' must be a class's name"),
+        ("a.png,\n", "line 1: '' must be a class's name"),
+        ("file,class\na.png,b\n./a.png,c\n", "line 3: a.png is listed twice"),
+        ("a.png,b\n", "a.png: no such file"),
+        ("a.txt,b\n", "a.txt: not an image"),
+        ("a.png,b\nb.png,B\n", "differ only by case"),
+        ("link.png,b\n", "a symbolic link out of"),
+        ('"a.png\n', "line 1: must be file,class"),
+    ],
+)
+def test_lists_that_are_refused(photos: Path, tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "elsewhere.png").touch()
+    (photos / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    (photos / "a.txt").touch()
+    (photos / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=match) as caught:
+        open_source(photos / "labels.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_that_cannot_be_read(photos: Path) -> None:
+    (photos / "labels.csv").write_bytes(b"\xff,\xfe\n")
+    for name in ("labels.csv", "absent.csv"):
+        with pytest.raises(UserError, match=rf"{name}: the list of classes cannot be read"):
+            open_labelled(photos, photos / name, "raise")
