@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import pty
 import re
@@ -74,6 +75,22 @@ def test_the_version(run):
         0,
         f"unlearnable_kernels {unlearnable_kernels.__version__}\n",
     )
+
+
+def test_json_is_one_object(run, tmp_path):
+    source = tmp_path / "src" / "train" / "a"
+    source.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(source / "1.png")
+    run("keygen", "k")
+    run("protect", "src", "out", "--key-file", "k")
+    (tmp_path / "out" / "é\n").touch()
+    result = run("verify", "out", "--key-file", "k", "--json")
+    assert result.returncode == 1
+    expected = {"ok": False, "checked": 1, "missing": [], "extra": ["é\n"], "changed": [], "key": "matches"}
+    assert json.loads(result.stdout) == expected
+    found = json.loads(run("info", "--json").stdout)
+    assert found["cpu kernels"]
+    assert "classwise-conv" in found["methods"]
 
 
 def test_a_terminated_command_says_how_to_resume(run, tmp_path, monkeypatch):

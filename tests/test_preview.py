@@ -144,6 +144,10 @@ def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None
     manifest.write_text(text.replace('"padding": "reflect", ', ""))
     with pytest.raises(UserError, match="manifest is damaged: 'padding'"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    fewer = json.loads(text) | {"classes": ["ant"]}
+    manifest.write_text(json.dumps(fewer))
+    with pytest.raises(UserError, match="out: its manifest is damaged: list index out of range"):
+        write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     manifest.write_text(text.replace('"protected": true', '"protected": false'))
     with pytest.raises(UserError, match="none of the images of the first 10 classes is protected"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")

@@ -12,7 +12,7 @@ import typer
 
 import unlearnable_kernels
 from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
-from unlearnable_kernels.cli.options import Command, Plugin, listing, registries
+from unlearnable_kernels.cli.options import AsJson, Command, Plugin, listing, print_json, registries
 from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
 from unlearnable_kernels.cli.reproduce_commands import reproduce
 from unlearnable_kernels.cli.theory_commands import theory
@@ -43,7 +43,7 @@ def options(
     """Publish image datasets that models cannot learn from without your consent."""
 
 
-def info(plugin: Plugin = None) -> None:
+def info(json: AsJson = False, plugin: Plugin = None) -> None:
     """Print versions, the machine, which kernels are in use, and everything that can be chosen by name.
 
     Example: unlearnable info
@@ -51,9 +51,11 @@ def info(plugin: Plugin = None) -> None:
     from unlearnable_kernels.environment import machine, versions
     from unlearnable_kernels.ops.native import cpu_backend, cuda_backend
 
-    print(f"cpu kernels: {cpu_backend()}")
-    print(f"cuda kernels: {cuda_backend()}")
-    for name, value in (versions() | machine()).items():
+    here = {"cpu kernels": cpu_backend(), "cuda kernels": cuda_backend(), **versions(), **machine()}
+    if json:
+        print_json(here | {kind: list(registry) for kind, registry in registries().items()})
+        return
+    for name, value in here.items():
         print(f"{name}: {value}")
     for registry in registries().values():
         print(f"\n{listing(registry)}")

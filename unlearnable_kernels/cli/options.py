@@ -1,5 +1,6 @@
 """What several commands share: the option --plugin, and help in groups that ends with what can be chosen."""
 
+import json
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,7 @@ Plugin = Annotated[
         help="Import this module or .py file first, for what it registers; repeatable.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -44,6 +46,11 @@ Device = Annotated[
         rich_help_panel="Computing",
     ),
 ]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One object on standard output, for programs; what is not ASCII is escaped."""
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 class Command(TyperCommand):

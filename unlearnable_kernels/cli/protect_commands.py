@@ -1,13 +1,14 @@
 """The commands around a protected dataset: keygen, protect, verify and preview."""
 
 import sys
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unlearnable_kernels.cli.options import Plugin
+from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def verify(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
+    json: AsJson = False,
     plugin: Plugin = None,
 ) -> None:
     """Check a protected dataset against its manifest, and that it was made with this key.
@@ -150,10 +152,13 @@ def verify(
         secret = secret_from(key_file, seed_compat, insecure_key_permissions)
     with progress("files") as report:
         found = verify_dataset(dst, secret, report)
-    for kind in ("missing", "extra", "changed"):
-        for name in getattr(found, kind):
-            print(f"{kind}: {shown(name)}")
-    print(f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}")
+    if json:
+        print_json({"ok": found.ok, **asdict(found)})
+    else:
+        for kind in ("missing", "extra", "changed"):
+            for name in getattr(found, kind):
+                print(f"{kind}: {shown(name)}")
+        print(f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}")
     if not found.ok:
         raise typer.Exit(1)
 

@@ -122,11 +122,12 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
     try:
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
         pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)
-    except (KeyError, TypeError, AttributeError) as error:
+        triples = [(manifest["classes"][label], *pair) for label, pair in pairs]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{dst}: its manifest is damaged: {error}") from None
     if not pairs:
         raise UserError(f"{dst}: none of the images of the first {classes} classes is protected")
-    return _write_sheet([(manifest["classes"][y], *pair) for y, pair in pairs], heading, out_png)
+    return _write_sheet(triples, heading, out_png)
 
 
 def _protected_pairs(
