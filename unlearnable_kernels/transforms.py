@@ -43,7 +43,7 @@ class ClasswiseConv:
         kernel_size: Side of the filters, odd; by default as for ``protect``.
         strength: p_b of the filters; likewise.
         padding: What lies beyond the border; by default reflect with a key and zeros with a seed.
-        kind: Of the filters, as ``protect`` takes it for ``filters``; not irp, which takes all images to fit.
+        filters: Their kind, as for ``protect``; but not irp, which is fitted to a dataset's images.
 
     Attributes:
         filters: float32 [K, k, k].
@@ -63,7 +63,7 @@ class ClasswiseConv:
         kernel_size: int | None = None,
         strength: float | None = None,
         padding: str | None = None,
-        kind: str = SQUARE,
+        filters: str = SQUARE,
     ) -> None:
         if not isinstance(secret, Key | Seed):
             raise UserError(f"secret must be a Key or a Seed, such as read_key_file gives, not {secret!r}")
@@ -75,16 +75,16 @@ class ClasswiseConv:
                 f"size must be given, the images' shorter side, or kernel_size and strength: {name!r} is not "
                 f"one of {', '.join(DEFAULTS)}"
             )
-        given = method.ClasswiseConv(kernel_size, strength, padding, kind)
+        given = method.ClasswiseConv(kernel_size, strength, padding, filters)
         given.check()
-        if kind == IRP:
-            raise UserError("irp filters are fitted to all images of a dataset: use protect")
+        if filters == IRP:
+            raise UserError("irp filters are fitted to the images of a dataset: use protect")
         own = given.with_defaults(secret, name, count, size or 0)
         assert own.kernel_size is not None
         assert own.strength is not None
         assert own.padding is not None
         self._side = size if name not in DEFAULTS and None in (kernel_size, strength) else None
-        self.filters = class_filters(secret, name, count, own.kernel_size, own.strength, kind)
+        self.filters = class_filters(secret, name, count, own.kernel_size, own.strength, filters)
         self.padding = own.padding
 
     def __call__(self, images: Any, labels: Any) -> tuple[Any, Any]:
