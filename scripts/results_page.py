@@ -208,6 +208,23 @@ def training_page(record: Record) -> list[str]:
     return [*lines, ""]
 
 
+def detection_page(record: Record) -> list[str]:
+    lines = [
+        record["what"],
+        "",
+        "| padding | hit rate, mean | lowest and highest | of the protected |",
+        "| --- | --- | --- | --- |",
+    ]
+    found = record["detections"]
+    for padding in dict.fromkeys(each["padding"] for each in found):
+        own = [each for each in found if each["padding"] == padding]
+        rates = [each["hit_rate"] for each in own]
+        protected = sum(each["protected_as_protected"] for each in own) / len(own)
+        mean = sum(rates) / len(rates)
+        lines.append(f"| {padding} | {mean:.1%} | {min(rates):.1%} to {max(rates):.1%} | {protected:.1%} |")
+    return [*lines, ""]
+
+
 def details(records: Records) -> list[str]:
     lines = []
     for stem, record in records.items():
@@ -219,8 +236,13 @@ def details(records: Records) -> list[str]:
             f"Python {versions['python']}, torch {versions['torch']}.",
             "",
         ]
-        lines += benchmark_page(record) if "benchmarks" in record else training_page(record)
+        for part, shown in PARTS.items():
+            lines += shown(record) if part in record else []
     return lines
+
+
+PARTS = {"benchmarks": benchmark_page, "runs": training_page, "detections": detection_page}
+"""What a file may hold, and how it is shown."""
 
 
 def page(records: Records) -> str:

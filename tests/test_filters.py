@@ -1,8 +1,6 @@
 import hashlib
 import random
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key, Seed
 from unlearnable_kernels.protect.methods.filters import (
+    KINDS,
     class_filters,
     default_parameters,
     filters_from_key,
@@ -116,18 +115,6 @@ def test_key_filters_are_distributed_as_said() -> None:
     assert (ones.sum(0) - 4000 / 9).abs().max() < 100
 
 
-def test_the_same_filters_in_another_process() -> None:
-    program = (
-        "from unlearnable_kernels.protect.keys import Key\n"
-        "from unlearnable_kernels.protect.methods.filters import filters_from_key\n"
-        "print(filters_from_key(Key(bytes(range(32))), 'x', 3, 3, 0.3).numpy().tobytes().hex())"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
-    assert bytes.fromhex(printed) == filters_from_key(FIXED, "x", 3, 3, 0.3).numpy().tobytes()
-
-
 def test_a_seed_warns_that_it_is_no_secret() -> None:
     with pytest.warns(UserWarning, match="not a secret"):
         compat = Seed(123456789)
@@ -139,8 +126,9 @@ def test_a_seed_warns_that_it_is_no_secret() -> None:
 
 @pytest.mark.filterwarnings("ignore:an integer seed")
 def test_seeds_are_told_apart() -> None:
-    assert Seed(1).fingerprint == Seed(1).fingerprint != Seed(2).fingerprint
-    assert Seed(1).mac(b"a") != Seed(1).mac(b"b")
+    one = Seed(1)
+    assert one.fingerprint == Seed(1).fingerprint != Seed(2).fingerprint
+    assert one.mac(b"a") != one.mac(b"b")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -176,3 +164,32 @@ def test_defaults_by_name_and_by_size() -> None:
     assert default_parameters("tiny-imagenet-200", 64) == (9, 0.06)
     assert default_parameters("holidays", 63) == (3, 0.3)
     assert default_parameters("holidays", 64) == (9, 0.06)
+
+
+@pytest.mark.parametrize("kind", ["vertical", "horizontal"])
+def test_stripes_follow_their_definition(kind: str) -> None:
+    """A column or a row through the middle, derived by itself; zeros beside it."""
+    k, strength = 5, 0.25
+    [computed] = class_filters(FIXED, "pets", 3, k, strength, kind)[2:].numpy()
+    data = FIXED.derive(f"filter {kind}", "pets", 2, k, strength, length=8 * k + 16)
+    expected = [np.float32((word >> 11) / 2**53 * strength) for word in struct.unpack(f"<{k}Q", data[:-16])]
+    expected[int.from_bytes(data[-16:], "little") % k] = np.float32(1)
+    upright = computed if kind == "vertical" else computed.T
+    assert upright[:, k // 2].tolist() == expected
+    assert np.count_nonzero(np.delete(upright, k // 2, axis=1)) == 0
+
+
+def test_one_filter_for_all_classes() -> None:
+    shared = class_filters(FIXED, "pets", 3, 3, 0.3, "shared")
+    assert torch.equal(shared, shared[:1].expand(3, 3, 3))
+    assert not torch.equal(shared[0], class_filters(FIXED, "pets", 1, 3, 0.3)[0])
+    assert torch.equal(shared[0], class_filters(FIXED, "pets", 1, 3, 0.3, "shared")[0])
+
+
+@pytest.mark.filterwarnings("ignore:an integer seed")
+def test_no_kind_shares_entries_with_another() -> None:
+    for secret in (FIXED, Seed(3)):
+        entries = torch.cat([class_filters(secret, "pets", 2, 3, 0.3, kind)[1].flatten() for kind in KINDS])
+        drawn = entries[(entries != 0) & (entries != 1)]
+        assert len(drawn) == 3 * 8 + 2 * 2
+        assert len(drawn.unique()) == len(drawn)

@@ -3,13 +3,20 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from small_runs import one_thread, write_tree
 
 from unlearnable_kernels.cli import app
+from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.protect.methods.filters import class_filters
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.recipes import filtered_tests
 from unlearnable_kernels.recipes import reproduce as module
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX
@@ -129,6 +136,38 @@ def test_parts_give_what_one_gives(work: Path, data: dict[str, str], tmp_path: P
     whole = {result["row"]: result for result in read_results(work / "results")}
     for name, result in second.items():
         assert result["accuracy"] == whole[name]["accuracy"]
+
+
+@pytest.mark.parametrize("kind", ["square", "vertical"])
+@pytest.mark.parametrize(("test", "shown"), [("protected", 0), ("permuted", 1), ("shared", None)])
+def test_images_are_tested_behind_the_filters_that_were_asked_for(
+    work: Path,
+    data: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    test: str,
+    shown: int | None,
+) -> None:
+    job = module.plan(ROWS[NAMES[1]], 0, work, data, SCALE)
+    source, protected = Path(data["cifar10"]), tmp_path / "protected"
+    protect_dataset(
+        source, protected, secret=job.key, padding="zeros", filters=kind, dataset_name="x", workers=0
+    )
+    seen: list[LabelledImages] = []
+
+    def measure(model: Any, images: LabelledImages, *_: Any) -> SimpleNamespace:
+        seen.append(images)
+        return SimpleNamespace(accuracy=0.5)
+
+    monkeypatch.setattr(filtered_tests, "measure", measure)
+    assert filtered_tests.accuracy_on_filtered(job.folder, protected, job.key, test) == 0.5
+    clean = load_arrays(source, "test")
+    filters = class_filters(job.key, "x", 2, 3, 0.3, kind)
+    whose = [0 if shown is None else (label + shown) % 2 for label in clean.labels.tolist()]
+    expected = classwise_conv(clean.images.permute(0, 3, 1, 2), torch.tensor(whose), filters, "zeros")
+    assert torch.equal(seen[0].images, expected.permute(0, 2, 3, 1))
+    assert torch.equal(seen[0].labels, clean.labels)
 
 
 def test_few_seeds_do_not_take_the_place_of_many(work: Path, data: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from results_page import BLOCKS, figures, filled, matching, measurement, page  # noqa: E402
+from results_page import BLOCKS, detection_page, figures, filled, matching, measurement, page  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
@@ -90,3 +90,15 @@ def test_make_results_needs_no_package():
     code = "import results_page; results_page.page({}); results_page.filled('', {})"
     command = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, 'scripts'); {code}"]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def test_detections_are_summed_up_for_each_padding():
+    rates = {"zeros": [0.7, 0.8], "reflect": [0.5]}
+    found = [
+        {"padding": padding, "hit_rate": rate, "protected_as_protected": rate / 2}
+        for padding, each in rates.items()
+        for rate in each
+    ]
+    *_, zeros, reflect, _ = detection_page({"what": "x", "detections": found})
+    assert zeros == "| zeros | 75.0% | 70.0% to 80.0% | 37.5% |"
+    assert reflect == "| reflect | 50.0% | 50.0% to 50.0% | 25.0% |"

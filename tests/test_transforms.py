@@ -39,6 +39,7 @@ def clean_set(root: Path, side: int = 16) -> LabelledImages:
         (66, "key", {}),
         (16, "seed", {}),
         (16, "key", {"kernel_size": 5, "strength": 0.1, "padding": "circular"}),
+        (16, "seed", {"filters": "vertical"}),
     ],
 )
 def test_the_bytes_that_protect_writes(
@@ -125,6 +126,8 @@ def test_what_it_refuses() -> None:
         ClasswiseConv(KEY, "zoo", 3)
     with pytest.raises(UserError, match="padding must be one of"):
         ClasswiseConv(KEY, "zoo", 3, size=16, padding="mirror")
+    with pytest.raises(UserError, match="irp filters are fitted to the images of a dataset"):
+        ClasswiseConv(KEY, "zoo", 3, size=16, filters="irp")
     with pytest.raises(UserError, match="kernel size must be an odd number"):
         ClasswiseConv(KEY, "zoo", 3, size=16, kernel_size=4)
     with pytest.raises(UserError, match="at least one class"):

@@ -14,7 +14,7 @@ from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.protect.keys import Key, Secret, Seed
 from unlearnable_kernels.protect.methods import classwise_conv as method
-from unlearnable_kernels.protect.methods.filters import DEFAULTS, SMALL_SIDE, class_filters
+from unlearnable_kernels.protect.methods.filters import DEFAULTS, IRP, SMALL_SIDE, SQUARE, class_filters
 
 
 class ClasswiseConv:
@@ -43,6 +43,7 @@ class ClasswiseConv:
         kernel_size: Side of the filters, odd; by default as for ``protect``.
         strength: p_b of the filters; likewise.
         padding: What lies beyond the border; by default reflect with a key and zeros with a seed.
+        filters: Their kind, as for ``protect``; but not irp, which is fitted to a dataset's images.
 
     Attributes:
         filters: float32 [K, k, k].
@@ -62,6 +63,7 @@ class ClasswiseConv:
         kernel_size: int | None = None,
         strength: float | None = None,
         padding: str | None = None,
+        filters: str = SQUARE,
     ) -> None:
         if not isinstance(secret, Key | Seed):
             raise UserError(f"secret must be a Key or a Seed, such as read_key_file gives, not {secret!r}")
@@ -73,14 +75,16 @@ class ClasswiseConv:
                 f"size must be given, the images' shorter side, or kernel_size and strength: {name!r} is not "
                 f"one of {', '.join(DEFAULTS)}"
             )
-        given = method.ClasswiseConv(kernel_size, strength, padding)
+        given = method.ClasswiseConv(kernel_size, strength, padding, filters)
         given.check()
+        if filters == IRP:
+            raise UserError("irp filters are fitted to the images of a dataset: use protect")
         own = given.with_defaults(secret, name, count, size or 0)
         assert own.kernel_size is not None
         assert own.strength is not None
         assert own.padding is not None
         self._side = size if name not in DEFAULTS and None in (kernel_size, strength) else None
-        self.filters = class_filters(secret, name, count, own.kernel_size, own.strength)
+        self.filters = class_filters(secret, name, count, own.kernel_size, own.strength, filters)
         self.padding = own.padding
 
     def __call__(self, images: Any, labels: Any) -> tuple[Any, Any]:

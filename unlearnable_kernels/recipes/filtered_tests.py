@@ -11,8 +11,8 @@ from unlearnable_kernels.device import pick_device
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.methods.filters import class_filters
-from unlearnable_kernels.recipes.row import PERMUTED
+from unlearnable_kernels.protect.methods.filters import IRP, SQUARE, class_filters
+from unlearnable_kernels.recipes.row import PERMUTED, SHARED
 from unlearnable_kernels.training import Processes
 from unlearnable_kernels.training.evaluation import at_test, load_trained, measure
 
@@ -24,7 +24,8 @@ def accuracy_on_filtered(run: Path, protected: Path, secret: Secret, test: str) 
         run: The folder of a run that was tested.
         protected: The data set that it was trained on, protected by class-wise convolution.
         secret: Of the protection.
-        test: "protected" gives each image its own class's filter, "permuted" the next class's.
+        test: "protected" gives each image its own class's filter, "permuted" the next class's, "shared" the
+            first class's.
 
     Raises:
         UserError: The data set was not protected so, or as ``load_trained`` does.
@@ -34,6 +35,10 @@ def accuracy_on_filtered(run: Path, protected: Path, secret: Secret, test: str) 
         raise UserError(
             f"{protected} was not protected by classwise-conv: its filters are needed for the test"
         )
+    settings = manifest["parameters"]
+    kind = settings.get("filters", SQUARE)
+    if kind == IRP:
+        raise UserError(f"{protected} has irp filters, which were fitted to its images and not kept")
     device = pick_device()
     trained = load_trained(run, device)
     config, classes = trained.config, trained.record["classes"]
@@ -42,11 +47,14 @@ def accuracy_on_filtered(run: Path, protected: Path, secret: Secret, test: str) 
         Path(config.test), "test", config.image_size, limit_per_class=config.test_limit_per_class
     )
     data = data.relabelled(classes, config.test)
-    settings = manifest["parameters"]
     filters = class_filters(
-        secret, manifest["dataset_name"], len(classes), settings["kernel_size"], settings["strength"]
+        secret, manifest["dataset_name"], len(classes), settings["kernel_size"], settings["strength"], kind
     )
-    shown = (data.labels + 1) % len(classes) if test == PERMUTED else data.labels
+    shown = data.labels
+    if test == PERMUTED:
+        shown = (shown + 1) % len(classes)
+    elif test == SHARED:
+        shown = torch.zeros_like(shown)
     images = torch.empty_like(data.images)
     classwise_conv(
         data.images.permute(0, 3, 1, 2), shown, filters, settings["padding"], out=images.permute(0, 3, 1, 2)

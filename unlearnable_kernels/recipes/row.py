@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CLEAN, PROTECTED, PERMUTED = "clean", "protected", "permuted"
-TESTS = (CLEAN, PROTECTED, PERMUTED)
-"""Test images as they are, filtered as their own class was in training, or as the next class was."""
+CLEAN, PROTECTED, PERMUTED, SHARED = "clean", "protected", "permuted", "shared"
+TESTS = (CLEAN, PROTECTED, PERMUTED, SHARED)
+"""Test images as they are, filtered as their own class was in training, as the next class was, or all of them
+as the first class was."""
 
 
 @dataclass(frozen=True)

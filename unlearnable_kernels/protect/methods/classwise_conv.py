@@ -10,11 +10,16 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
 from unlearnable_kernels.protect.keys import Secret, Seed
 from unlearnable_kernels.protect.methods.filters import (
+    IRP,
+    KINDS,
+    LARGE,
+    SQUARE,
     check_filter_parameters,
     class_filters,
     default_parameters,
 )
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
+from unlearnable_kernels.protect.methods.restoration import MAX_KERNEL_SIZE, restored
 from unlearnable_kernels.protect.methods.selection import choose_protected
 
 
@@ -55,15 +60,19 @@ class ClasswiseConv(Method):
         kernel_size: Side of the filters, odd; by default that of ``filters.DEFAULTS``.
         strength: p_b of the filters; likewise.
         padding: What lies beyond the border, by default reflect with a key and zeros with a seed.
+        filters: Their kind, one of ``filters.KINDS``.
     """
 
     kernel_size: int | None = None
     strength: float | None = None
     padding: str | None = None
+    filters: str = SQUARE
 
     def check(self) -> None:
         if self.padding is not None and self.padding not in PADDINGS:
             raise UserError(f"padding must be one of {', '.join(PADDINGS)}, not {self.padding!r}")
+        if self.filters not in KINDS:
+            raise UserError(f"filters must be one of {', '.join(KINDS)}, not {self.filters!r}")
 
     def with_defaults(self, secret: Secret, name: str, classes: int, side: int) -> "ClasswiseConv":
         """The same with a value for every setting.
@@ -77,10 +86,14 @@ class ClasswiseConv(Method):
         Raises:
             UserError: A setting of the filters is out of range.
         """
-        kernel_size, strength = default_parameters(name, side)
+        kernel_size, strength = LARGE if self.filters == IRP else default_parameters(name, side)
         kernel_size = kernel_size if self.kernel_size is None else self.kernel_size
         strength = strength if self.strength is None else self.strength
         check_filter_parameters(classes, kernel_size, strength)
+        if self.filters == IRP and kernel_size > MAX_KERNEL_SIZE:
+            raise UserError(
+                f"kernel size must be at most {MAX_KERNEL_SIZE} with irp filters, not {kernel_size}"
+            )
         # Zeros darken the border, by which protected images can be told (EPD); the released bytes have it.
         padding = self.padding or ("zeros" if isinstance(secret, Seed) else "reflect")
         return replace(self, kernel_size=int(kernel_size), strength=float(strength), padding=padding)
@@ -88,9 +101,12 @@ class ClasswiseConv(Method):
     def parameters(self, task: Task) -> dict[str, Any]:
         side = min(task.image.shape[:2])
         own = self.with_defaults(task.secret, task.name, len(task.source.classes), side)
+        # Left out where it is the first kind, so that the manifests of older sets stay as they are.
+        kind = {} if self.filters == SQUARE else {"filters": self.filters}
         return {
             "kernel_size": own.kernel_size,
             "strength": own.strength,
+            **kind,
             "fraction": float(task.fraction),
             "padding": own.padding,
             "rescale": "max",
@@ -118,22 +134,22 @@ class ClasswiseConv(Method):
     def perturbation(
         self, task: Task, parameters: dict[str, Any], assignment: list[int], workspace: Workspace
     ) -> Perturbation:
-        return self.class_filters_of(task, parameters)
-
-    def class_filters_of(self, task: Task, parameters: dict[str, Any]) -> ClassFilters:
-        """The filters that the secret gives, ready to be applied."""
         filters = class_filters(
             task.secret,
             task.name,
             len(task.source.classes),
             parameters["kernel_size"],
             parameters["strength"],
+            self.filters,
         )
+        if self.filters == IRP:
+            filters = restored(filters, task, assignment, workspace)
         return ClassFilters(filters.numpy(), parameters["padding"])
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
+        kind = f"{parameters['filters']} filters, " if "filters" in parameters else ""
         return (
-            f"{cls.name}, k {parameters['kernel_size']}, strength {parameters['strength']:g}, "
+            f"{cls.name}, {kind}k {parameters['kernel_size']}, strength {parameters['strength']:g}, "
             f"padding {parameters['padding']}"
         )

@@ -1,7 +1,8 @@
 """Where the class filters come from: a private key, or the released program's integer seed.
 
 A filter is k*k, the same for all colour channels: one entry, at a random place, is 1; the others are drawn
-from U(0, strength) (Sadasivan, Soltanolkotabi, Feizi, CVPR 2023, arXiv 2303.04278).
+from U(0, strength) (Sadasivan, Soltanolkotabi, Feizi, CVPR 2023, arXiv 2303.04278). The other kinds are
+variants of it (docs/maths.md): stripes, and one filter for all classes.
 """
 
 import math
@@ -28,6 +29,10 @@ DEFAULTS = {
 }
 MAX_KERNEL_SIZE = 255
 MAX_STRENGTH = 1000.0
+SQUARE, VERTICAL, HORIZONTAL, SHARED, IRP = "square", "vertical", "horizontal", "shared", "irp"
+KINDS = (SQUARE, VERTICAL, HORIZONTAL, SHARED, IRP)
+"""Of filters: k×k; a column of k, VUDA, and a row of k, HUDA (AAAI 2025); one k×k for all classes; k×k with
+another behind it that is fitted to the images, ``restoration`` (ECCV 2024)."""
 
 
 def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float]:
@@ -36,16 +41,38 @@ def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float
 
 
 def class_filters(
-    secret: Secret, dataset_name: str, num_classes: int, kernel_size: int, strength: float
+    secret: Secret,
+    dataset_name: str,
+    num_classes: int,
+    kernel_size: int,
+    strength: float,
+    kind: str = SQUARE,
 ) -> torch.Tensor:
     """The filters of classes 0 … num_classes-1 from a key or a seed.
 
+    Args:
+        secret: Key or seed. The released program defines what square filters a seed gives; the other kinds
+            are derived from it as from a key.
+        dataset_name: Part of the derivation.
+        num_classes: Number K of classes.
+        kernel_size: Side k of the filters, odd, from 1 to 255.
+        strength: p_b of the paper, in (0, 1000].
+        kind: One of ``KINDS``; with "irp" the first of the two filters is given.
+
     Returns:
         float32 [num_classes, kernel_size, kernel_size], entries in [0, max(1, strength)].
+
+    Raises:
+        UserError: A parameter is out of range.
     """
-    if isinstance(secret, Key):
-        return filters_from_key(secret, dataset_name, num_classes, kernel_size, strength)
-    return seed_stream(secret.seed, num_classes, kernel_size, strength)[0]
+    check_filter_parameters(num_classes, kernel_size, strength)
+    if kind == SQUARE and not isinstance(secret, Key):
+        return seed_stream(secret.seed, num_classes, kernel_size, strength)[0]
+    filters = [
+        _derived_filter(secret, kind, dataset_name, 0 if kind == SHARED else index, kernel_size, strength)
+        for index in range(num_classes)
+    ]
+    return torch.from_numpy(np.stack(filters))
 
 
 def filters_from_key(
@@ -71,18 +98,30 @@ def filters_from_key(
     check_filter_parameters(len(indices), kernel_size, strength)
     if min(indices) < 0:
         raise UserError(f"class indices must be 0 or more, one is {min(indices)}")
-    filters = [_key_filter(key, dataset_name, index, kernel_size, float(strength)) for index in indices]
+    filters = [
+        _derived_filter(key, SQUARE, dataset_name, int(index), kernel_size, strength) for index in indices
+    ]
     return torch.from_numpy(np.stack(filters))
 
 
-def _key_filter(key: Key, dataset_name: str, index: int, k: int, strength: float) -> np.ndarray:
-    taps = k * k
-    data = key.derive("filter", dataset_name, int(index), k, strength, length=8 * taps + 16)
+def _derived_filter(
+    secret: Secret, kind: str, dataset_name: str, index: int, k: int, strength: float
+) -> np.ndarray:
+    """float32 [k, k]. No two kinds share bytes."""
+    purpose = "filter" if kind == SQUARE else f"filter {kind}"
+    stripe = kind in (VERTICAL, HORIZONTAL)
+    taps = k if stripe else k * k
+    data = secret.derive(purpose, dataset_name, index, k, float(strength), length=8 * taps + 16)
     words = np.frombuffer(data, dtype="<u8", count=taps)
     entries = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53 * strength
-    # 128 bits modulo k²: the bias is below 2⁻¹²⁰.
+    # 128 bits modulo the number of taps: the bias is below 2⁻¹¹².
     entries[int.from_bytes(data[8 * taps :], "little") % taps] = 1.0
-    return entries.astype(np.float32).reshape(k, k)
+    if not stripe:
+        return entries.astype(np.float32).reshape(k, k)
+    result = np.zeros((k, k), dtype=np.float32)
+    line = result[:, k // 2] if kind == VERTICAL else result[k // 2]
+    line[:] = entries
+    return result
 
 
 def filters_from_seed(seed: int, num_classes: int, kernel_size: int, strength: float) -> torch.Tensor:

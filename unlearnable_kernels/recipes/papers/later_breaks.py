@@ -34,8 +34,8 @@ PAPER = Paper(
         Row(f"{NAME}/cifar10/epd/cuda", once(89.0), "cifar10", CUDA, lacking=DETECTION),
         Row(f"{NAME}/imagenet100/epd/cuda", once(99.9), "imagenet100", CUDA, lacking=DETECTION),
         *(
-            Row(f"{NAME}/cifar10/erm/{name}", once(figure), "cifar10", lacking=f"{name.upper()} filters")
-            for name, figure in (("vuda", 41.0), ("huda", 40.0))
+            Row(f"{NAME}/cifar10/erm/{name}", once(figure), "cifar10", f"{CUDA},filters={kind}")
+            for name, kind, figure in (("vuda", "vertical", 41.0), ("huda", "horizontal", 40.0))
         ),
         Row(
             f"{NAME}/cifar10/at-linf-8/cuda",

@@ -20,6 +20,11 @@ PROTECTIONS = {
     "zeros": "classwise-conv:padding=zeros",
     "reflect": "classwise-conv:padding=reflect",
 }
+PLAIN_ALONE = {
+    "replicate": "classwise-conv:padding=replicate",
+    "circular": "classwise-conv:padding=circular",
+}
+"""Measured without a defence, for what the padding does."""
 DEFENCES = {
     "plain": (),
     "rsk-ff": ("rsk", "ff"),
@@ -32,12 +37,16 @@ DEFENCES = {
     "at-linf": ("at-linf:eps=4/255,steps=3",),
 }
 
+
+def _row(defence: str, name: str, protection: str | None) -> Row:
+    return Row(f"{NAME}/{defence}/{name}", None, DATASET, protection, "resnet8", DEFENCES[defence], TRAINING)
+
+
 PAPER = Paper(
     NAME,
     "what defences recover of each protection, on two CPU cores",
-    tuple(
-        Row(f"{NAME}/{defence}/{name}", None, DATASET, protection, "resnet8", defences, TRAINING)
-        for defence, defences in DEFENCES.items()
-        for name, protection in PROTECTIONS.items()
+    (
+        *(_row(defence, *each) for defence in DEFENCES for each in PROTECTIONS.items()),
+        *(_row("plain", *each) for each in PLAIN_ALONE.items()),
     ),
 )
