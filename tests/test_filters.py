@@ -12,7 +12,6 @@ from unlearnable_kernels.protect.methods.filters import (
     KINDS,
     class_filters,
     default_parameters,
-    filters_from_key,
     filters_from_seed,
     seed_stream,
 )
@@ -72,39 +71,44 @@ def test_golden_bytes_from_a_seed() -> None:
 
 def test_golden_bytes_from_a_key() -> None:
     golden = "1e48d518cd0c9e6b632db528c5b63c5ea4894e1e2a7d1025e2bbfd9236a348bb"
-    assert digest(filters_from_key(FIXED, "cifar10", 10, 3, 0.3)) == golden
+    assert digest(class_filters(FIXED, "cifar10", 10, 3, 0.3)) == golden
     golden = "7bc8694af55b81e4ff7589ce988357e7c40b82ca8f6c4d07e5b1f89583d216d6"
-    assert digest(filters_from_key(FIXED, "tiny-imagenet-200", 5, 9, 0.06)) == golden
+    assert digest(class_filters(FIXED, "tiny-imagenet-200", 5, 9, 0.06)) == golden
+    golden = "b8c507af25a41809888df9167d063a4c2f5608f6e925a29f15b30ae7cd03bf31"
+    assert digest(class_filters(FIXED, "pets", ["cat", "dog"], 3, 0.3)) == golden
 
 
-def test_key_filters_follow_their_definition() -> None:
-    k, strength, index = 5, 0.25, 7
-    data = FIXED.derive("filter", "pets", index, k, strength, length=8 * k * k + 16)
+@pytest.mark.parametrize("one", [7, "cat"])
+def test_key_filters_follow_their_definition(one: int | str) -> None:
+    k, strength = 5, 0.25
+    data = FIXED.derive("filter", "pets", one, k, strength, length=8 * k * k + 16)
     words = struct.unpack(f"<{k * k}Q", data[: 8 * k * k])
     expected = [np.float32((word >> 11) / 2**53 * strength) for word in words]
     low, high = struct.unpack("<QQ", data[8 * k * k :])
     expected[(low + (high << 64)) % (k * k)] = np.float32(1)
-    computed = filters_from_key(FIXED, "pets", [index], k, strength)
-    assert computed.flatten().tolist() == expected
+    classes = [one] if isinstance(one, str) else one + 1
+    assert class_filters(FIXED, "pets", classes, k, strength)[-1].flatten().tolist() == expected
 
 
-def test_a_class_needs_no_other_class() -> None:
-    together = filters_from_key(FIXED, "cifar10", 10, 3, 0.3)
-    assert torch.equal(filters_from_key(FIXED, "cifar10", [8, 2], 3, 0.3), together[[8, 2]])
-    assert torch.equal(class_filters(FIXED, "cifar10", 4, 3, 0.3), together[:4])
+def test_a_class_needs_no_other_class_and_no_place() -> None:
+    together = class_filters(FIXED, "pets", ["ant", "cat", "dog"], 3, 0.3)
+    assert torch.equal(class_filters(FIXED, "pets", ["dog", "cat"], 3, 0.3), together[[2, 1]])
+    by_place = class_filters(FIXED, "cifar10", 10, 3, 0.3)
+    assert torch.equal(class_filters(FIXED, "cifar10", 4, 3, 0.3), by_place[:4])
+    assert not torch.equal(class_filters(FIXED, "cifar10", ["0"], 3, 0.3), by_place[:1])
 
 
 def test_every_part_of_the_domain_changes_the_filter() -> None:
-    def filled(key: Key = FIXED, name: str = "a", index: int = 0, strength: float = 0.3) -> bytes:
-        return (filters_from_key(key, name, [index], 3, strength) / strength).numpy().tobytes()
+    def filled(key: Key = FIXED, name: str = "a", one: str = "b", strength: float = 0.3) -> bytes:
+        return (class_filters(key, name, [one], 3, strength) / strength).numpy().tobytes()
 
-    variants = {filled(), filled(Key(bytes(32))), filled(name="b"), filled(index=1), filled(strength=0.31)}
+    variants = {filled(), filled(Key(bytes(32))), filled(name="b"), filled(one="a"), filled(strength=0.31)}
     assert len(variants) == 5
     assert filled(strength=1) == filled(strength=1.0)
 
 
 def test_key_filters_are_distributed_as_said() -> None:
-    filters = filters_from_key(FIXED, "many", 4000, 3, 0.3).flatten(1)
+    filters = class_filters(FIXED, "many", 4000, 3, 0.3).flatten(1)
     ones = (filters == 1).int()
     assert torch.equal(ones.sum(1), torch.ones(4000, dtype=torch.int64))
     rest = filters[ones == 0]
@@ -154,7 +158,7 @@ def test_a_seed_out_of_range_is_refused(seed: int) -> None:
 )
 def test_bad_parameters_are_refused(classes: int, k: int, strength: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        filters_from_key(FIXED, "x", classes, k, strength)
+        class_filters(FIXED, "x", classes, k, strength)
     with pytest.raises(UserError, match=message):
         filters_from_seed(0, classes, k, strength)
 

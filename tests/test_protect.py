@@ -16,7 +16,7 @@ from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.protect.keys import Key, Seed
-from unlearnable_kernels.protect.methods.filters import filters_from_key
+from unlearnable_kernels.protect.methods.filters import class_filters
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -82,7 +82,7 @@ def test_every_image_is_filtered_and_listed(tree: Path, tmp_path: Path) -> None:
     files = protect(tree, tmp_path / "out", dataset_name="pets")
     assert contents(tree) == before
     manifest = manifest_of(tmp_path / "out")
-    filters = filters_from_key(KEY, "pets", 3, 3, 0.3)
+    filters = class_filters(KEY, "pets", CLASSES, 3, 0.3)
     assert set(files) == {f"train/{name}/{number:02d}.png" for name in CLASSES for number in range(10)} | {
         "manifest.json"
     }
@@ -245,7 +245,7 @@ def test_tiny_and_thin_images_are_done(tmp_path: Path) -> None:
     for number, size in enumerate([(1, 1), (1, 7), (7, 1), (2, 2)]):
         save(tmp_path / "src" / "k" / f"{number}.png", picture(number, *size))
     files = protect(tmp_path / "src", tmp_path / "out", kernel_size=9, strength=0.06, dataset_name="x")
-    filters = filters_from_key(KEY, "x", 1, 9, 0.06)
+    filters = class_filters(KEY, "x", ["k"], 9, 0.06)
     for number, size in enumerate([(1, 1), (1, 7), (7, 1), (2, 2)]):
         np.testing.assert_array_equal(
             decode(files[f"k/{number}.png"], ""), expected(picture(number, *size), 0, filters)
@@ -488,7 +488,7 @@ def test_real_images(tmp_path: Path) -> None:
         shutil.copy(source.root / "train" / sample.name, src / "train" / sample.name)
     files = protect(src, tmp_path / "out", dataset_name="tiny-imagenet-200", workers=2)
     copy = open_source(src)
-    filters = filters_from_key(KEY, "tiny-imagenet-200", len(copy.classes), 9, 0.06)
+    filters = class_filters(KEY, "tiny-imagenet-200", copy.classes, 9, 0.06)
     for sample in copy.samples:
         output = f"train/{sample.name.rpartition('.')[0]}.png"
         original = copy.read(sample)

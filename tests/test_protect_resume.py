@@ -8,6 +8,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,14 @@ import pytest
 from PIL import Image
 
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect import run as run_module
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.pipeline import chunk as render
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import staging
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.verify import verify_dataset
 
 KEY = Key(bytes(range(32)))
 # As a user would write it: nothing shields it from being run again in the workers.
@@ -35,6 +38,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from unlearnable_kernels.protect.pipeline import plan
+from unlearnable_kernels.protect import run as run_module
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 
@@ -285,6 +289,32 @@ def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
     os.utime(image, ns=(stamp, stamp))
     assert contents(tmp_path / "dst.partial") == before
     assert protect(tree, dst) == protect(tree, tmp_path / "whole")
+
+
+def test_a_class_keeps_its_filter_when_others_come(tmp_path: Path) -> None:
+    before = protect(make_tree(tmp_path / "src", 8), tmp_path / "v1")
+    added = tmp_path / "src" / "train" / "b0"
+    shutil.copytree(tmp_path / "src" / "train" / "c1", added)
+    after = protect(tmp_path / "src", tmp_path / "v2")
+    assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
+    assert len(after) == len(before) + 4
+
+
+def test_a_set_whose_filters_go_by_place_is_finished_as_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "src", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "scheme_at", lambda dst: 1)
+        old = protect(tree, tmp_path / "old")
+        interrupted(tree, tmp_path / "dst", 4)
+    assert b"scheme" not in old["manifest.json"]
+    assert protect(tree, tmp_path / "dst") == old
+    assert protect(tree, tmp_path / "old") == old
+    assert verify_dataset(tmp_path / "old", KEY).ok
+    new = protect(tree, tmp_path / "new")
+    assert json.loads(new["manifest.json"])["scheme"] == 2
+    assert all(new[name] != data for name, data in old.items())
 
 
 def test_a_complete_result_stays_as_it_is(tree: Path, tmp_path: Path) -> None:

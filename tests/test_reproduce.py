@@ -163,7 +163,7 @@ def test_images_are_tested_behind_the_filters_that_were_asked_for(
     monkeypatch.setattr(filtered_tests, "measure", measure)
     assert filtered_tests.accuracy_on_filtered(job.folder, protected, job.key, test) == 0.5
     clean = load_arrays(source, "test")
-    filters = class_filters(job.key, "x", 2, 3, 0.3, kind)
+    filters = class_filters(job.key, "x", ["cat", "dog"], 3, 0.3, kind)
     whose = [0 if shown is None else (label + shown) % 2 for label in clean.labels.tolist()]
     expected = classwise_conv(clean.images.permute(0, 3, 1, 2), torch.tensor(whose), filters, "zeros")
     assert torch.equal(seen[0].images, expected.permute(0, 2, 3, 1))

@@ -55,7 +55,7 @@ def windowed(images: torch.Tensor, k: int, first: torch.Tensor) -> tuple[np.ndar
 def test_the_second_filter_is_the_least_squares_one(tree: Path, tmp_path: Path) -> None:
     """The bytes are those of the joined filters, the second from explicit windows and numpy's solver."""
     clean, got = load_arrays(tree), protected(tree, tmp_path / "out")
-    firsts = class_filters(KEY, "zoo", 2, 3, 0.3, "irp").double()
+    firsts = class_filters(KEY, "zoo", ["cat", "dog"], 3, 0.3, "irp").double()
     for label, first in enumerate(firsts):
         images = clean.images[clean.labels == label]
         rows, centres = windowed(images, 3, first)

@@ -70,7 +70,7 @@ def test_a_known_name_needs_no_size(tmp_path: Path) -> None:
     protect_dataset(
         tmp_path / "zoo", tmp_path / "out", secret=KEY, workers=0, dataset_name="tiny-imagenet-200"
     )
-    got, _ = ClasswiseConv(KEY, "tiny-imagenet-200", 3)(clean.images.permute(0, 3, 1, 2), clean.labels)
+    got, _ = ClasswiseConv(KEY, "tiny-imagenet-200", CLASSES)(clean.images.permute(0, 3, 1, 2), clean.labels)
     assert torch.equal(got.permute(0, 2, 3, 1), load_arrays(tmp_path / "out").images)
 
 

@@ -30,14 +30,15 @@ class ClasswiseConv:
 
     Example::
 
-        protect = ClasswiseConv(read_key_file("my.key"), "cifar10", 10)
+        protect = ClasswiseConv(read_key_file("my.key"), "cifar10", dataset.classes)
         for images, labels in loader:  # images uint8 [N, 3, H, W], on any device
             images, labels = protect(images, labels)
 
     Args:
         secret: The key, or a seed.
         name: Name of the dataset, part of the filters' derivation: "dataset_name" in the manifest.
-        classes: How many classes there are, or their names.
+        classes: Their names, in the order of the labels; or how many there are, for the filters that older
+            sets have by their place.
         size: Pixels of the shorter side of the images, by which ``protect`` chooses kernel_size and strength
             where the name is not that of a known dataset.
         kernel_size: Side of the filters, odd; by default as for ``protect``.
@@ -84,7 +85,8 @@ class ClasswiseConv:
         assert own.strength is not None
         assert own.padding is not None
         self._side = size if name not in DEFAULTS and None in (kernel_size, strength) else None
-        self.filters = class_filters(secret, name, count, own.kernel_size, own.strength, filters)
+        derived = classes if isinstance(secret, Key) else count  # a seed's filters go by place alone
+        self.filters = class_filters(secret, name, derived, own.kernel_size, own.strength, filters)
         self.padding = own.padding
 
     def __call__(self, images: Any, labels: Any) -> tuple[Any, Any]:

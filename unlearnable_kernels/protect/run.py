@@ -20,7 +20,7 @@ from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences, staging_folder
+from unlearnable_kernels.protect.pipeline.staging import Staging, differences, scheme_at, staging_folder
 from unlearnable_kernels.protect.verify import verify_dataset
 
 ON_ERROR = ("raise", "skip")
@@ -88,7 +88,7 @@ def protect_dataset(
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
     _notify_about(source, notify)
-    plan = make_plan(source, secret, options, on_error)
+    plan = make_plan(source, secret, options, on_error, scheme_at(dst))
     if plan.protects_nothing:
         notify(f"warning: no image is protected: {plan.protects_nothing}")
     if _is_complete(dst, plan, secret) and not staging_folder(dst).exists():

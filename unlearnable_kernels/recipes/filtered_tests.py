@@ -47,8 +47,9 @@ def accuracy_on_filtered(run: Path, protected: Path, secret: Secret, test: str) 
         Path(config.test), "test", config.image_size, limit_per_class=config.test_limit_per_class
     )
     data = data.relabelled(classes, config.test)
+    derived = classes if manifest.get("scheme") == 2 else len(classes)
     filters = class_filters(
-        secret, manifest["dataset_name"], len(classes), settings["kernel_size"], settings["strength"], kind
+        secret, manifest["dataset_name"], derived, settings["kernel_size"], settings["strength"], kind
     )
     shown = data.labels
     if test == PERMUTED:

@@ -137,7 +137,7 @@ class ClasswiseConv(Method):
         filters = class_filters(
             task.secret,
             task.name,
-            len(task.source.classes),
+            task.classes,
             parameters["kernel_size"],
             parameters["strength"],
             self.filters,

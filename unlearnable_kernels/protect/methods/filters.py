@@ -43,71 +43,44 @@ def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float
 def class_filters(
     secret: Secret,
     dataset_name: str,
-    num_classes: int,
+    classes: int | Sequence[str],
     kernel_size: int,
     strength: float,
     kind: str = SQUARE,
 ) -> torch.Tensor:
-    """The filters of classes 0 … num_classes-1 from a key or a seed.
+    """The filters of all classes of a dataset from a key or a seed.
 
     Args:
         secret: Key or seed. The released program defines what square filters a seed gives; the other kinds
             are derived from it as from a key.
         dataset_name: Part of the derivation.
-        num_classes: Number K of classes.
+        classes: Names of the K classes, or their number. By name, a class keeps its filter whatever other
+            classes there are; by number, filters belong to a class's place (scheme 1, see ``Task``).
         kernel_size: Side k of the filters, odd, from 1 to 255.
         strength: p_b of the paper, in (0, 1000].
         kind: One of ``KINDS``; with "irp" the first of the two filters is given.
 
     Returns:
-        float32 [num_classes, kernel_size, kernel_size], entries in [0, max(1, strength)].
+        float32 [K, kernel_size, kernel_size], entries in [0, max(1, strength)].
 
     Raises:
         UserError: A parameter is out of range.
     """
-    check_filter_parameters(num_classes, kernel_size, strength)
+    each: Sequence[str | int] = range(classes) if isinstance(classes, int) else classes
+    check_filter_parameters(len(each), kernel_size, strength)
     if kind == SQUARE and not isinstance(secret, Key):
-        return seed_stream(secret.seed, num_classes, kernel_size, strength)[0]
+        return seed_stream(secret.seed, len(each), kernel_size, strength)[0]
     filters = [
-        _derived_filter(secret, kind, dataset_name, 0 if kind == SHARED else index, kernel_size, strength)
-        for index in range(num_classes)
-    ]
-    return torch.from_numpy(np.stack(filters))
-
-
-def filters_from_key(
-    key: Key, dataset_name: str, classes: int | Sequence[int], kernel_size: int, strength: float
-) -> torch.Tensor:
-    """Class filters from a private key, the same on every machine.
-
-    Args:
-        key: The private key.
-        dataset_name: Part of the derivation.
-        classes: The number K of classes, or the indices of the K classes wanted; a filter depends on its own
-            class's index and on no other class.
-        kernel_size: Side k of the filters, odd, from 1 to 255.
-        strength: p_b of the paper, in (0, 1000].
-
-    Returns:
-        float32 [K, k, k]; in each filter one entry is 1, the others are uniform in [0, strength).
-
-    Raises:
-        UserError: A parameter is out of range, or there are no classes.
-    """
-    indices = range(classes) if isinstance(classes, int) else classes
-    check_filter_parameters(len(indices), kernel_size, strength)
-    if min(indices) < 0:
-        raise UserError(f"class indices must be 0 or more, one is {min(indices)}")
-    filters = [
-        _derived_filter(key, SQUARE, dataset_name, int(index), kernel_size, strength) for index in indices
+        _derived_filter(secret, kind, dataset_name, 0 if kind == SHARED else one, kernel_size, strength)
+        for one in each
     ]
     return torch.from_numpy(np.stack(filters))
 
 
 def _derived_filter(
-    secret: Secret, kind: str, dataset_name: str, index: int, k: int, strength: float
+    secret: Secret, kind: str, dataset_name: str, index: str | int, k: int, strength: float
 ) -> np.ndarray:
-    """float32 [k, k]. No two kinds share bytes."""
+    """float32 [k, k]. No two kinds share bytes, nor do a class's name and a number."""
     purpose = "filter" if kind == SQUARE else f"filter {kind}"
     stripe = kind in (VERTICAL, HORIZONTAL)
     taps = k if stripe else k * k

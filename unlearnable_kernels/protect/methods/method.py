@@ -26,6 +26,8 @@ class Task:
         resize: Side in pixels that images are brought to first, or None.
         format: Name of the output format.
         format_settings: Its settings by name.
+        scheme: How secrets of a class derive: 2 from its name, which it keeps when others come; 1 from its
+            place among the classes, as with seeds, and with keys before there were two schemes.
         image: The first image that can be read, uint8 [H, W, 3], after the resize.
     """
 
@@ -36,7 +38,13 @@ class Task:
     resize: int | None
     format: str
     format_settings: dict[str, Any]
+    scheme: int
     image: np.ndarray
+
+    @property
+    def classes(self) -> int | list[str]:
+        """What the secrets of classes derive from: their names, or their number."""
+        return list(self.source.classes) if self.scheme == 2 else len(self.source.classes)
 
     @property
     def names(self) -> list[str]:

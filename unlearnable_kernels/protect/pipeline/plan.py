@@ -14,7 +14,7 @@ from unlearnable_kernels.data.writer import Writer
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.plugins import describe_plugins
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 
@@ -71,8 +71,8 @@ class Plan:
         return f"--fraction {self.task.fraction:g} selects none of {len(self.outputs)} images"
 
 
-def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -> Plan:
-    """Resolve the defaults and decide what becomes of every sample.
+def make_plan(source: Source, secret: Secret, options: Options, on_error: str, scheme: int = 2) -> Plan:
+    """Resolve the defaults and decide what becomes of every sample, by ``Task.scheme``.
 
     Raises:
         UserError: An option does not suit this dataset, or none of its images can be read.
@@ -82,7 +82,7 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
         raise UserError(f"{source.name}: there are no images to protect")
     image = _first_image(source, options.resize, on_error)
     writer = make_writer(options, source)
-    task = make_task(source, secret, options, writer, image)
+    task = make_task(source, secret, options, writer, image, scheme)
     method, parameters = options.method, options.method.parameters(task)
     assignment = method.assignment(task, parameters)
     header = {
@@ -99,6 +99,8 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str) -
         "source_listing_sha256": listing_digest(source, with_times=False),
         "versions": versions(),
     }
+    if task.scheme != 1:
+        header["scheme"] = task.scheme
     # A method from outside makes other bytes when its code changes.
     if plugins := describe_plugins([(METHODS, method.name), (WRITERS, writer.name)]):
         header["plugins"] = plugins
@@ -142,8 +144,10 @@ def _check_writer(method: Method, writer: Writer) -> None:
         raise UserError(f"format must be one of {allowed} with {method.name}, not {writer.name!r}")
 
 
-def make_task(source: Source, secret: Secret, options: Options, writer: Writer, image: np.ndarray) -> Task:
-    """What the method is given.
+def make_task(
+    source: Source, secret: Secret, options: Options, writer: Writer, image: np.ndarray, scheme: int = 2
+) -> Task:
+    """What the method is given; a seed knows scheme 1 alone.
 
     Raises:
         UserError: The name of the dataset is not Unicode text.
@@ -163,6 +167,7 @@ def make_task(source: Source, secret: Secret, options: Options, writer: Writer, 
         resize=options.resize,
         format=writer.name,
         format_settings=asdict(writer),
+        scheme=scheme if isinstance(secret, Key) else 1,
         image=image,
     )
 

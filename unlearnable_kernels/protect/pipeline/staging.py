@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.data.manifest import canonical
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, canonical
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import parse_json, write_all, write_json, writing
 from unlearnable_kernels.protect.keys import Secret
@@ -195,6 +195,15 @@ class Staging:
 def staging_folder(dst: Path) -> Path:
     """Beside ``dst``, hence on its file system, where a rename is one step."""
     return dst.with_name(dst.name + ".partial")
+
+
+def scheme_at(dst: Path) -> int:
+    """``Task.scheme`` of what was begun or finished at ``dst``, to go on with; 2 where nothing was."""
+    for path, field in ((dst / MANIFEST_NAME, None), (staging_folder(dst) / "plan.json", "header")):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            found = parse_json(path.read_bytes())
+            return int((found if field is None else found[field]).get("scheme", 1))
+    return 2
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
