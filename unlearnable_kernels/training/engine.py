@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from unlearnable_kernels.data.augment import draw_crop_flip
+from unlearnable_kernels.data.augment import draw_crop_flip, to_float
 from unlearnable_kernels.defences import Batch, Defence
 from unlearnable_kernels.device import autocast
 from unlearnable_kernels.errors import UserError
@@ -84,7 +84,8 @@ class Engine:
 
     Args:
         model: On the device of ``group``, where it is trained in place.
-        images: uint8 [N, H, W, 3], on any device.
+        images: uint8 [N, H, W, 3], or float32 in [0, 1] where the recipe neither crops nor flips; on any
+            device.
         labels: int64 [N], on any device.
         recipe: How to train.
         group: This process among those that train together.
@@ -163,7 +164,10 @@ class Engine:
         labels = self.labels[picked].to(device)
         if images.device != device:
             images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
-        inputs = crop_flip(images, offsets[part], flips[part], recipe.crop_padding, picked, self._dtype)
+        if images.is_floating_point():
+            inputs = to_float(images[picked], self._dtype)
+        else:
+            inputs = crop_flip(images, offsets[part], flips[part], recipe.crop_padding, picked, self._dtype)
 
         def gather(rows: Tensor) -> Tensor:
             return self.group.gather(rows, count)
