@@ -117,7 +117,11 @@ def test_the_manifest_says_what_was_done(tree: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in estimate["all"]] == [0, 1, 2]
     assert (estimate["before"], estimate["after"]) == (estimate["all"][0], estimate["all"][-1])
     assert all(0 <= line["estimate"] <= 2 / 3 and 0 <= line["protected"] <= 2 / 3 for line in estimate["all"])
-    assert said[-1] == "protected 12 of 24 images"
+    used = manifest["budget_used"]
+    changes = np.abs(differences(tree, tmp_path / "out"))
+    changes = changes[changes.any(axis=(1, 2, 3))]
+    assert used == {"mean": pytest.approx(changes.mean() / 8, abs=6e-5), "largest": 1.0}
+    assert said[-1] == f"protected 12 of 24 images, using {used['mean']:.0%} of the budget (at most 100%)"
     assert said[1].startswith("after step 1 of 2: estimated Bayes error 0.")
 
 
@@ -295,6 +299,13 @@ def test_a_median_bandwidth_is_found_and_told(tree: Path, tmp_path: Path) -> Non
     manifest = manifest_of(tmp_path / "out")
     assert manifest["parameters"]["bandwidth"] == "median"
     assert all(0 < line["bandwidth"] < 12 for line in manifest["estimate"]["all"])
+
+
+def test_a_budget_that_is_hardly_used_is_warned_of(tree: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    protect(tree, tmp_path / "out", method="beo-aaai2026", notify=said.append)
+    assert manifest_of(tmp_path / "out")["budget_used"]["largest"] <= 1 / 8
+    assert said[-1] == "warning: less than half of the budget was used on average: give more steps"
 
 
 def test_protecting_nothing_leaves_all_as_it_is(tree: Path, tmp_path: Path) -> None:

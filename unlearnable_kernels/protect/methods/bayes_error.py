@@ -16,7 +16,7 @@ from unlearnable_kernels.files import read_json, replacing, write_json, writing
 from unlearnable_kernels.networks import find_network
 from unlearnable_kernels.protect.methods.ascent import Ascent, Budget, Target
 from unlearnable_kernels.protect.methods.ascent_loop import Loop
-from unlearnable_kernels.protect.methods.budget import check_budget
+from unlearnable_kernels.protect.methods.budget import budget_used, check_budget
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
 from unlearnable_kernels.protect.methods.precomputed import PrecomputedImages
 from unlearnable_kernels.protect.methods.selection import check_fraction, exact_subset
@@ -122,31 +122,35 @@ class BayesError(Method):
     ) -> Perturbation:
         file, outcome = workspace.folder / IMAGES, workspace.folder / OUTCOME
         if not outcome.exists():
-            images, missing, log = self._optimised(task, np.array(assignment), workspace)
+            images, found = self._optimised(task, np.array(assignment), workspace)
             with writing(workspace.folder):
                 with replacing(file) as temporary, temporary.open("wb") as stream:
                     np.save(stream, images)
                 # Last: where it is, the other is whole.
-                write_json(outcome, {"estimate": log, "missing": missing})
+                write_json(outcome, found)
         found = read_json(outcome)
         estimate = found["estimate"]
         summary = {"before": estimate[0], "after": estimate[-1], "all": estimate} if estimate else None
-        return PrecomputedImages(file, frozenset(found["missing"]), {"estimate": summary})
+        used = found.get("budget_used")
+        return PrecomputedImages(
+            file, frozenset(found["missing"]), {"estimate": summary, "budget_used": used}
+        )
 
     def _optimised(
         self, task: Task, assignment: np.ndarray, workspace: Workspace
-    ) -> tuple[np.ndarray, list[int], list[dict[str, Any]]]:
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Optimise the P marked samples.
 
         Returns:
-            Images uint8 [P, H, W, 3], the rows that could not be read, and the log.
+            Images uint8 [P, H, W, 3]; and the log as "estimate", the rows that could not be read as "missing"
+            and what ``budget_used`` says of the others.
         """
         every, present = _load_all(task, workspace)
         protected = assignment >= 0
         result = np.zeros((int(protected.sum()), *every.shape[1:]), np.uint8)
         usable = protected & present
         if not usable.any():
-            return result, assignment[protected].tolist(), []
+            return result, {"estimate": [], "missing": assignment[protected].tolist(), "budget_used": None}
         moved = present if self.loop.ascend_all else usable
         numbers = np.cumsum(present) - 1  # among the images that were read
         labels = np.array(task.labels)[present]
@@ -165,8 +169,14 @@ class BayesError(Method):
             target, self.budget, self.bandwidth, self.steps, self.network, self.loop, seed_for, workspace
         )
         images, log = ascent.run()
-        result[assignment[usable]] = images.numpy()[protected[moved]]
-        return result, assignment[protected & ~present].tolist(), log
+        kept = images[torch.from_numpy(protected[moved])]
+        result[assignment[usable]] = kept.numpy()
+        budget = self.budget
+        return result, {
+            "estimate": log,
+            "missing": assignment[protected & ~present].tolist(),
+            "budget_used": budget_used(kept, torch.from_numpy(every[usable]), budget.eps, budget.norm),
+        }
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
