@@ -45,7 +45,7 @@ def quantised(master: Tensor, origin: Tensor, eps: float, norm: str) -> Tensor:
     """
     difference = master * 255 - origin
     if norm == "linf":
-        levels = difference.round_().clamp_(-_levels(eps), _levels(eps))
+        levels = difference.round_().clamp_(-levels_of(eps), levels_of(eps))
     else:
         levels = _rounded_into_ball(difference, (255 * eps) ** 2)
     return levels.add_(origin).clamp_(0, 255).to(torch.uint8)
@@ -74,7 +74,8 @@ def budget_used(written: Tensor, origin: Tensor, eps: float, norm: str) -> dict[
     return {"mean": round(total / count / (255 * eps), 4), "largest": round(largest / (255 * eps), 4)}
 
 
-def _levels(eps: float) -> int:
+def levels_of(eps: float) -> int:
+    """How many grey levels ``eps`` allows."""
     return math.floor(255 * eps + _SLACK)
 
 
