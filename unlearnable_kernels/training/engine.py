@@ -121,18 +121,25 @@ class Engine:
         self._sizes: set[tuple[int, int]] = set()  # other than the images' own, that the network took
 
     def train_epoch(
-        self, epoch: int, generator: torch.Generator, report: Callable[[int], None]
+        self,
+        epoch: int,
+        generator: torch.Generator,
+        report: Callable[[int], None],
+        rows: Tensor | None = None,
     ) -> EpochResult:
-        """One pass over all images in a fresh order.
+        """One pass over the images in a fresh order.
 
         Args:
             epoch: From 0.
             generator: On the device of ``group``, in the same state on all processes; order and augmentation
                 are drawn from it.
             report: Called after every step with the number of images in it.
+            rows: int64, those of the images to train on; None takes all.
         """
-        count, device = len(self.labels), self.group.device
+        count, device = len(self.labels if rows is None else rows), self.group.device
         order = torch.randperm(count, generator=generator, device=device).to(self.images.device)
+        if rows is not None:
+            order = rows.to(order.device)[order]
         batches = order.split(self.recipe.batch_size)
         sums = torch.zeros(2, dtype=torch.float64, device=device)  # the loss, and the images recognised
         trained, lr = 0, 0.0
