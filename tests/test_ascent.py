@@ -11,21 +11,15 @@ from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.protect.methods import ascent as ascent_module
-from unlearnable_kernels.protect.methods.ascent import (
-    ADAM_LR,
-    AUTHORS,
-    OURS,
-    Ascent,
-    Budget,
-    Loop,
-    Target,
-    adamw_ascent,
-)
+from unlearnable_kernels.protect.methods.ascent import Ascent, Budget, Target
+from unlearnable_kernels.protect.methods.ascent_loop import ADAM_LR, Loop, adamw_ascent
+from unlearnable_kernels.protect.methods.bayes_error import BayesError, BeoAaai2026
 from unlearnable_kernels.protect.methods.embedding import fast_precision, half_cosine, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.training import features_of, fresh_network, pixel_gradient
 
 CPU = torch.device("cpu")
+OURS, AUTHORS = BayesError().loop, BeoAaai2026().loop
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +53,20 @@ def make(loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: fl
     return Ascent(target(), budget, sigma, steps, "resnet8", loop, seed_for, workspace)
 
 
-def test_the_gradient_in_parts_is_that_of_the_whole(full_precision: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("through_divisor", [False, True])
+def test_the_gradient_in_parts_is_that_of_the_whole(
+    full_precision: None, tmp_path: Path, through_divisor: bool
+) -> None:
     """The mean error of all images, through features and scaling, as autograd has it in one piece."""
-    ascent = make(OURS, tmp_path)
+    ascent = make(dataclasses.replace(OURS, differentiate_divisor=through_divisor), tmp_path)
     model = fresh_network("resnet8", 3, 12, 0, CPU)
     found = features_of(model, ascent.current)
     upstream = ascent._feature_gradient(found)
     parts = [pixel_gradient(model, ascent.current[a : a + 7], upstream[a : a + 7]) for a in range(0, 40, 7)]
     pixels = (ascent.current / 255).permute(0, 3, 1, 2).requires_grad_()
     z = penultimate_features(model.eval(), pixels)
-    errors = bayes_error(z / z.detach().abs().max(), ascent.labels, 3, 0.3)
+    divisor = z.abs().max()
+    errors = bayes_error(z / (divisor if through_divisor else divisor.detach()), ascent.labels, 3, 0.3)
     (expected,) = torch.autograd.grad(errors.mean(), pixels)
     got = torch.cat(parts).permute(0, 3, 1, 2)
     assert expected.abs().max() > 0
@@ -85,7 +83,7 @@ def test_ascending_raises_the_error_of_the_embedding_at_hand(tmp_path: Path, nor
     ascent._train_all(0)
 
     def estimate(name: str) -> float:
-        scaled, _ = ascent._scaled(ascent._features(ascent.models[name], ascent.current))
+        scaled = ascent._scaled(ascent._features(ascent.models[name], ascent.current))
         return float(bayes_error(scaled, ascent.labels, 3, 0.3).mean())
 
     before = [estimate(f"ascended {index}") for index in range(2)]
@@ -103,9 +101,9 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
     ascended: list[int] = []
     true_training, true_gradient = train_embedding, pixel_gradient
 
-    def training(model, images, labels, *, epochs, lr, seed, report):  # type: ignore[no-untyped-def]
+    def training(model, images, labels, *, epochs, lr, seed, **others):  # type: ignore[no-untyped-def]
         seen.append((epochs, seed))
-        true_training(model, images, labels, epochs=epochs, lr=lr, seed=seed, report=report)
+        true_training(model, images, labels, epochs=epochs, lr=lr, seed=seed, **others)
 
     def gradient(model, images, upstream, precision):  # type: ignore[no-untyped-def]
         ascended.append(id(model))
@@ -134,7 +132,7 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
 
 def test_steps_smaller_than_a_level_add_up(tmp_path: Path) -> None:
     """The authors' rate is a quarter of a level: of four steps one shows."""
-    ascent = make(AUTHORS, tmp_path)
+    ascent = make(dataclasses.replace(AUTHORS, float_images=False), tmp_path)
     part = slice(0, 20)
     gradient = torch.ones_like(ascent.master)
     before = ascent.current.clone()
@@ -148,6 +146,44 @@ def test_steps_smaller_than_a_level_add_up(tmp_path: Path) -> None:
     torch.testing.assert_close(
         (ascent.master - ascent.origin / 255)[inside].mean(), torch.tensor(4 * ADAM_LR), rtol=0.02, atol=0
     )
+
+
+def test_float_images_show_steps_smaller_than_a_level(tmp_path: Path) -> None:
+    ascent = make(AUTHORS, tmp_path)
+    before = ascent.current[ascent.rows]
+    ascent._move(slice(0, 20), torch.ones_like(ascent.master))
+    inside = before < 1 - ADAM_LR
+    moved = (ascent.current[ascent.rows] - before)[inside]
+    torch.testing.assert_close(moved.mean(), torch.tensor(ADAM_LR), rtol=0.02, atol=0)
+    assert torch.equal(ascent._written(slice(0, 20)), ascent.origin)
+
+
+def test_every_step_of_adamw_is_counted(tmp_path: Path) -> None:
+    """Its corrections of the first steps would otherwise make later ones too long."""
+    loop = dataclasses.replace(AUTHORS, inner_steps=2)
+    ascent = make(loop, tmp_path)
+    x, moments = ascent.master.clone(), [torch.zeros_like(ascent.master) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        gradient = torch.randn(x.shape, generator=generator)
+        x = adamw_ascent(x, gradient, moments, step + 1).clamp(0, 1)
+        ascent.done = step // 2
+        ascent._move(slice(0, 20), gradient, step % 2)
+    torch.testing.assert_close(ascent.master, x)
+
+
+def test_what_is_returned_is_what_was_measured_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def training(model, images, labels, **others):  # type: ignore[no-untyped-def]
+        seen.append(images.clone())
+
+    monkeypatch.setattr(ascent_module, "train_embedding", training)
+    ascent = make(dataclasses.replace(AUTHORS, first_epochs=1), tmp_path, steps=2)
+    images, _ = ascent.run()
+    assert images.dtype == torch.uint8
+    assert not torch.equal(images, ascent.origin)
+    assert torch.equal(seen[-1][ascent.rows], images / 255)
 
 
 def test_adamw_is_torchs() -> None:
@@ -178,6 +214,22 @@ def test_training_learns_and_repeats() -> None:
     with torch.no_grad():
         guesses = model(to_float(data.images)).argmax(1)
     assert (guesses == data.labels).float().mean() > 0.6
+
+
+def test_without_augmentation_all_epochs_show_the_images_as_they_are_in_one_order() -> None:
+    data = target(10)
+    for images in (data.images, data.images / 255):
+        model = fresh_network("resnet8", 3, 12, 5, CPU)
+        shown: list[torch.Tensor] = []
+        model.register_forward_pre_hook(lambda _, args, shown=shown: shown.append(args[0].clone()))
+        train_embedding(
+            model, images, data.labels, epochs=2, lr=0.1, seed=1, report=lambda images: None, augment=False
+        )
+        first, second = shown
+        assert torch.equal(first, second)
+        clean = {image.numpy().tobytes() for image in to_float(data.images)}
+        assert {image.numpy().tobytes() for image in first.float()} == clean
+        assert not torch.equal(first.float(), to_float(data.images))
 
 
 def test_the_global_generator_is_left_alone() -> None:

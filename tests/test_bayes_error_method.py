@@ -19,7 +19,7 @@ from unlearnable_kernels.data.images import decode, resize
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key, Seed
-from unlearnable_kernels.protect.methods.ascent import AUTHORS, OURS
+from unlearnable_kernels.protect.methods.ascent import Ascent
 from unlearnable_kernels.protect.methods.bayes_error import BayesError, BeoAaai2026
 from unlearnable_kernels.protect.methods.selection import exact_subset
 from unlearnable_kernels.protect.run import protect_dataset
@@ -32,9 +32,10 @@ CLASSES = ("ant", "bee", "cow")
 @pytest.fixture(autouse=True)
 def short_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread: on a busy machine threads wait for each other far longer than so small networks take."""
-    ours = dataclasses.replace(OURS, first_epochs=1, epochs=1, inner_steps=2, embeddings=1)
+    ours = dataclasses.replace(BayesError().loop, first_epochs=1, epochs=1, inner_steps=2, embeddings=1)
+    authors = dataclasses.replace(BeoAaai2026().loop, first_epochs=1)
     monkeypatch.setattr(BayesError, "loop", ours)
-    monkeypatch.setattr(BeoAaai2026, "loop", dataclasses.replace(AUTHORS, first_epochs=1))
+    monkeypatch.setattr(BeoAaai2026, "loop", authors)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -116,8 +117,37 @@ def test_the_manifest_says_what_was_done(tree: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in estimate["all"]] == [0, 1, 2]
     assert (estimate["before"], estimate["after"]) == (estimate["all"][0], estimate["all"][-1])
     assert all(0 <= line["estimate"] <= 2 / 3 and 0 <= line["protected"] <= 2 / 3 for line in estimate["all"])
-    assert said[-1] == "protected 12 of 24 images"
+    used = manifest["budget_used"]
+    changes = np.abs(differences(tree, tmp_path / "out"))
+    changes = changes[changes.any(axis=(1, 2, 3))]
+    assert used == {"mean": pytest.approx(changes.mean() / 8, abs=6e-5), "largest": 1.0}
+    assert said[-1] == f"protected 12 of 24 images, using {used['mean']:.0%} of the budget (at most 100%)"
     assert said[1].startswith("after step 1 of 2: estimated Bayes error 0.")
+
+
+@pytest.mark.parametrize("ascend_all", [False, True])
+def test_all_images_may_be_moved_and_those_to_protect_taken_afterwards(
+    tree: Path, tmp_path: Path, ascend_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = dataclasses.replace(BayesError().loop, ascend_all=ascend_all)
+    monkeypatch.setattr(BayesError, "loop", loop)
+    moved: list[int] = []
+    ascend = Ascent._ascend
+
+    def counting(self: Ascent) -> None:
+        moved.append(len(self.rows))
+        ascend(self)
+
+    monkeypatch.setattr(Ascent, "_ascend", counting)
+    broken = shutil.copytree(tree, tmp_path / "zoo") / "train" / "ant" / "0.png"
+    broken.write_bytes(b"no image")
+    protect(tmp_path / "zoo", tmp_path / "out", fraction=0.5, steps=1, on_error="skip")
+    files = manifest_of(tmp_path / "out")["files"]
+    for name, entry in files.items():
+        before, after = (decode((root / name).read_bytes(), name) for root in (tree, tmp_path / "out"))
+        change = np.abs(after.astype(int) - before).max()
+        assert 1 <= change <= 8 if entry["protected"] else change == 0
+    assert moved == [23 if ascend_all else sum(entry["protected"] for entry in files.values())]
 
 
 @pytest.mark.filterwarnings("ignore:an integer seed")
@@ -232,7 +262,7 @@ def test_what_the_method_cannot_take_is_named(tree: Path, tmp_path: Path) -> Non
         ({"bandwidth": float("nan")}, "bandwidth must be a finite number above 0, or median, not nan"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
-        ({"method": "beo-aaai2026", "norm": "l2"}, "norm must be linf with beo-aaai2026"),
+        ({"method": "beo-aaai2026", "norm": "l2"}, "norm must be linf with rule adamw, not 'l2'"),
     ):
         with pytest.raises(UserError, match=message):
             protect(tree, tmp_path / "out", **options)
@@ -269,6 +299,13 @@ def test_a_median_bandwidth_is_found_and_told(tree: Path, tmp_path: Path) -> Non
     manifest = manifest_of(tmp_path / "out")
     assert manifest["parameters"]["bandwidth"] == "median"
     assert all(0 < line["bandwidth"] < 12 for line in manifest["estimate"]["all"])
+
+
+def test_a_budget_that_is_hardly_used_is_warned_of(tree: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    protect(tree, tmp_path / "out", method="beo-aaai2026", notify=said.append)
+    assert manifest_of(tmp_path / "out")["budget_used"]["largest"] <= 1 / 8
+    assert said[-1] == "warning: less than half of the budget was used on average: give more steps"
 
 
 def test_protecting_nothing_leaves_all_as_it_is(tree: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.methods.budget import check_budget, quantised
+from unlearnable_kernels.protect.methods.budget import budget_used, check_budget, quantised
 
 
 def pair(seed: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,6 +53,18 @@ def test_l2_is_used_as_far_as_whole_levels_go() -> None:
     for eps in (0.1, 0.4, 0.8):
         lengths = (change(quantised(master, origin, eps, "l2"), origin) ** 2).sum(axis=(1, 2, 3)) ** 0.5
         assert (lengths > 0.9 * 255 * eps).all()
+
+
+def test_the_used_part_of_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearnable_kernels.protect.methods.budget._CHUNK", 2)
+    origin = torch.full((3, 4, 4, 3), 100, dtype=torch.uint8)
+    written = origin.clone()
+    written[0] += 8
+    written[1] -= 4
+    assert budget_used(written, origin, 8 / 255, "linf") == {"mean": 0.5, "largest": 1.0}
+    length = 48**0.5
+    used = budget_used(written, origin, 16 * length / 255, "l2")
+    assert used == {"mean": 0.25, "largest": 0.5}
 
 
 def test_bad_budgets_are_named() -> None:

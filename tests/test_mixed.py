@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import one_thread
 
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import load_arrays
@@ -15,6 +16,7 @@ from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes.mixture_sweep import sweep_mixtures
 from unlearnable_kernels.training import TrainConfig
 
+__all__ = ["one_thread"]  # a fixture; the network tiny comes with it
 PER_CLASS = 20
 
 
@@ -106,7 +108,7 @@ def test_half_a_mixture_is_refused(settings, message):
 
 def command(photos, out, *more):
     base = ["sweep", "--train", photos / "whole", "--clean", photos / "photos", "--out", out, *more]
-    short = ["--network", "resnet8", "--epochs", "1", "--set", "batch_size=16"]
+    short = ["--network", "tiny", "--epochs", "1", "--set", "batch_size=16"]
     app([str(each) for each in [*base, *short]], standalone_mode=False)
 
 
@@ -142,7 +144,7 @@ def test_fractions_of_choice_and_with_a_defence(photos, tmp_path):
 def test_one_mixture_is_an_ordinary_run(photos, tmp_path):
     mixture = ["--set", f"clean={photos / 'photos'}", "--set", "protected_fraction=0.5"]
     command = ["train", "--train", photos / "whole", "--out", tmp_path / "run", *mixture]
-    short = ["--network", "resnet8", "--epochs", "1", "--batch-size", "16", "--set", "only_clean=true"]
+    short = ["--network", "tiny", "--epochs", "1", "--batch-size", "16", "--set", "only_clean=true"]
     app([str(each) for each in [*command, *short]], standalone_mode=False)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["train"]["images"] == 20
 

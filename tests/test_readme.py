@@ -53,7 +53,7 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("photos")
 def test_every_command_line(monkeypatch, capsys):
-    shorter = dataclasses.replace(BayesError.loop, embeddings=1, first_epochs=1, epochs=1, inner_steps=1)
+    shorter = dataclasses.replace(BayesError().loop, embeddings=1, first_epochs=1, epochs=1, inner_steps=1)
     monkeypatch.setattr(BayesError, "loop", shorter)
     lines = command_lines()
     commands = [line for line in lines if line[0] == "unlearnable"]

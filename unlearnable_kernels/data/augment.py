@@ -65,11 +65,13 @@ def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Cast stored images to what the network takes, without any augmentation.
 
     Args:
-        images: uint8 [B, H, W, C].
+        images: uint8 [B, H, W, C], or floats in [0, 1], which keep their values.
         dtype: Of the result.
 
     Returns:
         ``dtype`` [B, C, H, W] in [0, 1], channels-last in memory.
     """
+    if images.is_floating_point():
+        return images.permute(0, 3, 1, 2).to(dtype)
     corner = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
     return crop_flip(images, corner, corner.new_zeros(len(images), dtype=torch.bool), 0, None, dtype)

@@ -38,7 +38,7 @@ def mix(
         raise UserError(
             f"protected images are {_size(protected)} px and clean ones {_size(clean)} px: give an image size"
         )
-    taken = _choose(protected, fraction)
+    taken = protected_share(protected, fraction)
     if not only_clean:
         images = clean.images[originals]
         images[taken] = protected.images[taken]
@@ -73,8 +73,19 @@ def _size(data: LabelledImages) -> str:
     return f"{data.images.shape[2]}x{data.images.shape[1]}"
 
 
-def _choose(protected: LabelledImages, fraction: float) -> Tensor:
-    """Bool [N]: the images to take in their protected form."""
+def protected_share(protected: LabelledImages, fraction: float) -> Tensor:
+    """Which images a mixture takes in their protected form.
+
+    Args:
+        protected: What ``mix`` is given, or the mixture that it returned.
+        fraction: Part of each class, in [0, 1].
+
+    Returns:
+        bool [N].
+
+    Raises:
+        UserError: Too few images are protected.
+    """
     flagged = protected.protected_flags()
     by_class: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
     sizes = torch.bincount(protected.labels).tolist()

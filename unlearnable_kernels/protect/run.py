@@ -25,6 +25,8 @@ from unlearnable_kernels.protect.verify import verify_dataset
 
 ON_ERROR = ("raise", "skip")
 
+_LITTLE = 0.5  # of a budget, used on average
+
 
 def protect_dataset(
     src: Path,
@@ -120,7 +122,11 @@ def _notify_about(source: Source, notify: Notify) -> None:
 
 def _notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
     protected = sum(entry["protected"] for entry in sample_entries(manifest).values())
-    notify(f"protected {protected} of {total} images")
+    used = manifest.get("budget_used")
+    share = f", using {used['mean']:.0%} of the budget (at most {used['largest']:.0%})" if used else ""
+    notify(f"protected {protected} of {total} images{share}")
+    if used and used["mean"] < _LITTLE:
+        notify("warning: less than half of the budget was used on average: give more steps")
     if manifest["skipped"]:
         notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
 

@@ -66,5 +66,5 @@ def _mixed_alike(first: TrainConfig, second: TrainConfig) -> bool:
 
 def _differing_fields(first: TrainConfig, second: TrainConfig) -> list[str]:
     a, b = first.as_dict(), second.as_dict()
-    sets = ("train", "test", "clean", "protected_fraction", "only_clean")
-    return [name.replace("_", " ") for name in a if a[name] != b[name] and name not in sets]
+    sets = ("train", "test", "clean", "protected_fraction", "only_clean", "protected_epochs")
+    return [name.replace("_", " ") for name in a if name not in sets and a[name] != b[name]]

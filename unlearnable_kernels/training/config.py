@@ -20,6 +20,9 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("step", "cosine", "one-cycle")
 AMP = ("bf16",)
 
+LATER = ("protected_epochs",)
+"""Fields that earlier versions lack: at None they are left out, so that earlier runs still go on."""
+
 LIMITS = ("limit_per_class", "test_limit_per_class")
 
 _SEEDS = 2**63  # what torch's generators take
@@ -84,6 +87,8 @@ class TrainConfig:
         clean, protected_fraction, only_clean: With the originals of ``train`` in ``clean``, that part of
             every class, after any limit, is taken from ``train`` and the rest from ``clean``, or the rest
             alone; see ``data.mixture.mix``.
+        protected_epochs: Of such a mixture, the last so many epochs see the protected share alone, and those
+            before them the clean share alone; rate and optimiser go on. None trains on both together.
 
     Raises:
         UserError: A value is out of range.
@@ -118,6 +123,7 @@ class TrainConfig:
     clean: str | None = None
     protected_fraction: float | None = None
     only_clean: bool = False
+    protected_epochs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "clean"):
@@ -168,14 +174,26 @@ class TrainConfig:
             raise UserError(f"protected_fraction must be above 0 and at most 1, not {fraction}")
         if (self.clean is None) != (fraction is None) or (self.only_clean and self.clean is None):
             raise UserError("a mixture needs clean, the originals' folder, and protected_fraction: give both")
+        last = self.protected_epochs
+        if last is None:
+            return
+        if not 1 <= last < self.epochs:
+            raise UserError(
+                f"protected_epochs must be at least 1, and fewer than the {self.epochs} epochs, not {last}"
+            )
+        if fraction is None or fraction == 1 or self.only_clean:
+            raise UserError(
+                "protected_epochs needs a mixture: clean, protected_fraction below 1, and no only_clean"
+            )
 
     def make_defences(self) -> list[Defence]:
         """The defences, made anew."""
         return [_defence(settings) for settings in self.defences]
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, as JSON: what config.json holds."""
-        return dataclasses.asdict(self)
+        """All fields, as JSON, but for those of ``LATER`` that are None: what config.json holds."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in LATER or value is not None}
 
     @property
     def precision(self) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from unlearnable_kernels.data.augment import draw_crop_flip
+from unlearnable_kernels.data.augment import draw_crop_flip, to_float
 from unlearnable_kernels.defences import Batch, Defence
 from unlearnable_kernels.device import autocast
 from unlearnable_kernels.errors import UserError
@@ -84,7 +84,8 @@ class Engine:
 
     Args:
         model: On the device of ``group``, where it is trained in place.
-        images: uint8 [N, H, W, 3], on any device.
+        images: uint8 [N, H, W, 3], or float32 in [0, 1] where the recipe neither crops nor flips; on any
+            device.
         labels: int64 [N], on any device.
         recipe: How to train.
         group: This process among those that train together.
@@ -120,18 +121,25 @@ class Engine:
         self._sizes: set[tuple[int, int]] = set()  # other than the images' own, that the network took
 
     def train_epoch(
-        self, epoch: int, generator: torch.Generator, report: Callable[[int], None]
+        self,
+        epoch: int,
+        generator: torch.Generator,
+        report: Callable[[int], None],
+        rows: Tensor | None = None,
     ) -> EpochResult:
-        """One pass over all images in a fresh order.
+        """One pass over the images in a fresh order.
 
         Args:
             epoch: From 0.
             generator: On the device of ``group``, in the same state on all processes; order and augmentation
                 are drawn from it.
             report: Called after every step with the number of images in it.
+            rows: int64, those of the images to train on; None takes all.
         """
-        count, device = len(self.labels), self.group.device
+        count, device = len(self.labels if rows is None else rows), self.group.device
         order = torch.randperm(count, generator=generator, device=device).to(self.images.device)
+        if rows is not None:
+            order = rows.to(order.device)[order]
         batches = order.split(self.recipe.batch_size)
         sums = torch.zeros(2, dtype=torch.float64, device=device)  # the loss, and the images recognised
         trained, lr = 0, 0.0
@@ -163,7 +171,10 @@ class Engine:
         labels = self.labels[picked].to(device)
         if images.device != device:
             images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
-        inputs = crop_flip(images, offsets[part], flips[part], recipe.crop_padding, picked, self._dtype)
+        if images.is_floating_point():
+            inputs = to_float(images[picked], self._dtype)
+        else:
+            inputs = crop_flip(images, offsets[part], flips[part], recipe.crop_padding, picked, self._dtype)
 
         def gather(rows: Tensor) -> Tensor:
             return self.group.gather(rows, count)

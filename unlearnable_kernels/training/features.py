@@ -16,7 +16,7 @@ def features_of(model: nn.Module, images: Tensor, precision: str = "fp32") -> Te
 
     Args:
         model: A network with a linear layer at its end.
-        images: uint8 [N, H, W, 3], on any device.
+        images: uint8 [N, H, W, 3], or float32 in [0, 1]; on any device.
         precision: "fp32" or "bf16", of the passes through the network.
 
     Returns:
@@ -37,7 +37,7 @@ def pixel_gradient(model: nn.Module, images: Tensor, upstream: Tensor, precision
 
     Args:
         model: A network with a linear layer at its end.
-        images: uint8 [n, H, W, 3], on any device.
+        images: uint8 [n, H, W, 3], or float32 in [0, 1]; on any device.
         upstream: float32 [n, D], on any device.
         precision: "fp32" or "bf16", of the passes through the network.
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearnable_kernels.data.arrays import LabelledImages
+from unlearnable_kernels.data.mixture import protected_share
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import append_jsonl, resumable, write_json, write_jsonl
 from unlearnable_kernels.networks.normalise import normalised
@@ -128,6 +129,7 @@ class _Run:
         self._resumed = (out / CHECKPOINT).is_file()
         model, self.fresh_tensors = network_for(config, train_set, group.device, pretrained=not self._resumed)
         self.engine = engine_for(config, train_set, group, model)
+        self._shares = _shares_by_epoch(config, train_set)
         self.test_set = None if test_set is None else at_test(self.engine.defences, test_set)
         self.metrics: list[dict[str, Any]] = []
         self._board: TensorBoard | None = None
@@ -156,18 +158,19 @@ class _Run:
 
     def train_epoch(self, epoch: int, progress: Progress) -> None:
         """Train one epoch, from 0, test, and save both its metrics and the checkpoint."""
-        config, group, images = self.config, self.group, len(self.engine.labels)
-        done = epoch * images
+        config, group, rows = self.config, self.group, self._shares[epoch]
+        counts = [len(self.engine.labels) if each is None else len(each) for each in self._shares]
+        done, total = sum(counts[:epoch]), sum(counts)
 
         def report(count: int) -> None:
             nonlocal done
             done += count
-            progress("training", done, config.epochs * images)
+            progress("training", done, total)
 
         seed = derived_seed(config.seed, f"epoch {epoch}")
         torch.manual_seed(seed + group.rank)  # for layers that draw for themselves
         generator = torch.Generator(group.device).manual_seed(seed)
-        result = self.engine.train_epoch(epoch, generator, report)
+        result = self.engine.train_epoch(epoch, generator, report, rows)
         if result.diverged:
             raise UserError(f"the loss diverged in epoch {epoch + 1}: give a lower lr than {config.lr}")
         line = {
@@ -177,6 +180,8 @@ class _Run:
             "lr": result.lr,
             "images_per_second": round(result.images_per_second, 1),
         }
+        if config.protected_epochs is not None:
+            line["train_protected"] = float(rows is self._shares[-1])  # part of the images trained on
         if self.test_set is not None:
             tested = measure(self.engine.model, self.test_set, config.batch_size, group, config.precision)
             line |= {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
@@ -193,6 +198,19 @@ class _Run:
         save_checkpoint(
             self.out / CHECKPOINT, len(self.metrics), engine.model, engine.optimizer, engine.defences
         )
+
+
+def _shares_by_epoch(config: TrainConfig, data: LabelledImages) -> list[Tensor | None]:
+    """For each epoch the rows to train on; None is all of them."""
+    last = config.protected_epochs
+    if last is None:
+        return [None] * config.epochs
+    assert config.protected_fraction is not None
+    protected = protected_share(data, config.protected_fraction)
+    clean, alone = (mask.nonzero()[:, 0] for mask in (~protected, protected))
+    if 0 in (len(clean), len(alone)):
+        raise UserError(f"protected_fraction is {config.protected_fraction}: one of the two shares is empty")
+    return [clean] * (config.epochs - last) + [alone] * last
 
 
 def network_for(

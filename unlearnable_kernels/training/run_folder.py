@@ -22,7 +22,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import read_json, read_jsonl, replacing, write_json, writing
 from unlearnable_kernels.networks import NETWORKS
 from unlearnable_kernels.plugins import changed_plugin, describe_plugins, require_plugins
-from unlearnable_kernels.training.config import TrainConfig
+from unlearnable_kernels.training.config import LATER, TrainConfig
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -142,7 +142,8 @@ def read_run(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
             raise UserError(f"{run} is not a run folder: it has no {name}")
     config = read_json(run / CONFIG)
     _require_this_version(config, run / CONFIG)
-    _require(config, _CONFIG, str(run / CONFIG))
+    known = {name: kind for name, kind in _CONFIG.items() if name in config or name not in LATER}
+    _require(config, known, str(run / CONFIG))
     record = _read_record(run)
     require_plugins(record["plugins"], (NETWORKS, DEFENCES), str(run))
     return TrainConfig(**config), record

@@ -3,7 +3,7 @@
 docs/maths.md, "Bayes-error protection", has the equations and says where this differs from the paper.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import append_jsonl, read_jsonl, write_jsonl, writing
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.ops.pgd_step import pgd_step
+from unlearnable_kernels.protect.methods.ascent_loop import Loop, adamw_ascent
 from unlearnable_kernels.protect.methods.budget import quantised
 from unlearnable_kernels.protect.methods.embedding import fast_precision, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
@@ -35,42 +36,13 @@ _MEDIAN_ROWS = 2000
 
 
 @dataclass(frozen=True)
-class Loop:
-    """What distinguishes one outer loop from another.
-
-    Attributes:
-        embeddings: How many are ascended together.
-        warm_start: Whether they, and a further one that is never ascended and only measures, are trained on
-            from step to step for ``epochs`` at ``warm_lr``. Otherwise they are trained afresh for
-            ``first_epochs`` at ``lr`` in every step, and measure before they are ascended.
-        inner_steps: Ascent steps in each outer step.
-        rule: "pgd", or "adamw" on the gradient of the summed error.
-    """
-
-    embeddings: int
-    warm_start: bool
-    first_epochs: int
-    epochs: int
-    inner_steps: int
-    rule: str
-    lr: float = 0.1
-    warm_lr: float = 0.02
-
-
-OURS = Loop(embeddings=3, warm_start=True, first_epochs=15, epochs=3, inner_steps=5, rule="pgd")
-AUTHORS = Loop(embeddings=1, warm_start=False, first_epochs=30, epochs=30, inner_steps=1, rule="adamw")
-# AdamW as the authors use it: its defaults, but for the rate.
-ADAM_LR, ADAM_BETAS, ADAM_EPS, ADAM_DECAY = 1e-3, (0.9, 0.999), 1e-8, 0.01
-
-
-@dataclass(frozen=True)
 class Target:
     """What is to be protected.
 
     Attributes:
         images: uint8 [N, H, W, 3], all of them.
         labels: int64 [N], each in [0, num_classes).
-        rows: int64 [P], those of the images that are to be protected.
+        rows: int64 [P], those of the images that may be moved.
         num_classes: Number of classes.
     """
 
@@ -118,13 +90,15 @@ class Ascent:
         self.num_classes = target.num_classes
         self.device = pick_device()
         self.precision = fast_precision(self.device)
-        home = _home(target, self.device)
+        home = _home(target, loop.float_images, self.device)
         self.labels = target.labels.to(self.device)
         self.rows = target.rows.to(home)
-        self.current = target.images.to(home, copy=True)  # what the networks see
+        self.current = target.images.to(home, copy=True)  # what the networks see; float32 or uint8
         self.origin = self.current[self.rows]  # uint8 [P, H, W, 3]
-        # Steps smaller than a level add up here; the networks see it rounded.
+        # Steps smaller than a level add up here.
         self.master = self.origin / 255
+        if loop.float_images:
+            self.current = self.current / 255
         self.moments = [torch.zeros_like(self.master) for _ in range(2)] if loop.rule == "adamw" else []
         self.models: dict[str, nn.Module] = {}
         self.done = 0
@@ -152,9 +126,12 @@ class Ascent:
             with writing(self.workspace.folder):
                 self._save()
         self.models.clear()
+        written = torch.cat([self._written(part) for part in self._parts()])
+        # What is measured last is what is written.
+        self.current[self.rows] = written / 255 if self.loop.float_images else written
         self._train(self._measuring_name(), self.steps, fresh=True)
         self._note(self._measuring_name())
-        return self.current[self.rows].cpu(), self.log
+        return written.cpu(), self.log
 
     def _measuring_name(self) -> str:
         return "held out" if self.loop.warm_start else "ascended 0"
@@ -186,6 +163,7 @@ class Ascent:
             lr=loop.lr if fresh else loop.warm_lr,
             seed=self.seed_for("training", name, when),
             report=report,
+            augment=loop.augment,
         )
 
     def _fresh(self, seed: int) -> nn.Module:
@@ -193,18 +171,22 @@ class Ascent:
         return fresh_network(self.network, self.num_classes, size, seed, self.device)
 
     def _features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """float32 [n, D] on the device, for images uint8 [n, H, W, 3]."""
+        """float32 [n, D] on the device, for images [n, H, W, 3] as in ``current``."""
         return features_of(model, images, self.precision)
 
     def _to_train(self) -> int:
         """Images in all trainings of a run that is not interrupted."""
-        loop, count = self.loop, self.loop.embeddings + self.loop.warm_start
-        epochs = count * (loop.first_epochs + (self.steps - 1) * loop.epochs) + loop.first_epochs
-        return epochs * len(self.labels)
+        return self._trained_in(self.steps) + self.loop.first_epochs * len(self.labels)
+
+    def _trained_in(self, steps: int) -> int:
+        """Images in the trainings of so many outer steps, 1 at least."""
+        loop = self.loop
+        later = loop.epochs if loop.warm_start else loop.first_epochs
+        return len(self._names()) * (loop.first_epochs + (steps - 1) * later) * len(self.labels)
 
     def _note(self, measured_on: str) -> None:
         """Estimate the Bayes error of the current images on the embedding ``measured_on``, and log it."""
-        scaled, _ = self._scaled(self._features(self.models[measured_on], self.current))
+        scaled = self._scaled(self._features(self.models[measured_on], self.current))
         sigma = self._bandwidth(scaled)
         errors = bayes_error(scaled, self.labels, self.num_classes, sigma).double()
         line = {
@@ -221,10 +203,10 @@ class Ascent:
             f"protected images {line['protected']:.4f}"
         )
 
-    def _scaled(self, found: Tensor) -> tuple[Tensor, float]:
-        """Features over their largest absolute value, and that value."""
-        largest = max(float(found.abs().max()), torch.finfo(torch.float32).tiny)
-        return found / largest, largest
+    def _scaled(self, found: Tensor) -> Tensor:
+        """Features over their largest absolute value."""
+        largest = found.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        return found / (largest if self.loop.differentiate_divisor else largest.detach())
 
     def _bandwidth(self, scaled: Tensor) -> float:
         if not isinstance(self.bandwidth, str):
@@ -248,39 +230,51 @@ class Ascent:
                 for model, values in zip(models, found, strict=True):
                     values[rows] = self._features(model, now)
             upstream = [self._feature_gradient(values)[rows] for values in found]
-            for start in range(0, count, _CHUNK):
-                part = slice(start, min(start + _CHUNK, count))
+            for part in self._parts():
                 seen = self.current[self.rows[part]]
                 gradient = torch.zeros(seen.shape, device=self.device)
                 for model, slope in zip(models, upstream, strict=True):
                     gradient += pixel_gradient(model, seen, slope[part], self.precision)
-                self._move(part, gradient.to(self.master.device))
+                self._move(part, gradient.to(self.master.device), inner)
                 done = (self.done * loop.inner_steps + inner) * count + part.stop
                 self.workspace.progress("ascending", done, self.steps * loop.inner_steps * count)
 
     def _feature_gradient(self, found: Tensor) -> Tensor:
         """The gradient of the mean error over all images with respect to unscaled features [N, D]."""
-        scaled, largest = self._scaled(found)
-        scaled.requires_grad_()
+        found = found.detach().requires_grad_()
+        scaled = self._scaled(found)
         errors = bayes_error(scaled, self.labels, self.num_classes, self._bandwidth(scaled.detach()))
         # AdamW's epsilon is not small beside a mean's gradient; the authors' program ascends the sum.
         total = errors.sum() if self.loop.rule == "adamw" else errors.mean()
-        (gradient,) = torch.autograd.grad(total, scaled)
-        return gradient / largest
+        (gradient,) = torch.autograd.grad(total, found)
+        return gradient
 
-    def _move(self, part: slice, gradient: Tensor) -> None:
-        """One step of the images ``part`` along ``gradient``, and what the networks then see of them."""
-        origin, budget = self.origin[part], self.budget
-        start = origin / 255
+    def _move(self, part: slice, gradient: Tensor, inner: int = 0) -> None:
+        """Ascent step ``inner`` of the images ``part`` along ``gradient``."""
+        start, budget = self.origin[part] / 255, self.budget
         if self.loop.rule == "adamw":
-            step = self.done * self.loop.inner_steps + 1
+            step = self.done * self.loop.inner_steps + inner + 1
             ahead = adamw_ascent(self.master[part], gradient, [m[part] for m in self.moments], step)
             moved = torch.minimum(torch.maximum(ahead, start - budget.eps), start + budget.eps).clamp_(0, 1)
         else:
             size = 1.5 * budget.eps / self.loop.inner_steps
             moved = pgd_step(self.master[part], gradient.contiguous(), start, size, budget.eps, budget.norm)
         self.master[part] = moved
-        self.current[self.rows[part]] = quantised(moved, origin, budget.eps, budget.norm)
+        self._see(part)
+
+    def _parts(self) -> Iterator[slice]:
+        """All rows of the images that may be moved, a few at a time."""
+        for start in range(0, len(self.rows), _CHUNK):
+            yield slice(start, min(start + _CHUNK, len(self.rows)))
+
+    def _see(self, part: slice) -> None:
+        """What networks see of the images ``part`` follows the master."""
+        seen = self.master[part] if self.loop.float_images else self._written(part)
+        self.current[self.rows[part]] = seen
+
+    def _written(self, part: slice) -> Tensor:
+        """uint8 [n, H, W, 3]: the images ``part`` as they would be written now."""
+        return quantised(self.master[part], self.origin[part], self.budget.eps, self.budget.norm)
 
     def _save(self) -> None:
         """The whole state after ``done`` outer steps, replaced in one go."""
@@ -308,36 +302,14 @@ class Ascent:
                 self.models[name] = self._fresh(0)
                 self.models[name].load_state_dict(tensors_under(tensors, f"{name}/"))
         write_jsonl(log, self.log)
-        for part in torch.arange(len(self.rows), device=self.rows.device).split(_CHUNK):
-            seen = quantised(self.master[part], self.origin[part], self.budget.eps, self.budget.norm)
-            self.current[self.rows[part]] = seen
-        count = self.loop.embeddings + self.loop.warm_start
-        epochs = self.loop.first_epochs + (self.done - 1) * self.loop.epochs
-        self._trained = count * epochs * len(self.labels)
+        for part in self._parts():
+            self._see(part)
+        self._trained = self._trained_in(self.done)
         self.workspace.notify(f"resuming after step {self.done} of {self.steps}")
 
 
-def adamw_ascent(x: Tensor, gradient: Tensor, moments: list[Tensor], step: int) -> Tensor:
-    """One step of AdamW up the gradient.
-
-    Args:
-        x: float32, of any shape.
-        gradient: float32, of the shape of ``x``.
-        moments: Of first and second order, each like ``x``; changed in place.
-        step: Which step this is, from 1.
-
-    Returns:
-        The next x.
-    """
-    first, second = moments
-    first.lerp_(gradient, 1 - ADAM_BETAS[0])
-    second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1 - ADAM_BETAS[1])
-    mean = first / (1 - ADAM_BETAS[0] ** step)
-    spread = (second / (1 - ADAM_BETAS[1] ** step)).sqrt_().add_(ADAM_EPS)
-    return x * (1 - ADAM_LR * ADAM_DECAY) + ADAM_LR * mean / spread
-
-
-def _home(target: Target, device: torch.device) -> torch.device:
+def _home(target: Target, float_images: bool, device: torch.device) -> torch.device:
     """Where images and their state live: on the device if they fill less than half of what is free there."""
-    state = target.images.nbytes + len(target.rows) * target.images[0].nbytes * (1 + 3 * 4)
+    seen = target.images.nbytes * (4 if float_images else 1)
+    state = seen + len(target.rows) * target.images[0].nbytes * (1 + 3 * 4)
     return fitting_device(state, device)

@@ -9,6 +9,7 @@ from unlearnable_kernels.errors import UserError
 
 NORMS = ("linf", "l2")
 _HALVINGS = 16
+_CHUNK = 256  # images that are compared at a time
 # 8/255 as a binary fraction, times 255, may fall short of 8 in the last digits.
 _SLACK = 1e-6
 
@@ -44,13 +45,37 @@ def quantised(master: Tensor, origin: Tensor, eps: float, norm: str) -> Tensor:
     """
     difference = master * 255 - origin
     if norm == "linf":
-        levels = difference.round_().clamp_(-_levels(eps), _levels(eps))
+        levels = difference.round_().clamp_(-levels_of(eps), levels_of(eps))
     else:
         levels = _rounded_into_ball(difference, (255 * eps) ** 2)
     return levels.add_(origin).clamp_(0, 255).to(torch.uint8)
 
 
-def _levels(eps: float) -> int:
+def budget_used(written: Tensor, origin: Tensor, eps: float, norm: str) -> dict[str, float]:
+    """What part of a budget 8-bit images use.
+
+    Args:
+        written: uint8 [N, ...], N at least 1, as ``quantised`` returns them.
+        origin: uint8 [N, ...].
+        eps: The budget.
+        norm: "linf", where the change of each pixel counts, or "l2", where an image's does.
+
+    Returns:
+        "mean" and "largest" change over ``eps``, rounded to four digits.
+    """
+    total, largest, count = 0.0, 0.0, 0
+    for after, before in zip(written.split(_CHUNK), origin.split(_CHUNK), strict=True):
+        changes = (after.int() - before.int()).abs().double()
+        if norm == "l2":
+            changes = torch.linalg.vector_norm(changes.flatten(1), dim=1)
+        total += float(changes.sum())
+        largest = max(largest, float(changes.max()))
+        count += changes.numel()
+    return {"mean": round(total / count / (255 * eps), 4), "largest": round(largest / (255 * eps), 4)}
+
+
+def levels_of(eps: float) -> int:
+    """How many grey levels ``eps`` allows."""
     return math.floor(255 * eps + _SLACK)
 
 

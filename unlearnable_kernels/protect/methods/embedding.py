@@ -22,17 +22,20 @@ def train_embedding(
     lr: float,
     seed: int,
     report: Callable[[int], None],
+    augment: bool = True,
 ) -> None:
-    """Train ``model`` in place: SGD, batches of 128, random crops and flips, the rate as half a cosine.
+    """Train ``model`` in place: SGD, batches of 128, the rate as half a cosine.
 
     Args:
         model: On the device to train on.
-        images: uint8 [N, H, W, 3], on any device.
+        images: uint8 [N, H, W, 3], or without ``augment`` also float32 in [0, 1]; on any device.
         labels: int64 [N], on any device.
         epochs: Passes over the images.
         lr: Learning rate at the start; at the end it is 0.
         seed: Of order and augmentation.
         report: Called with how many images more are done.
+        augment: Whether to crop and flip at random, and to draw the order anew for every epoch. Otherwise
+            one order, drawn at the start, serves all of them.
 
     Raises:
         UserError: The loss diverges.
@@ -41,7 +44,8 @@ def train_embedding(
     recipe = Recipe(
         rate=half_cosine(lr, epochs),
         batch_size=BATCH,
-        crop_padding=min(CROP_PADDING, min(images.shape[1:3]) // 8),
+        crop_padding=min(CROP_PADDING, min(images.shape[1:3]) // 8) if augment else 0,
+        flip=augment,
         precision=fast_precision(device),
         skip_single=True,
     )
@@ -49,6 +53,8 @@ def train_embedding(
     generator = torch.Generator(device).manual_seed(seed)
     with seeded(seed, device), deterministic():
         for epoch in range(epochs):
+            if not augment:
+                generator.manual_seed(seed)
             if engine.train_epoch(epoch, generator, report).diverged:
                 raise UserError("the loss of an embedding diverged: choose another network")
 
