@@ -93,7 +93,8 @@ def second_filter(gram: Tensor, target: Tensor) -> Tensor:
     solved = torch.linalg.solve(
         gram + ridge * torch.eye(taps, dtype=torch.float64), target + ridge * unchanged
     )
-    return ((solved * GRID).round() / GRID).unflatten(0, (round(taps**0.5), -1))
+    side = round(taps**0.5)
+    return ((solved * GRID).round() / GRID).reshape(side, side)
 
 
 def convolved(first: Tensor, second: Tensor) -> Tensor:
