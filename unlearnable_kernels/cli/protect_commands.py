@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,6 +96,12 @@ def protect(
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="DST is a finished set: add what is new in SRC.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="With --extend: remove what is gone from SRC.")
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
@@ -105,28 +111,33 @@ def protect(
     Example: unlearnable protect photos protected --key-file my.key
 
     Example: unlearnable protect photos protected --key-file my.key --method classwise-conv:padding=zeros
+
+    Example: unlearnable protect photos protected --key-file my.key --extend
     """
     from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.extend import extend_dataset
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.run import protect_dataset
 
     chosen = METHODS.create(method)
+    how = {"fraction": fraction, "format": format, "resize": resize, "dataset_name": dataset_name}
+    if extend and (method != "classwise-conv" or list(how.values()) != [1.0, None, None, None]):
+        raise UserError("with --extend, DST's manifest says how it was made: give no option of that")
+    if prune and not extend:
+        raise UserError("--prune goes with --extend")
     with progress() as report:
-        manifest = protect_dataset(
-            src,
-            dst,
-            secret=secret_from(key_file, seed_compat, insecure_key_permissions),
-            method=chosen,
-            fraction=fraction,
-            format=format,
-            resize=resize,
-            dataset_name=dataset_name,
-            labels=labels,
-            workers=workers,
-            on_error="skip" if on_error is OnError.skip else "raise",
-            progress=report,
-            notify=lambda message: print(shown(message), file=sys.stderr),
-        )
+        common: dict[str, Any] = {
+            "secret": secret_from(key_file, seed_compat, insecure_key_permissions),
+            "labels": labels,
+            "workers": workers,
+            "on_error": "skip" if on_error is OnError.skip else "raise",
+            "progress": report,
+            "notify": lambda message: print(shown(message), file=sys.stderr),
+        }
+        if extend:
+            manifest = extend_dataset(src, dst, prune=prune, **common)
+        else:
+            manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     print(f"wrote {dst} with {manifest}")
 
 

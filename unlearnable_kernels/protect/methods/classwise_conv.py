@@ -147,6 +147,10 @@ class ClasswiseConv(Method):
         return ClassFilters(filters.numpy(), parameters["padding"])
 
     @classmethod
+    def growable(cls, parameters: dict[str, Any]) -> bool:
+        return bool(parameters.get("filters", SQUARE) != IRP)  # those are fitted to all pictures
+
+    @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
         kind = f"{parameters['filters']} filters, " if "filters" in parameters else ""
         return (

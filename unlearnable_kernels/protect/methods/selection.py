@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -63,12 +64,18 @@ def check_fraction(fraction: float) -> None:
 
 
 def exact_subset(
-    secret: Secret, dataset_name: str, names: Sequence[str], labels: Sequence[int], fraction: float
+    secret: Secret,
+    dataset_name: str,
+    names: Sequence[str],
+    labels: Sequence[int],
+    fraction: float,
+    decided: Mapping[int, bool] = MappingProxyType({}),
 ) -> np.ndarray:
     """Choose, of the n samples of every class, the ⌊fraction·n + ½⌋ that the secret ranks lowest.
 
     The rank depends on secret, dataset and name alone, so neither the order nor the other samples matter,
-    and a larger fraction contains a smaller one.
+    and a larger fraction contains a smaller one. Of samples that were decided on before, those of the others
+    that rank lowest make up the number, if it takes any.
 
     Args:
         secret: Key or seed.
@@ -76,6 +83,7 @@ def exact_subset(
         names: Unique names of the N samples.
         labels: Their N classes.
         fraction: Share to protect, in (0, 1].
+        decided: By position, whether a sample is protected already; so it stays.
 
     Returns:
         bool [N].
@@ -86,7 +94,10 @@ def exact_subset(
         by_class[label].append((rank, name, position))
     chosen = np.zeros(len(names), dtype=bool)
     for members in by_class.values():
-        members.sort()
-        for _, _, position in members[: math.floor(fraction * len(members) + 0.5)]:
-            chosen[position] = True
+        wanted = math.floor(fraction * len(members) + 0.5)
+        wanted -= sum(decided.get(position, False) for _, _, position in members)
+        free = [position for _, _, position in sorted(members) if position not in decided]
+        chosen[free[: max(0, wanted)]] = True
+    for position, protected in decided.items():
+        chosen[position] = protected
     return chosen

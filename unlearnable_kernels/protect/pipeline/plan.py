@@ -105,7 +105,6 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
     if plugins := describe_plugins([(METHODS, method.name), (WRITERS, writer.name)]):
         header["plugins"] = plugins
     outputs = writer.outputs(source)
-    digest = hashlib.sha256(canonical([header, assignment, listing_digest(source, with_times=True)]))
     return Plan(
         header=header,
         method=method,
@@ -114,8 +113,13 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
         assignment=assignment,
         outputs=outputs,
         chunks=make_chunks(source, assignment, outputs),
-        digest=digest.hexdigest(),
+        digest=digest_of([header, assignment], source),
     )
+
+
+def digest_of(decided: list[Any], source: Source) -> str:
+    """SHA-256, in hex, of all that was decided, and of the source's listing with its times."""
+    return hashlib.sha256(canonical([*decided, listing_digest(source, with_times=True)])).hexdigest()
 
 
 def check_options(options: Options) -> None:

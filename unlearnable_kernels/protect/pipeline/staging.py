@@ -10,6 +10,7 @@ DST.partial/work/          what a method needs before the first file, such as it
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hmac
 import os
@@ -31,6 +32,7 @@ LOCK_WAIT = 5.0
 _OWN = {"lock", "plan.json", "journal.jsonl", "tree", "parts", "work"}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
+_CWD, _RENAME_EXCHANGE = -100, 2  # of renameat2
 
 
 class Staging:
@@ -172,11 +174,18 @@ class Staging:
         # Of this plan alone: a line of another run is as foreign as anybody's.
         return self.secret.mac(canonical(["journal", self.digest, record]))
 
-    def publish(self) -> None:
-        """Flush the tree to disk, give it its final name, and delete the rest."""
+    def publish(self, replacing: bool = False) -> None:
+        """Flush the tree to disk, give it its final name, and delete the rest.
+
+        Args:
+            replacing: Whether a finished set has that name: the two change places in one step.
+        """
         with writing(self.folder):
             _sync(self.tree)
-            self.tree.rename(self.dst)
+            if replacing:
+                _exchange(self.tree, self.dst)
+            else:
+                self.tree.rename(self.dst)
             _sync(self.dst.parent)
         self.remove()
 
@@ -224,6 +233,16 @@ def _find_link(folder: Path) -> Path | None:
     """A symbolic link in a folder or below it, if there is one; none is followed."""
     paths = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
     return next((path for path in paths if path.is_symlink()), None)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change names in one step, which not every file system can."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, "this system cannot exchange two folders in one step")
+    if rename(_CWD, os.fsencode(one), _CWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"two folders cannot be exchanged in one step here ({os.strerror(code)})")
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,211 @@
+"""Growing a protected set: what is published stays as it is, whatever comes, goes or is interrupted."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_protect_resume import KEY, Killed, contents, kill_before, make_tree
+
+from unlearnable_kernels.data.manifest import read_manifest
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect import run as run_module
+from unlearnable_kernels.protect.extend import extend_dataset
+from unlearnable_kernels.protect.keys import Key, sign
+from unlearnable_kernels.protect.pipeline import plan as plan_module
+from unlearnable_kernels.protect.pipeline import staging
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.verify import verify_dataset
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "CHUNK_IMAGES", 2)
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    """Classes c0 and c1 of four pictures each."""
+    return make_tree(tmp_path / "src", 8)
+
+
+def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
+    protect_dataset(src, dst, **{"secret": KEY, "workers": 0, **options})
+    return pictures(dst)
+
+
+def extend(src: Path, dst: Path, **options: Any) -> list[str]:
+    notes: list[str] = []
+    extend_dataset(src, dst, **{"secret": KEY, "workers": 0, "notify": notes.append, **options})
+    assert not staging.staging_folder(dst).exists()
+    assert verify_dataset(dst, KEY).ok
+    return notes
+
+
+def pictures(dst: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(dst).items() if name != "manifest.json"}
+
+
+def add_class(src: Path, name: str) -> None:
+    shutil.copytree(src / "train" / "c1", src / "train" / name)
+
+
+def test_new_pictures_and_classes_leave_the_old_ones_as_they_are(src: Path, tmp_path: Path) -> None:
+    before = protect(src, tmp_path / "dst")
+    add_class(src, "b")
+    shutil.copy(src / "train" / "c1" / "001.png", src / "train" / "c0" / "a.png")
+    assert extend(src, tmp_path / "dst") == [f"added 5 pictures and removed 0; {tmp_path / 'dst'} has 13"]
+    assert pictures(tmp_path / "dst").items() >= before.items()
+    # As if all of it had been protected at once.
+    protect(src, tmp_path / "whole")
+    assert contents(tmp_path / "dst") == contents(tmp_path / "whole")
+    assert extend(src, tmp_path / "dst") == [f"{tmp_path / 'dst'} has all of it already"]
+
+
+def test_how_it_was_made_is_not_asked_again(src: Path, tmp_path: Path) -> None:
+    how = {"strength": 0.2, "padding": "circular", "filters": "vertical", "resize": 6, "dataset_name": "x"}
+    before = protect(src, tmp_path / "dst", format="jpeg:quality=70", **how)
+    add_class(src, "b")
+    extend(src, tmp_path / "dst")
+    after = protect(src, tmp_path / "whole", format="jpeg:quality=70", **how)
+    assert pictures(tmp_path / "dst") == after
+    assert after.items() >= before.items()
+
+
+def test_who_was_clean_stays_clean(src: Path, tmp_path: Path) -> None:
+    """A picture published clean and then protected shows what the filter does."""
+    before = protect(src, tmp_path / "dst", fraction=0.5)
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(src / "train" / "c0" / f"9{number}.png")
+    extend(src, tmp_path / "dst")
+    assert pictures(tmp_path / "dst").items() >= before.items()
+    files = json.loads((tmp_path / "dst" / "manifest.json").read_bytes())["files"]
+    assert sum(entry["protected"] for name, entry in files.items() if "/c0/" in name) == 6
+    assert sum(entry["protected"] for name, entry in files.items() if "/c1/" in name) == 2
+
+
+def test_a_name_that_another_picture_had_first(tmp_path: Path) -> None:
+    folder = tmp_path / "src" / "c"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8), (90, 0, 0)).save(folder / "a.bmp")
+    before = protect(tmp_path / "src", tmp_path / "dst")
+    assert list(before) == ["c/a.png"]
+    Image.new("RGB", (8, 8), (0, 90, 0)).save(folder / "b.gif")
+    (folder / "b.gif").rename(folder / "a.gif.bmp")
+    extend(tmp_path / "src", tmp_path / "dst")
+    after = pictures(tmp_path / "dst")
+    assert after["c/a.png"] == before["c/a.png"]
+    assert sorted(after) == ["c/a.gif.png", "c/a.png"]
+
+
+def test_two_originals_of_one_published_picture_are_not_guessed(tmp_path: Path) -> None:
+    folder = tmp_path / "src" / "c"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8), (90, 0, 0)).save(folder / "a.bmp")
+    protect(tmp_path / "src", tmp_path / "dst")
+    Image.new("RGB", (8, 8), (0, 90, 0)).save(folder / "a.gif")
+    with pytest.raises(UserError, match=r"1 pictures of .* are not in .* any more, such as c/a\.png"):
+        extend(tmp_path / "src", tmp_path / "dst")
+
+
+def test_what_is_gone_goes_only_when_asked(src: Path, tmp_path: Path) -> None:
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    shutil.rmtree(src / "train" / "c0")
+    with pytest.raises(UserError, match=r"4 pictures of .* are not in .*src any more, such as c0/000\.png"):
+        extend(src, tmp_path / "dst")
+    assert contents(tmp_path / "dst") == before
+    assert extend(src, tmp_path / "dst", prune=True)[0].startswith("added 0 pictures and removed 4")
+    assert sorted(pictures(tmp_path / "dst")) == [f"train/c1/{n:03d}.png" for n in (1, 3, 5, 7)]
+
+
+def test_a_changed_picture_is_named_and_nothing_changes(src: Path, tmp_path: Path) -> None:
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    add_class(src, "b")
+    Image.new("RGB", (8, 8)).save(src / "train" / "c0" / "002.png")
+    with pytest.raises(UserError, match=r"^train/c0/002\.png has another original now"):
+        extend(src, tmp_path / "dst")
+    assert contents(tmp_path / "dst") == before
+    assert not staging.staging_folder(tmp_path / "dst").exists()
+
+
+def test_the_same_pixels_in_other_bytes_are_no_change(src: Path, tmp_path: Path) -> None:
+    before = protect(src, tmp_path / "dst")
+    for picture in (src / "train" / "c0").iterdir():
+        Image.open(picture).save(picture, compress_level=0)
+    add_class(src, "b")
+    path = tmp_path / "dst" / "train" / "c0" / "000.png"
+    Image.open(path).save(path, compress_level=0)  # as another version of the encoder would have
+    manifest = read_manifest(tmp_path / "dst")
+    manifest["files"]["train/c0/000.png"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    unsigned = {name: value for name, value in manifest.items() if name != "mac"}
+    (tmp_path / "dst" / "manifest.json").write_text(json.dumps(sign(unsigned, KEY)))
+    expected = before | {"train/c0/000.png": path.read_bytes()}
+    extend(src, tmp_path / "dst")
+    assert pictures(tmp_path / "dst").items() >= expected.items()
+
+
+def test_killed_at_any_step_it_is_whole_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = make_tree(tmp_path / "src", 2)
+    protect(src, tmp_path / "old")
+    add_class(src, "b")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    extend(src, tmp_path / "new")
+    both = [contents(tmp_path / name) for name in ("old", "new")]
+    step, killed, seen = 0, True, set()
+    while killed:
+        step += 1
+        dst = tmp_path / f"dst{step}"
+        shutil.copytree(tmp_path / "old", dst)
+        with monkeypatch.context() as patch:
+            was_killed = kill_before(step, patch)
+            with contextlib.suppress(Killed):
+                extend_dataset(src, dst, secret=KEY, workers=0)
+            killed = was_killed()
+        assert contents(dst) in both, step
+        seen.add(both.index(contents(dst)))
+        extend_dataset(src, dst, secret=KEY, workers=0)
+        assert contents(dst) == both[1], step
+    assert seen == {0, 1}
+    assert step > 25
+
+
+def test_what_cannot_grow(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dst = tmp_path / "dst"
+    with pytest.raises(UserError, match="not a protected dataset"):
+        extend(src, dst)
+    protect(src, dst)
+    with pytest.raises(UserError, match="cannot be extended: another key made it"):
+        extend(src, dst, secret=Key(bytes(32)))
+    (dst / "train" / "c0" / "000.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be extended: train/c0/000\.png is changed"):
+        extend(src, dst)
+    protect(src, tmp_path / "array", format="npz")
+    with pytest.raises(UserError, match="cannot be extended: it is one array"):
+        extend(src, tmp_path / "array")
+    protect(src, tmp_path / "noise", method="random-noise")
+    with pytest.raises(UserError, match="cannot be extended: what random-noise does to a picture depends on"):
+        extend(src, tmp_path / "noise")
+    monkeypatch.setattr(run_module, "scheme_at", lambda dst: 1)
+    protect(src, tmp_path / "place")
+    with pytest.raises(UserError, match=r"cannot be extended: its filters belong to a class's place"):
+        extend(src, tmp_path / "place")
+
+
+def test_where_folders_cannot_be_exchanged_nothing_is_lost(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    add_class(src, "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_RENAME_EXCHANGE", 1 << 20)
+        with pytest.raises(UserError, match="two folders cannot be exchanged in one step here"):
+            extend(src, tmp_path / "dst")
+    assert contents(tmp_path / "dst") == before
+    extend(src, tmp_path / "dst")

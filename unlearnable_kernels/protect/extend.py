@@ -1,0 +1,255 @@
+"""Growing a protected dataset: new pictures and classes come in, and what is published keeps its bytes.
+
+A picture that is published twice, under two filters or once protected and once clean, gives the filters away
+(docs/threat_model.md). So whatever decides what becomes of a picture is taken from the earlier manifest.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlearnable_kernels.data.formats.folder import FolderWriter
+from unlearnable_kernels.data.formats.loose import open_labelled
+from unlearnable_kernels.data.images import decode
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.named import find
+from unlearnable_kernels.data.originals import match_originals
+from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.errors import UserError, WriteError, shown
+from unlearnable_kernels.files import resumable, write_file
+from unlearnable_kernels.progress import Notify, Progress, no_progress
+from unlearnable_kernels.protect.keys import Secret, is_signed_by
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.methods.selection import exact_subset
+from unlearnable_kernels.protect.pipeline.chunk import Result
+from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
+from unlearnable_kernels.protect.pipeline.job import Job
+from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_chunks, make_plan
+from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.run import check_places
+from unlearnable_kernels.protect.verify import verify_dataset
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished set that is to grow.
+
+    Attributes:
+        dst: Its folder.
+        manifest: Its manifest, signed by the key.
+    """
+
+    dst: Path
+    manifest: dict[str, Any]
+
+    @property
+    def options(self) -> Options:
+        """What it was made with."""
+        parameters = self.manifest["parameters"]
+        method, quality = self.manifest["method"], parameters.get("quality")
+        settings = {name: parameters[name] for name in METHODS.settings(method) if name in parameters}
+        return Options(
+            METHODS.make(method, settings),
+            parameters["fraction"],
+            parameters["format"] + ("" if quality is None else f":quality={quality}"),
+            parameters["resize"],
+            self.manifest["dataset_name"],
+        )
+
+
+def read_earlier(dst: Path, secret: Secret) -> Earlier:
+    """The finished set at ``dst``, whole and made with this key.
+
+    Raises:
+        UserError: It is not, or it cannot grow.
+    """
+    manifest = read_manifest(dst)
+    if manifest["key"].get("fingerprint") != secret.fingerprint or not is_signed_by(manifest, secret):
+        raise UserError(f"{dst} cannot be extended: another key made it, or its manifest has changed")
+    method = manifest["method"]
+    if method not in METHODS or not METHODS[method].growable(manifest["parameters"]):
+        raise UserError(f"{dst} cannot be extended: what {method} does to a picture depends on the others")
+    if manifest.get("scheme") != 2:
+        raise UserError(
+            f"{dst} cannot be extended: its filters belong to a class's place (scheme 1), and another class "
+            "would change those of others"
+        )
+    if any("samples" in entry for entry in manifest["files"].values()):
+        raise UserError(f"{dst} cannot be extended: it is one array, and not a tree of pictures")
+    report = verify_dataset(dst, secret)
+    for kind in ("missing", "changed", "extra"):
+        if names := getattr(report, kind):
+            raise UserError(f"{dst} cannot be extended: {shown(names[0])} is {kind}")
+    return Earlier(dst, manifest)
+
+
+def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
+    """The plan for all pictures of the source that leaves those of the earlier set as they are.
+
+    Args:
+        plan: For the source as it is now, by ``earlier.options``.
+        earlier: The set that grows.
+        prune: Whether what is gone from the source may go from the set.
+
+    Raises:
+        UserError: It is to be made in another way, or pictures are gone.
+    """
+    before, now = ({"parameters": each} for each in (earlier.manifest["parameters"], plan.parameters))
+    if changed := differences(before, now):
+        raise UserError(f"{earlier.dst} cannot be extended: {', '.join(changed)} would differ")
+    assert isinstance(plan.writer, FolderWriter)
+    entries = sample_entries(earlier.manifest)
+    names = plan.task.names
+    originals = dict(zip(entries, match_originals(list(entries), names), strict=True))
+    gone = [name for name, row in originals.items() if row is None]
+    if gone and not prune:
+        raise UserError(
+            f"{len(gone)} pictures of {earlier.dst} are not in {plan.task.source.root} any more, such as "
+            f"{shown(gone[0])}: give --prune to remove them too"
+        )
+    kept = {row: name for name, row in originals.items() if row is not None}
+    protected = {row: bool(entries[name]["protected"]) for row, name in kept.items()}
+    task = plan.task
+    chosen = exact_subset(task.secret, task.name, names, task.labels, task.fraction, protected)
+    assignment = np.where(chosen, plan.task.labels, -1).tolist()
+    outputs = _outputs(plan, kept)
+    return replace(
+        plan,
+        assignment=assignment,
+        outputs=outputs,
+        chunks=make_chunks(plan.task.source, assignment, outputs),
+        digest=digest_of([plan.header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
+    )
+
+
+def _outputs(plan: Plan, kept: Mapping[int, str]) -> list[str]:
+    """Where each picture goes: the old ones where they are, the new ones where nothing is."""
+    prefix = f"{plan.task.source.prefix}/" if plan.task.source.prefix else ""
+    taken = {(prefix + name).casefold() for name in kept.values()}
+    outputs: list[str] = []
+    for row, wanted in enumerate(plan.outputs):
+        if row in kept:
+            outputs.append(prefix + kept[row])
+            continue
+        suffix = wanted[wanted.rindex(".") :]
+        name = wanted if wanted.casefold() not in taken else prefix + plan.task.names[row] + suffix
+        while name.casefold() in taken:
+            name += suffix
+        taken.add(name.casefold())
+        outputs.append(name)
+    return outputs
+
+
+def keep_published(
+    plan: Plan, earlier: Earlier, results: Mapping[int, Result], tree: Path
+) -> dict[int, Result]:
+    """Put the earlier set's own bytes into the new tree.
+
+    Args:
+        plan: As ``grown`` gave it.
+        earlier: The set that grows.
+        results: What was rendered.
+        tree: Where it lies.
+
+    Returns:
+        The results, with the digests of those bytes.
+
+    Raises:
+        UserError: A picture of the source has changed since.
+    """
+    published = earlier.manifest["files"]
+    kept = dict(results)
+    for chunk in plan.chunks:
+        digests = list(results[chunk.index].sha256)
+        for position, name in enumerate(chunk.outputs):
+            if name in published and digests[position] != published[name]["sha256"]:
+                _put_back(earlier.dst / name, tree / name, name)
+                digests[position] = published[name]["sha256"]
+        kept[chunk.index] = replace(results[chunk.index], sha256=digests)
+    return kept
+
+
+def _put_back(before: Path, new: Path, name: str) -> None:
+    data = before.read_bytes()
+    # Another version of a library may write the same pixels in other bytes.
+    if not new.is_file() or not np.array_equal(decode(data, name), decode(new.read_bytes(), name)):
+        raise UserError(
+            f"{shown(name)} has another original now than when it was published, and two versions of one "
+            "picture can give its filter away: bring the old one back, or add the new one under another name"
+        )
+    write_file(new, data)
+
+
+def extend_dataset(
+    src: Path,
+    dst: Path,
+    *,
+    secret: Secret,
+    prune: bool = False,
+    labels: Path | None = None,
+    workers: int | None = None,
+    on_error: str = "raise",
+    progress: Progress = no_progress,
+    notify: Notify | None = None,
+) -> Path:
+    """Add to a protected dataset what its source has more of by now.
+
+    ``dst`` is whole, old or new, at every moment; what is interrupted goes on when it is called again.
+
+    Args:
+        src: The source, with what was protected before and more.
+        dst: What ``protect_dataset`` made of it; its manifest says how.
+        secret: The key.
+        prune: Whether to remove what is gone from the source.
+        labels: As for ``protect_dataset``, and so are the others.
+        workers: Processes that write images.
+        on_error: "raise" or "skip".
+        progress: Takes progress.
+        notify: Takes messages of one line.
+
+    Returns:
+        The path of the manifest.
+
+    Raises:
+        UserError: ``dst`` is not whole or cannot grow, a picture was changed or, without ``prune``, is gone;
+            or as ``protect_dataset`` does.
+    """
+    refuse_within_import()
+    notify = notify or logging.getLogger(__name__).info
+    _, dst = check_places(find(src), Path(dst))
+    earlier = read_earlier(dst, secret)
+    source = open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
+    check_places(source.root, dst)
+    plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
+    with resumable(), Staging(dst, secret) as staging:
+        if nothing_new(plan, earlier):
+            staging.remove()
+            notify(f"{dst} has all of it already")
+            return dst / MANIFEST_NAME
+        job = Job(source, plan, staging, on_error == "skip", progress)
+        try:
+            results = keep_published(plan, earlier, job.render(workers, notify), staging.tree)
+            job.finish(results, secret, replacing=True)
+        except (KeyboardInterrupt, SystemExit):
+            notify("interrupted; run the same command again to resume")
+            raise
+        except WriteError:
+            raise
+        except UserError:
+            staging.remove()
+            raise
+    added = len(set(plan.outputs) - set(earlier.manifest["files"]))
+    removed = len(set(earlier.manifest["files"]) - set(plan.outputs))
+    notify(f"added {added} pictures and removed {removed}; {dst} has {len(plan.outputs)}")
+    return dst / MANIFEST_NAME
+
+
+def nothing_new(plan: Plan, earlier: Earlier) -> bool:
+    """Whether the set is what the plan would make of it."""
+    header = {name: value for name, value in plan.header.items() if name != "versions"}
+    same = header == {name: earlier.manifest.get(name) for name in header}
+    return same and sorted(earlier.manifest["files"]) == sorted(plan.outputs)
