@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,55 @@ def test_where_folders_cannot_be_exchanged_nothing_is_lost(
             extend(src, tmp_path / "dst")
     assert contents(tmp_path / "dst") == before
     extend(src, tmp_path / "dst")
+
+
+def test_a_second_release_in_another_way_needs_a_word(src: Path, tmp_path: Path) -> None:
+    dst, message = (
+        tmp_path / "v1",
+        r"^(\d) pictures, such as (c\d/\d+\.png), were published in another way before",
+    )
+    protect(src, dst, fraction=0.5)
+
+    def exposes(**options: Any) -> tuple[str, ...] | None:
+        try:
+            protect(src, tmp_path / "v2", earlier=[dst], **options)
+        except UserError as error:
+            found = re.match(r"(\d) pictures, such as (c\d/\d+\.png), were published in another", str(error))
+            return ("", str(error)) if found is None else found.groups()
+        shutil.rmtree(tmp_path / "v2")
+        return None
+
+    assert exposes(fraction=0.5) is None
+    assert exposes(fraction=0.5, format="webp") is None
+    protected = [entry["protected"] for entry in read_manifest(dst)["files"].values()]
+    assert exposes() == (
+        "4",
+        sorted(read_manifest(dst)["files"])[protected.index(False)].removeprefix("train/"),
+    )
+    for change in (
+        {"strength": 0.2},
+        {"resize": 6},
+        {"dataset_name": "other"},
+        {"secret": Key(bytes(32))},
+        {"method": "random-noise"},
+        {"filters": "horizontal"},
+    ):
+        count, _ = exposes(fraction=0.5, **change) or ("none", "")
+        assert int(count) >= 4, change
+    assert exposes(fraction=0.5, strength=0.2, accept_exposure=True) is None
+    dst = dst / "manifest.json"
+    assert exposes(fraction=0.5, strength=0.2) is not None
+
+
+def test_filters_by_place_expose_classes_that_moved(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "scheme_at", lambda dst: 1)
+        protect(src, tmp_path / "v1")
+        protect(src, tmp_path / "same", earlier=[tmp_path / "v1"])
+        add_class(src, "b")
+        with pytest.raises(UserError, match=r"^8 pictures, such as c0/000\.png"):
+            protect(src, tmp_path / "v2", earlier=[tmp_path / "v1"])
+    with pytest.raises(UserError, match=r"^8 pictures"):
+        protect(src, tmp_path / "v2", earlier=[tmp_path / "v1"])

@@ -102,6 +102,13 @@ def protect(
     prune: Annotated[
         bool, typer.Option("--prune", help="With --extend: remove what is gone from SRC.")
     ] = False,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(help="A set published before; repeatable: says what both would expose."),
+    ] = None,
+    accept_exposure: Annotated[
+        bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
@@ -125,6 +132,8 @@ def protect(
         raise UserError("with --extend, DST's manifest says how it was made: give no option of that")
     if prune and not extend:
         raise UserError("--prune goes with --extend")
+    if extend and (earlier or accept_exposure):
+        raise UserError("--extend exposes nothing: give neither --earlier nor --accept-exposure")
     with progress() as report:
         common: dict[str, Any] = {
             "secret": secret_from(key_file, seed_compat, insecure_key_permissions),
@@ -137,6 +146,7 @@ def protect(
         if extend:
             manifest = extend_dataset(src, dst, prune=prune, **common)
         else:
+            common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     print(f"wrote {dst} with {manifest}")
 

@@ -1,6 +1,7 @@
 """Protecting a dataset: source in, protected dataset and manifest out, whole or not at all."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ from unlearnable_kernels.data.formats.loose import open_labelled
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.source import Source, open_source
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
+from unlearnable_kernels.protect.exposure import exposed
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Method, make_method
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
@@ -35,6 +37,8 @@ def protect_dataset(
     resize: int | None = None,
     dataset_name: str | None = None,
     labels: Path | None = None,
+    earlier: Sequence[Path] = (),
+    accept_exposure: bool = False,
     workers: int | None = None,
     on_error: str = "raise",
     progress: Progress = no_progress,
@@ -59,6 +63,9 @@ def protect_dataset(
         resize: Pixels of the shorter side, then the central square; the method acts after it.
         dataset_name: Part of every derivation; the source's own name by default.
         labels: A list of the classes of the pictures in ``src``, as ``open_labelled`` takes it.
+        earlier: Sets that were published before, by their folders or manifests: none of their pictures may be
+            published in another way, see ``exposed``.
+        accept_exposure: Whether to do so nevertheless.
         workers: Processes that write images, 0 for none; by default one for each core.
         on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
         progress: Takes progress.
@@ -87,6 +94,7 @@ def protect_dataset(
     check_places(source.root, dst)
     _notify_about(source, notify)
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
+    _check_exposure(plan, earlier, accept_exposure, notify)
     if plan.protects_nothing:
         notify(f"warning: no image is protected: {plan.protects_nothing}")
     if _is_complete(dst, plan, secret) and not staging_folder(dst).exists():
@@ -107,6 +115,19 @@ def protect_dataset(
             raise
     _notify_result(manifest, len(plan.outputs), notify)
     return dst / MANIFEST_NAME
+
+
+def _check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: Notify) -> None:
+    """Raise UserError if pictures would be exposed and that is not accepted."""
+    manifests = [read_manifest(path.parent if path.name == MANIFEST_NAME else path) for path in earlier]
+    if names := exposed(plan, manifests):
+        told = (
+            f"{len(names)} pictures, such as {shown(names[0])}, were published in another way before: with "
+            "both copies, what was done to them, and to others of their class, can be estimated and undone"
+        )
+        if not accepted:
+            raise UserError(f"{told}; add to that set with --extend, or give --accept-exposure")
+        notify(f"warning: {told}")
 
 
 def _notify_about(source: Source, notify: Notify) -> None:
@@ -161,7 +182,10 @@ def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
     before = {name: manifest.get(name) for name in plan.header if name != "versions"}
     now = {name: value for name, value in plan.header.items() if name != "versions"}
     if changed := differences(before, now):
-        raise UserError(f"{dst} holds a dataset that differs in {', '.join(changed)}; choose another name")
+        raise UserError(
+            f"{dst} holds a dataset that differs in {', '.join(changed)}; choose another name, and give this "
+            "one with --earlier if it was published"
+        )
     report = verify_dataset(dst, secret)
     damage = [f"{name} is missing" for name in report.missing] + [
         f"{name} has changed" for name in report.changed
