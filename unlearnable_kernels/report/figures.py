@@ -44,6 +44,7 @@ def finish(axes: Axes) -> None:
     """Draw the axes of accuracies in percent in the text colour."""
     axes.set(ylabel="accuracy in %", ylim=(0, 102))
     axes.grid(alpha=0.2, color=INK)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(colors=INK)

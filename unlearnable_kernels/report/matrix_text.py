@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from unlearnable_kernels.recipes.results import band, outside
@@ -16,6 +17,9 @@ EXPLANATION = (
     "changed, SSIM with a Gaussian window of σ 1.5 px. Published figures stand in brackets, beside full rows "
     "only, marked where ours lies outside a band of several."
 )
+
+WORST = 3
+"""Where the worst defence stands in a row of a table whose columns are defences."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -57,8 +61,14 @@ def markdown(table: Table) -> list[str]:
     """The table as lines of Markdown, the worst defence in bold."""
     heading, *rows = text_rows(table)
     if table.kind == DEFENCES:
-        rows = [[*row[:3], f"**{row[3]}**", *row[4:]] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)]
+        rows = [[*row[:WORST], f"**{row[WORST]}**", *row[WORST + 1 :]] for row in rows]
+    return markdown_lines([heading, *rows])
+
+
+def markdown_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Cells of text, the heading first, as lines of Markdown."""
+    heading, *others = rows
+    return [f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *others)]
 
 
 def csv_text(table: Table) -> str:
@@ -91,7 +101,7 @@ def latex(table: Table) -> str:
     """The table as a LaTeX tabular, the worst defence in bold; what it shows stands above as a comment."""
     heading, *rows = ([_escaped(cell) for cell in row] for row in text_rows(table))
     if table.kind == DEFENCES:
-        rows = [[*row[:3], rf"\textbf{{{row[3]}}}", *row[4:]] for row in rows]
+        rows = [[*row[:WORST], rf"\textbf{{{row[WORST]}}}", *row[WORST + 1 :]] for row in rows]
     body = "\n".join(f"{' & '.join(row)} \\\\" for row in rows)
     return (
         f"% {table.title}\n% {' '.join(table.conditions)}\n"

@@ -11,7 +11,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing, writing
 from unlearnable_kernels.recipes.results import read_results
 from unlearnable_kernels.report.matrix import DEFENCES, Line, Table, tables
-from unlearnable_kernels.report.matrix_text import EXPLANATION, accuracy, csv_text, latex, text_rows
+from unlearnable_kernels.report.matrix_text import EXPLANATION, WORST, accuracy, csv_text, latex, text_rows
 from unlearnable_kernels.report.page import check_page, write_page
 from unlearnable_kernels.report.pictures import PictureSet, picture_sets
 from unlearnable_kernels.report.plots import bars, budgets, curves, parts
@@ -33,11 +33,13 @@ class Section:
         table: The table.
         rows: Its cells, the heading first.
         summary: A sentence for each protection.
+        worst: The column of the worst defence, by its place in a row; None for tables without one.
         figures: (what it shows, SVG element) of each figure.
     """
 
     table: Table
     rows: list[list[str]]
+    worst: int | None
     summary: list[str]
     figures: list[tuple[str, Markup]]
 
@@ -71,7 +73,9 @@ def write_results_report(
     if not results:
         raise UserError(f"no results of `unlearnable reproduce` in {', '.join(map(str, folders))}")
     made = tables(results)
-    pictures, missing = ([], []) if work is None else _pictures(results, work)
+    pictures, missing = (
+        ([], []) if work is None else _pictures([result for table in made for result in table.results], work)
+    )
     write_page(
         out,
         "results.html.j2",
@@ -110,7 +114,7 @@ def _section(table: Table) -> Section:
     drawn = [(what, draw(table)) for what, draw in _FIGURES]
     figures = [(what, svg) for what, svg in drawn if svg is not None]
     summary = [_sentence(line) for line in table.lines] if table.kind == DEFENCES else []
-    return Section(table, text_rows(table), summary, figures)
+    return Section(table, text_rows(table), WORST if table.kind == DEFENCES else None, summary, figures)
 
 
 def _sentence(line: Line) -> str:
@@ -124,18 +128,16 @@ def _sentence(line: Line) -> str:
 
 def _pictures(results: Sequence[dict[str, Any]], work: Path) -> tuple[list[PictureSet], list[str]]:
     """Pictures of every protected set of which a run in ``work`` tells where it is."""
-    wanted = {result["data"]["train"]["sha256"]: result for result in results if result["protection"]}
-    shown: list[PictureSet] = []
+    runs = [read_run(record.parent) for record in sorted(work.glob(f"runs/*/{RECORD}"))]
+    trained = {record["train"]["sha256"]: config for config, record in runs}
+    shown: dict[str, list[PictureSet]] = {}
     missing: list[str] = []
-    done: set[tuple[str, str]] = set()
-    for record in sorted(work.glob(f"runs/*/{RECORD}")):
-        config, found = read_run(record.parent)
-        result = wanted.get(found["train"]["sha256"])
-        if result is None or config.test is None or (result["dataset"], result["protection"]) in done:
-            continue
-        done.add((result["dataset"], result["protection"]))
-        sets, lines = picture_sets([Path(config.test), Path(config.train)])
+    for result in results:
+        config = trained.get(result["data"]["train"]["sha256"])
         heading = f"{result['dataset']}, {result['protection']}"
-        shown += [replace(each, heading=heading) for each in sets]
+        if result["protection"] is None or config is None or config.test is None or heading in shown:
+            continue
+        sets, lines = picture_sets([Path(config.test), Path(config.train)])
+        shown[heading] = [replace(each, heading=heading) for each in sets]
         missing += lines
-    return shown, missing
+    return [each for sets in shown.values() for each in sets], missing
