@@ -8,9 +8,9 @@ from unlearnable_kernels.report.matrix_text import EXPLANATION, figure, markdown
 
 HEAD = """## Protections against defences
 
-The rows of [recipes.md](recipes.md) that were measured, from `results/reproduce/`, one JSON file each; the
-same tables as CSV and LaTeX are in [results/](results/), and `make results` makes a page with figures,
-docs/results.html.
+The rows of [recipes.md](recipes.md) that were measured, from `results/reproduce/`, one JSON file each. The
+same tables lie in `docs/results/` as CSV and LaTeX; `make results` also makes a page with figures,
+`docs/results.html`.
 """
 
 NOT_MEASURED = "Not yet measured."
