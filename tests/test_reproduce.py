@@ -149,6 +149,15 @@ def test_a_result_that_is_there_keeps_its_date(work: Path) -> None:
     write_result(result, work / "results")
 
 
+def test_where_no_protected_image_is_used_none_is_measured(
+    work: Path, data: dict[str, str], tmp_path: Path
+) -> None:
+    job = module.plan(ROWS[NAMES[3]], 0, work, data, SCALE)
+    assert len(module.summarise([job], SCALE, tmp_path)["quality"]) == 1
+    object.__setattr__(job.config, "only_clean", True)
+    assert module.summarise([job], SCALE, tmp_path)["quality"] == []
+
+
 def test_of_runs_without_a_record_of_it_the_commit_is_unknown(
     work: Path, data: dict[str, str], tmp_path: Path
 ) -> None:
