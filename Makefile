@@ -30,9 +30,9 @@ bench: $(VENV)/.built
 wheels: $(VENV)/.installed
 	$(BIN)/python scripts/build_wheels.py dist
 
-# docs/results.md from the JSON files in results/.
-results:
-	python3 scripts/results_page.py
+# docs/results.md, docs/results.html, docs/results/ and the README's figures from the JSON files in results/.
+results: $(VENV)/.built
+	$(BIN)/python scripts/results_page.py
 
 style: $(VENV)/.built
 	$(BIN)/ruff check

@@ -19,7 +19,7 @@ ALLOWED = {
     "datasets": {"data", "protect"},
     "transforms": {"ops", "protect"},
     "recipes": {"data", "defences", "networks", "ops", "protect", "training"},
-    "report": {"data", "defences", "networks", "protect", "training"},
+    "report": {"data", "defences", "networks", "protect", "recipes", "training"},
     "theory": set(),
     "demo": {"data", "protect", "report", "training"},
     "cli": {

@@ -33,6 +33,7 @@ SIZES = (32, 64, 224)
 EXPECTED = {
     "resnet8": ((308_650,) * 3, (8, 16, 56)),
     "resnet18": ((11_173_962, 11_173_962, 11_181_642), (4, 8, 7)),
+    "resnet18-cuda2023": ((11_173_962, 11_173_962, 11_181_642), (4, 8, 7)),
     "vgg16": ((14_728_266,) * 3, (2, 4, 14)),
     "vgg16-cuda2023": ((15_253_578,) * 3, (2, 4, 14)),
     "densenet121": ((6_956_426, 6_956_426, 6_964_106), (4, 8, 7)),
@@ -74,6 +75,20 @@ def test_all_names_are_tested() -> None:
 @pytest.mark.parametrize(("size", "parameters"), [(64, 11_173_962), (65, 11_181_642)])
 def test_the_stem_for_small_images_ends_at_64_pixels(size: int, parameters: int) -> None:
     assert sum(p.numel() for p in create_network("resnet18", 10, size).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "last"), [("resnet18", 0.0589, 0.0208), ("resnet18-cuda2023", 0.1111, 0.0085)]
+)
+def test_initial_weights_are_torchvisions_or_those_of_the_released_program(
+    name: str, stem: float, last: float
+) -> None:
+    """√(2 / fan-out), and √(1 / (3 · fan-in)); the stem's 1,728 weights show theirs to 2 %."""
+    torch.manual_seed(0)
+    model = find_network(name)(10, 32)
+    spreads = {key: tensor.std().item() for key, tensor in model.state_dict().items() if "conv" in key}
+    assert spreads["conv1.weight"] == pytest.approx(stem, rel=0.06)
+    assert spreads["layer4.1.conv2.weight"] == pytest.approx(last, rel=0.01)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -168,7 +183,7 @@ def test_names_are_listed_without_the_libraries() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'vgg'.*resnet18, resnet8"):
+    with pytest.raises(UserError, match=r"'vgg'.*resnet18, resnet18-cuda2023, resnet8"):
         create_network("vgg", 10, 32)
     assert {"resnet18", "resnet8"} <= set(NETWORKS)
 

@@ -23,6 +23,7 @@ THREE_LAYERS = [f"classifier.{number}.{kind}" for number in (1, 4, 6) for kind i
 # What ImageNet's weights lack or have in another shape, for 10 classes of 32x32 images.
 FRESH = {
     "resnet18": ["conv1.weight", "fc.weight", "fc.bias"],
+    "resnet18-cuda2023": ["conv1.weight", "fc.weight", "fc.bias"],
     "vgg16": ["classifier.weight", "classifier.bias"],
     "vgg16-cuda2023": THREE_LAYERS,
     "densenet121": ["features.conv0.weight", "classifier.weight", "classifier.bias"],

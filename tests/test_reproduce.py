@@ -1,6 +1,7 @@
 """The papers' rows: whether they are what was published, and how they are run, shared, resumed and listed."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from small_runs import one_thread, write_tree
 
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
+from unlearnable_kernels.environment import commit
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.protect.methods.filters import class_filters
@@ -21,7 +23,7 @@ from unlearnable_kernels.recipes import reproduce as module
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX
 from unlearnable_kernels.recipes.reproduce import Scale, place, reproduce
-from unlearnable_kernels.recipes.results import listing, read_results
+from unlearnable_kernels.recipes.results import listing, read_results, write_result
 from unlearnable_kernels.recipes.row import TESTS
 from unlearnable_kernels.training import TrainConfig
 
@@ -106,7 +108,14 @@ def test_a_result_says_what_was_measured(work: Path) -> None:
     assert len(set(found["burnt_keys"])) == 2
     assert results[f"{PLACE}/erm/clean"]["burnt_keys"] == []
     assert found["machine"]["cores"] >= 1
-    assert found["threads"] == 1
+    assert found["accuracy"]["last"] == [curve[-1] for curve in found["accuracy"]["by_epoch"]]
+    assert found["accuracy"]["best"] == [max(curve) for curve in found["accuracy"]["by_epoch"]]
+    assert [(run["threads"], run["device"]) for run in found["runs"]] == [(1, "cpu")] * 2
+    assert found["runs"][0]["commit"] == commit()
+    assert [each["images"] for each in found["quality"]] == [20, 20]
+    assert 0 < found["quality"][0]["psnr"] < 100
+    assert results[f"{PLACE}/erm/clean"]["quality"] == []
+    assert found["data"]["choice"] == {"seed": None, "images": "all", "protected": "all"}
     assert (found["data"]["train"]["images"], found["data"]["test"]["images"]) == (20, 20)
 
 
@@ -168,6 +177,37 @@ def test_images_are_tested_behind_the_filters_that_were_asked_for(
     expected = classwise_conv(clean.images.permute(0, 3, 1, 2), torch.tensor(whose), filters, "zeros")
     assert torch.equal(seen[0].images, expected.permute(0, 2, 3, 1))
     assert torch.equal(seen[0].labels, clean.labels)
+
+
+def test_a_result_that_is_there_keeps_its_date(work: Path) -> None:
+    [path, *_] = (work / "results").rglob("*.json")
+    result = json.loads(path.read_text()) | {"date": "2020-02-02"}
+    path.write_text(json.dumps(result))
+    assert write_result(result, work / "results")["date"] == "2020-02-02"
+    assert write_result(result | {"mean": 0.123}, work / "results")["date"] > "2020-02-02"
+    write_result(result, work / "results")
+
+
+def test_where_no_protected_image_is_used_none_is_measured(
+    work: Path, data: dict[str, str], tmp_path: Path
+) -> None:
+    job = module.plan(ROWS[NAMES[3]], 0, work, data, SCALE)
+    assert len(module.summarise([job], SCALE, tmp_path)["quality"]) == 1
+    object.__setattr__(job.config, "only_clean", True)
+    assert module.summarise([job], SCALE, tmp_path)["quality"] == []
+
+
+def test_of_runs_without_a_record_of_it_the_commit_is_unknown(
+    work: Path, data: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(work / "runs", tmp_path / "runs")
+    job = module.plan(ROWS[NAMES[0]], 0, work, data, SCALE)
+    job = replace(job, folder=tmp_path / "runs" / job.folder.name)
+    record = json.loads((job.folder / "run.json").read_text())
+    del record["commit"], record["threads"]
+    (job.folder / "run.json").write_text(json.dumps(record))
+    [origin] = module.summarise([job], SCALE, tmp_path)["runs"]
+    assert (origin["commit"], origin["threads"], origin["device"]) == (None, None, "cpu")
 
 
 def test_few_seeds_do_not_take_the_place_of_many(work: Path, data: dict[str, str]) -> None:

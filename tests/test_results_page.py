@@ -1,18 +1,22 @@
-"""What is published is what was measured: docs/results.md and the README's blocks follow results/*.json."""
+"""What is published is what was measured: docs/results*, and the README's blocks, follow results/."""
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from unlearnable_kernels.recipes.results import read_results
+from unlearnable_kernels.report.matrix import tables
+from unlearnable_kernels.report.results_page import table_files
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 from results_page import BLOCKS, detection_page, figures, filled, matching, measurement, page  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
+MADE = tables(read_results(ROOT / "results" / "reproduce"))
 RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
 
 
@@ -25,12 +29,12 @@ def changed(name, change):
 
 
 def test_the_page_is_that_of_the_results():
-    assert (ROOT / "docs" / "results.md").read_text() == page(RECORDS)
+    assert (ROOT / "docs" / "results.md").read_text() == page(RECORDS, MADE)
 
 
 def test_the_readme_has_every_block_and_its_figures_are_those_of_the_results():
     assert re.findall(r"<!-- results: (\S+) -->", README) == list(BLOCKS)
-    assert filled(README, RECORDS) == README
+    assert filled(README, RECORDS, MADE) == README
 
 
 def test_it_is_said_that_no_gpu_was_measured_while_that_is_so():
@@ -38,7 +42,7 @@ def test_it_is_said_that_no_gpu_was_measured_while_that_is_so():
     assert ("not measured yet either" in " ".join(README.split())) != measured
     for gpu in (None, "some GPU"):
         records = changed("cpu", lambda record, gpu=gpu: record["machine"].update(gpu=gpu))
-        text = " ".join(page(records).split())
+        text = " ".join(page(records, MADE).split())
         assert ("have not been measured yet" in text) == (gpu is None and not measured)
 
 
@@ -52,8 +56,10 @@ def test_a_changed_accuracy_changes_the_readme_and_the_page():
         run["final"]["test_accuracy"] = 0.123
 
     records = changed("cifar10-protocols", change)
-    assert "→ 12.3%" in filled(README, records)
-    assert page(records).count("| 12.3% |") == page(RECORDS).count("| 12.3% |") + 2  # summary, and in full
+    assert "→ 12.3%" in filled(README, records, MADE)
+    assert (
+        page(records, MADE).count("| 12.3% |") == page(RECORDS, MADE).count("| 12.3% |") + 2
+    )  # summary, and in full
 
 
 def test_a_changed_speed_changes_the_readme_and_the_page():
@@ -61,12 +67,12 @@ def test_a_changed_speed_changes_the_readme_and_the_page():
         record["benchmarks"][0]["rates"]["ours"] = "7,654,321 images/s, 47.03 GB/s"
 
     records = changed("cpu", change)
-    assert "7.7 million images/s" in filled(README, records)
-    assert page(records).count("7,654,321") == 2
+    assert "7.7 million images/s" in filled(README, records, MADE)
+    assert page(records, MADE).count("7,654,321") == 2
 
 
 def test_the_page_shows_every_file_and_every_run():
-    text = page(RECORDS)
+    text = page(RECORDS, MADE)
     for stem, record in RECORDS.items():
         assert f"### {stem}\n" in text
         for entry in record.get("runs", []):
@@ -86,12 +92,6 @@ def test_a_figure_of_two_machines_is_refused_until_it_is_said_which():
         figures(twice)
 
 
-def test_make_results_needs_no_package():
-    code = "import results_page; results_page.page({}); results_page.filled('', {})"
-    command = [sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, 'scripts'); {code}"]
-    subprocess.run(command, cwd=ROOT, check=True)
-
-
 def test_detections_are_summed_up_for_each_padding():
     rates = {"zeros": [0.7, 0.8], "reflect": [0.5]}
     found = [
@@ -102,3 +102,14 @@ def test_detections_are_summed_up_for_each_padding():
     *_, zeros, reflect, _ = detection_page({"what": "x", "detections": found})
     assert zeros == "| zeros | 75.0% | 70.0% to 80.0% | 37.5% |"
     assert reflect == "| reflect | 50.0% | 50.0% to 50.0% | 25.0% |"
+
+
+def test_the_tables_beside_the_page_are_those_of_the_results():
+    folder = ROOT / "docs" / "results"
+    assert {path.name: path.read_text() for path in folder.glob("*")} == table_files(MADE)
+    assert set(re.findall(r"\]\(results/(.+?)\)", page(RECORDS, MADE))) == table_files(MADE).keys()
+
+
+def test_without_measured_rows_it_says_so():
+    assert page(RECORDS, []).count("Not yet measured.") == 1
+    assert "<!-- results: grid -->\nNot yet measured.\n<!-- end -->" in filled(README, RECORDS, [])

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def _torchvision() -> str:
         re.search(r"^__version__ = ['\"](.+)['\"]$", written.read_text(), re.M) if written.is_file() else None
     )
     return found[1] if found else _installed("torchvision")
+
+
+def commit() -> str | None:
+    """The commit of this package, "-dirty" behind it where files differ; None outside its repository."""
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # installed; the repository around it, if there is one, is another's
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*")
+
+
+def _git(*command: str) -> str | None:
+    """What git says in this folder; None where it fails or is not there."""
+    try:
+        done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def usable_cores() -> int:

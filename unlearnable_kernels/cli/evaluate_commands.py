@@ -23,8 +23,9 @@ class DemoData(str, Enum):
     cifar10 = "cifar10"
 
 
-RunFolders = Annotated[
-    list[Path], typer.Argument(help="Run folders of `unlearnable train`, or folders of several seeds.")
+Reported = Annotated[
+    list[Path],
+    typer.Argument(help="Run folders of `train`, or of several seeds; or folders of results of `reproduce`."),
 ]
 
 
@@ -198,18 +199,33 @@ def evaluate_borders(run: Path | None, sets: tuple[Path, Path], seed: int, out: 
 
 
 def report(
-    runs: RunFolders,
+    runs: Reported,
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Training on protected images",
+    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Work folder of `reproduce`: adds pictures to its results.")
+    ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Write one HTML page on several runs: table, learning curves, pictures.
+    """Write one HTML page on several runs, or on results of `reproduce`: tables, curves, pictures.
+
+    Beside the page of results, in a folder of its name, each table lies as CSV and LaTeX.
 
     Example: unlearnable report runs/clean runs/protected --out report.html
     """
-    from unlearnable_kernels.report import write_report
+    from unlearnable_kernels.report import is_results, write_report, write_results_report
 
-    write_report(runs, out, title)
+    named = {} if title is None else {"title": title}
+    kinds = {is_results(path) for path in runs}
+    if len(kinds) > 1:
+        raise UserError("a page is about runs or about results of `reproduce`, not both: give either")
+    if kinds == {True}:
+        tables = len(write_results_report(runs, out, work=work, **named)) - 1
+        print(f"wrote {out}, and {tables} tables into {out.with_suffix('')}")
+        return
+    if work is not None:
+        raise UserError("--work goes with results of `reproduce`: for runs leave it out")
+    write_report(runs, out, **named)
     print(f"wrote {out}")
 
 

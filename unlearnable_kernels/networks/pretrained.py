@@ -15,6 +15,7 @@ from unlearnable_kernels.networks import classifier, find_network
 CACHE = "cache"
 PUBLISHED = {
     "resnet18": "torchvision:resnet18",
+    "resnet18-cuda2023": "torchvision:resnet18",
     "vgg16": "torchvision:vgg16_bn",
     "vgg16-cuda2023": "torchvision:vgg16_bn",
     "densenet121": "torchvision:densenet121",

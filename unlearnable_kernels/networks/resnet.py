@@ -20,6 +20,18 @@ def resnet18(num_classes: int, image_size: int) -> nn.Module:
     return model
 
 
+@NETWORKS.register(
+    "resnet18-cuda2023", "ResNet-18 with PyTorch's default initial weights", "Sadasivan et al., CVPR 2023"
+)
+def resnet18_cuda2023(num_classes: int, image_size: int) -> nn.Module:
+    """``resnet18``, its convolutions drawn as ``nn.Conv2d`` draws them: U(−b, b), b = 1/√fan_in."""
+    model = resnet18(num_classes, image_size)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    return model
+
+
 @NETWORKS.register("resnet8", "eight layers of widths 32, 64, 128: trains on two CPU cores in minutes")
 def resnet8(num_classes: int, image_size: int) -> nn.Module:
     """Eight layers, widths 32-64-128: small enough to train on two CPU cores within a demo."""

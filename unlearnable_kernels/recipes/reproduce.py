@@ -4,6 +4,7 @@ Read ``reproduce`` first. Rows share what they have in common: a protected set i
 trainings one is run. Both stay in a work folder, where what was interrupted goes on.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -12,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unlearnable_kernels.data.named import resolve
+from unlearnable_kernels.data.quality import picture_quality
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress, no_progress
@@ -28,6 +28,7 @@ from unlearnable_kernels.training import TrainConfig, train
 from unlearnable_kernels.training.run_folder import RECORD, read_metrics, read_run
 
 _PARTS = 1000  # of a run's progress
+_OF_A_RUN = ("train", "test", "clean", "seed")  # settings that are not the row's
 
 WHERE = {"imagenet100": "imagenet100:"}
 """Where the rows' data sets are, where that is not their own name; see ``data.named``."""
@@ -207,53 +208,84 @@ def run_jobs(
 def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any]:
     """What the finished runs of a row have shown, written as its JSON file.
 
-    Accuracies are in [0, 1]: of the last epoch, which is the row's figure, of the best one, and the mean of
-    the last five, for each seed.
+    Accuracies are in [0, 1]: of the last epoch, which is the row's figure, of the best one, the mean of the
+    last five, and those of all epochs, for each seed.
     """
-    row = jobs[0].row
-    last, best, late, images, seen = [], [], [], 0, {}
-    for job in jobs:
-        lines = read_metrics(job.folder, job.config)
-        curve = [line["test_accuracy"] for line in lines]
-        record = read_run(job.folder)[1]
-        images = record["test"]["images"]
-        seen = {part: _seen(record[part]) for part in ("train", "test")}
-        if row.test != CLEAN:
-            assert job.protected is not None
-            curve = [accuracy_on_filtered(job.folder, job.protected, job.key, row.test)]
-        last.append(curve[-1])
-        best.append(max(curve))
-        late.append(sum(curve[-5:]) / len(curve[-5:]))
+    row, config = jobs[0].row, jobs[0].config
+    records = [read_run(job.folder)[1] for job in jobs]
+    curves = [_curve(job) for job in jobs]
+    last = [curve[-1] for curve in curves]
     mean = sum(last) / len(last)
     spread = math.sqrt(sum((each - mean) ** 2 for each in last) / (len(last) - 1)) if len(last) > 1 else None
-    settings = jobs[0].config.as_dict()
-    for place in ("train", "test", "clean"):
-        settings.pop(place)
+    images = records[0]["test"]["images"]
+    sets = [job.protected for job in jobs if job.protected is not None]
     result = {
         "row": row.name,
         "published": None if row.published is None else list(row.published),
         "dataset": row.dataset,
         "protection": row.protection,
         "test": row.test,
-        "training": settings,
-        "data": seen,  # of the last seed
+        "training": {name: value for name, value in config.as_dict().items() if name not in _OF_A_RUN},
+        "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
         "scaled": scale.as_dict(),
         "seeds": [job.seed for job in jobs],
-        "accuracy": {"last": last, "best": best, "mean_of_last_five": late},
+        "accuracy": {
+            "last": last,
+            "best": [max(curve) for curve in curves],
+            "mean_of_last_five": [sum(curve[-5:]) / len(curve[-5:]) for curve in curves],
+            "by_epoch": curves,
+        },
         "mean": mean,
         "standard_deviation": spread,
         "test_images": images,
         # Of one run's accuracy, for the size of the test set.
         "standard_error": math.sqrt(mean * (1 - mean) / images),
-        "threads": torch.get_num_threads(),
+        "quality": [] if config.only_clean else [_quality(config.test, protected) for protected in sets],
+        "machine": _machine(records[-1]),
+        "runs": [_origin(record) for record in records],
         # No secrets: whoever reads this can make the same sets.
         "burnt_keys": [] if row.protection is None else [job.key.material.hex() for job in jobs],
     }
     return write_result(result, results)
 
 
+def _curve(job: Job) -> list[float]:
+    """Accuracy by epoch; on filtered images that of the last one alone."""
+    if job.row.test == CLEAN:
+        return [line["test_accuracy"] for line in read_metrics(job.folder, job.config)]
+    assert job.protected is not None
+    return [accuracy_on_filtered(job.folder, job.protected, job.key, job.row.test)]
+
+
 def _seen(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set of the last seed."""
     return {name: data[name] for name in ("images", "sha256")}
+
+
+def _choice(config: TrainConfig) -> dict[str, Any]:
+    """How images were chosen; nothing is drawn, so there is no seed."""
+    return {
+        "seed": None,
+        "images": "all" if config.limit_per_class is None else "the first of each class, by name",
+        "protected": "all" if config.protected_fraction is None else "first in each class by SHA-256 of name",
+    }
+
+
+def _machine(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a run was trained, without a GPU that it did not use."""
+    used: dict[str, Any] = record["machine"]
+    return used if record["device"] == "cuda" else used | {"gpu": None}
+
+
+def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was trained by; None where an earlier version did not record it."""
+    return {name: record.get(name) for name in ("commit", "threads", "device", "machine", "versions")}
+
+
+@functools.cache
+def _quality(source: str, protected: Path) -> dict[str, Any]:
+    """Once for each set, however many rows share it."""
+    return picture_quality(source, protected)
 
 
 def _effort(config: TrainConfig) -> int:

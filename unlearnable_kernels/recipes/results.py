@@ -2,12 +2,10 @@
 
 import datetime
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.environment import machine, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import read_json, write_json, writing
 from unlearnable_kernels.recipes.row import Row
@@ -15,11 +13,18 @@ from unlearnable_kernels.recipes.row import Row
 _NEEDED = {
     "row": str,
     "published": list | None,
+    "protection": str | None,
+    "training": dict,
+    "test": str,
+    "test_images": int,
     "scaled": dict | None,
     "seeds": list,
+    "accuracy": dict,
     "mean": float,
     "standard_deviation": float | None,
+    "quality": list,
     "machine": dict,
+    "runs": list,
     "date": str,
 }
 _MACHINE = {"cpu": str, "gpu": str | None, "cores": int}
@@ -27,12 +32,12 @@ _SCALED = {"epochs": float | int, "images": int | None, "network": str | None, "
 
 
 def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
-    """Add where and when it was measured, and write it, unless a file of more seeds is there already.
+    """Write a row's result with today's date, unless a file of more seeds or of the same result is there.
 
     Scaled rows have names of their own, so that they never take a full one's place.
 
     Args:
-        result: A row's result, without the machine.
+        result: A row's result.
         results: Folder for all results.
 
     Returns:
@@ -41,25 +46,23 @@ def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
     Raises:
         WriteError: It cannot be written.
     """
-    here = machine()
-    found = versions()
-    scaled = "" if result["scaled"] is None else f"-scaled-{_slug(*_words(result['scaled']))}"
-    name = f"{_slug(here['gpu'] or here['cpu'])}-torch{'.'.join(found['torch'].split('.')[:2])}{scaled}.json"
-    path = results / result["row"] / name
+    path = results / result["row"] / f"{circumstances(result)}.json"
+    result = result | {"date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
     if path.is_file():
         before = read_result(path)
-        if len(before["seeds"]) > len(result["seeds"]):
+        if len(before["seeds"]) > len(result["seeds"]) or before == result | {"date": before["date"]}:
             return before
-    result = result | {
-        "machine": here,
-        "versions": found,
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-    }
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     return result
+
+
+def circumstances(result: dict[str, Any]) -> str:
+    """Where and at what scale it was measured, as the name of a file: MACHINE-torchVERSION[-scaled-…]."""
+    here, torch = result["machine"], result["runs"][-1]["versions"]["torch"]
+    scaled = "" if result["scaled"] is None else f"-scaled-{slug(*scale_words(result['scaled']))}"
+    return f"{slug(here['gpu'] or here['cpu'])}-torch{'.'.join(torch.split('.')[:2])}{scaled}"
 
 
 def read_results(results: Path) -> list[dict[str, Any]]:
@@ -99,14 +102,14 @@ def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
         own = [result for result in results if result["row"] == row.name]
         full = [result for result in own if result["scaled"] is None]
         if not full:
-            lines.append(
-                (row.name, band(row), f"not here: {row.lacking}" if row.lacking else "not yet measured")
-            )
+            missing = f"not here: {row.lacking}" if row.lacking else "not yet measured"
+            lines.append((row.name, band(row.published), missing))
         for result in full:
-            lines.append((row.name, band(row), _ours(result) + _verdict(row, result), *_where(result)))
+            figure = _ours(result) + _verdict(row, result)
+            lines.append((row.name, band(row.published), figure, *_where(result)))
         for result in own:
             if result["scaled"] is not None:
-                what = f"  scaled: {', '.join(_words(result['scaled']))}"
+                what = f"  scaled: {', '.join(scale_words(result['scaled']))}"
                 lines.append((what, "", _ours(result), *_where(result)))
     widths = [max(len(line[column]) for line in lines if len(line) > column + 1) for column in range(5)]
     return "\n".join(
@@ -117,12 +120,19 @@ def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def band(row: Row) -> str:
+def band(published: Sequence[float] | None) -> str:
     """The published figure in percent, or the band of several; "-" where there is none."""
-    if row.published is None:
+    if published is None:
         return "-"
-    low, high = row.published
+    low, high = published
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+
+
+def outside(published: Sequence[float] | None, mean: float) -> bool:
+    """Whether an accuracy in [0, 1] lies outside the band of several published ones, in percent."""
+    if published is None or published[0] == published[1]:
+        return False
+    return not published[0] <= 100 * mean <= published[1]
 
 
 def _ours(result: dict[str, Any]) -> str:
@@ -135,10 +145,9 @@ def _verdict(row: Row, result: dict[str, Any]) -> str:
     if row.published is None:
         return ""
     low, high = row.published
-    ours = 100 * result["mean"]
     if low == high:
-        return f" ({ours - low:+.2f})"
-    return "" if low <= ours <= high else " OUTSIDE"
+        return f" ({100 * result['mean'] - low:+.2f})"
+    return " OUTSIDE" if outside(row.published, result["mean"]) else ""
 
 
 def _where(result: dict[str, Any]) -> tuple[str, str, str]:
@@ -146,24 +155,14 @@ def _where(result: dict[str, Any]) -> tuple[str, str, str]:
     return str(len(result["seeds"])), here["gpu"] or f"{here['cpu']}, {here['cores']} cores", result["date"]
 
 
-def _words(scaled: dict[str, Any]) -> list[str]:
+def scale_words(scaled: dict[str, Any]) -> list[str]:
+    """What was left out of a scaled row, for people."""
     words = [f"{scaled['epochs']:g} of the epochs"] if scaled["epochs"] != 1 else []
     words += [f"{scaled['images']} images"] if scaled["images"] is not None else []
     words += [scaled["network"]] if scaled["network"] is not None else []
     return words + [f"{name} {value}" for name, value in sorted(scaled["training"].items())]
 
 
-def _slug(*words: str) -> str:
+def slug(*words: str) -> str:
+    """Words as a part of a file's name."""
     return re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
-
-
-def _commit() -> str | None:
-    """The commit of this package, "-dirty" behind it where files differ; None outside a repository."""
-    here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,24 +1,15 @@
 """Learning curves as an SVG element."""
 
-import io
 from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from unlearnable_kernels.report.figures import as_svg, colour, drawing, finish, legend
 from unlearnable_kernels.report.runs import Entry
-
-_COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
-_INK = "#010203"  # stands for the page's own text colour until the figure is in the page
-
-
-def colour(index: int) -> str:
-    """The colour of the run at ``index`` in all figures."""
-    return _COLOURS[index % len(_COLOURS)]
 
 
 def learning_curves(entries: list[Entry]) -> Markup:
@@ -30,7 +21,7 @@ def learning_curves(entries: list[Entry]) -> Markup:
     Returns:
         An SVG element in the text colour of the page that it is put into.
     """
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}):
+    with drawing():
         figure = Figure(figsize=(6.8, 3.4), layout="constrained")
         axes = figure.add_subplot()
         for index, entry in enumerate(entries):
@@ -40,11 +31,8 @@ def learning_curves(entries: list[Entry]) -> Markup:
             if entry.first.config.test is not None:
                 _draw(axes, entry, "test_accuracy", "-o", lw=2, label=tested, **style)
         _finish(axes)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK, fontsize="small")
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    return Markup(svg[svg.index("<svg") :].replace(_INK, "currentColor"))
+        legend(figure, 2)
+        return as_svg(figure)
 
 
 def _draw(axes: Axes, entry: Entry, name: str, line: str, **style: Any) -> None:
@@ -61,12 +49,7 @@ def _draw(axes: Axes, entry: Entry, name: str, line: str, **style: Any) -> None:
 
 def _finish(axes: Axes) -> None:
     """Label the axes and draw them in the text colour."""
-    axes.set(xlabel="epoch", ylabel="accuracy in %", ylim=(0, 102))
+    finish(axes)
+    axes.set_xlabel("epoch")
     axes.set_xlim(0, max(1.0, axes.dataLim.xmax) * 1.04)  # however few epochs there are
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.2, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)

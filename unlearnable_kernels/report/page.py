@@ -1,13 +1,15 @@
 """One self-contained HTML page about finished and running trainings: summary, curves, pictures, table."""
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing, require_replaceable, writing
-from unlearnable_kernels.report.curves import colour, learning_curves
+from unlearnable_kernels.report.curves import learning_curves
+from unlearnable_kernels.report.figures import colour
 from unlearnable_kernels.report.pictures import picture_sets
 from unlearnable_kernels.report.runs import Entry, percent, read_entries
 from unlearnable_kernels.report.summary import summarise
@@ -34,18 +36,13 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
     """
     if not runs:
         raise UserError("a report needs at least one run folder")
-    require_replaceable(out, _DOCTYPE, "an HTML page")
+    check_page(out)
     entries = read_entries(runs)
     trained_on = [Path(entry.first.config.train) for entry in entries]
     pictures, missing = picture_sets(list(dict.fromkeys(trained_on)))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("unlearnable_kernels.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    write_page(
+        out,
+        "report.html.j2",
         title=title,
         summary=summarise(entries),
         entries=entries,
@@ -54,8 +51,32 @@ def write_report(runs: list[Path], out: Path, title: str = "Training on protecte
         curves=learning_curves(entries),
         pictures=pictures,
         missing=missing,
-        versions=versions(),
     )
+
+
+def check_page(out: Path) -> None:
+    """Check that a page can be written to ``out``.
+
+    Raises:
+        UserError: It exists and is not an HTML page.
+    """
+    require_replaceable(out, _DOCTYPE, "an HTML page")
+
+
+def write_page(out: Path, template: str, **values: Any) -> None:
+    """Write a template of this folder, filled with ``values`` and the versions, in one step.
+
+    Raises:
+        WriteError: The page cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("unlearnable_kernels.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(versions=versions(), **values)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:

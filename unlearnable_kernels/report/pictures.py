@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from unlearnable_kernels.data.images import encode, resize
-from unlearnable_kernels.data.manifest import find_manifest, sample_entries
-from unlearnable_kernels.data.originals import match_originals
+from unlearnable_kernels.data.manifest import find_manifest
+from unlearnable_kernels.data.quality import protected_pairs
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.report.differences import amplification, amplified_difference
@@ -105,16 +105,13 @@ def compare(clean: Source, protected: Source, manifest: Manifest) -> PictureSet 
         The pictures; None if no image of ``protected`` has its original in ``clean``.
     """
     size = manifest["parameters"].get("resize")
-    chosen = _protected_names(manifest)
-    positions = match_originals([s.name for s in protected.samples], [s.name for s in clean.samples])
     pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for sample, position in zip(protected.samples, positions, strict=True):
+    for original, sample in protected_pairs(clean, protected, manifest):
         if len(pairs) == MAX_CLASSES:
             break
-        if sample.label in pairs or sample.name not in chosen or position is None:
+        if sample.label in pairs:
             continue
-        before = load_image(clean, clean.samples[position], size)
-        after = load_image(protected, sample, None)
+        before, after = load_image(clean, original, size), load_image(protected, sample, None)
         if before.shape == after.shape:
             pairs[sample.label] = before, after
     if not pairs:
@@ -143,11 +140,6 @@ def examples(source: Source, heading: str) -> PictureSet:
         for label, sample in sorted(first.items())
     ]
     return PictureSet(heading, ["first of its class"], rows, len(source.classes))
-
-
-def _protected_names(manifest: Manifest) -> set[str]:
-    """Names, relative to the split's folder, of the samples that are protected."""
-    return {name for name, entry in sample_entries(manifest).items() if entry["protected"]}
 
 
 def _uri(image: np.ndarray) -> str:

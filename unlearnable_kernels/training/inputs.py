@@ -10,7 +10,7 @@ from torch import Tensor
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.mixture import mix
 from unlearnable_kernels.defences import Defence
-from unlearnable_kernels.environment import machine, versions
+from unlearnable_kernels.environment import commit, machine, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.training.config import TrainConfig
@@ -71,7 +71,9 @@ def describe(
         "machine": machine(),
         "device": group.device.type,
         "processes": group.size,
+        "threads": torch.get_num_threads(),
         "versions": versions(),
+        "commit": commit(),
         "final": None,
     }
 

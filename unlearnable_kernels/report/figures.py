@@ -1,0 +1,52 @@
+"""What all figures of the pages share: colours, and an SVG element in the text colour of its page."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
+INK = "#010203"  # stands for the page's own text colour until the figure is in the page
+
+
+def colour(index: int) -> str:
+    """The colour of whatever stands at ``index``, in all figures of a page."""
+    return _COLOURS[index % len(_COLOURS)]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Figures drawn and turned into SVG within this look alike, and have the same bytes every time."""
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}):
+        yield
+
+
+def as_svg(figure: Figure) -> Markup:
+    """The figure as an SVG element in the text colour of the page that it is put into."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))
+
+
+def legend(figure: Figure, columns: int, **entries: object) -> None:
+    """One legend below all axes."""
+    figure.legend(
+        loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK, fontsize="small", **entries
+    )
+
+
+def finish(axes: Axes) -> None:
+    """Draw the axes of accuracies in percent in the text colour."""
+    axes.set(ylabel="accuracy in %", ylim=(0, 102))
+    axes.grid(alpha=0.2, color=INK)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK)
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        text.set_color(INK)
