@@ -23,6 +23,7 @@ from unlearnable_kernels.cli.options import LISTED, registries
 
 COMMANDS = (
     "keygen",
+    "check",
     "protect",
     "verify",
     "preview",

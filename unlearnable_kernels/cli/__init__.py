@@ -13,7 +13,7 @@ import typer
 import unlearnable_kernels
 from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
 from unlearnable_kernels.cli.options import AsJson, Command, Plugin, listing, print_json, registries
-from unlearnable_kernels.cli.protect_commands import keygen, preview, protect, verify
+from unlearnable_kernels.cli.protect_commands import check, keygen, preview, protect, verify
 from unlearnable_kernels.cli.reproduce_commands import reproduce
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
@@ -64,6 +64,7 @@ def info(json: AsJson = False, plugin: Plugin = None) -> None:
 # In the order of --help.
 COMMANDS: tuple[Callable[..., None], ...] = (
     keygen,
+    check,
     protect,
     verify,
     preview,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # What can be chosen by name in which command.
 LISTED = {
+    "check": ("methods", "writers"),
     "protect": ("methods", "writers"),
     "preview": ("methods",),
     "train": ("networks", "defences"),

@@ -12,6 +12,7 @@ from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
+    from unlearnable_kernels.protect.check import CheckReport
     from unlearnable_kernels.protect.keys import Secret
 
 
@@ -41,6 +42,16 @@ Resize = Annotated[
 ]
 DatasetName = Annotated[
     str | None, typer.Option(help="Name that all secrets derive from.  [default: the dataset's own]")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:SETTING=VALUE,...]",
+        help="What to write, see below.  [default: png for trees, npz for archives]",
+    ),
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV with a file,class in each line, where SRC has no class folders.")
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
@@ -82,16 +93,8 @@ def protect(
     insecure_key_permissions: Insecure = False,
     method: MethodOption = "classwise-conv",
     fraction: Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")] = 1.0,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[:SETTING=VALUE,...]",
-            help="What to write, see below.  [default: png for trees, npz for archives]",
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV with a file,class in each line, where SRC has no class folders.")
-    ] = None,
+    format: Format = None,
+    labels: Labels = None,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
     on_error: OnErrorOption = OnError.stop,
@@ -149,6 +152,61 @@ def protect(
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     print(f"wrote {dst} with {manifest}")
+
+
+def check(
+    src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
+    method: MethodOption = "classwise-conv",
+    format: Format = None,
+    labels: Labels = None,
+    resize: Resize = None,
+    on_error: OnErrorOption = OnError.stop,
+    dataset_name: DatasetName = None,
+    json: AsJson = False,
+    plugin: Plugin = None,
+) -> None:
+    """Look at all of SRC before it is protected: every problem at once, and what to expect.
+
+    Size, time, PSNR and SSIM are estimated by protecting a few dozen pictures in memory under a key that is
+    thrown away. Exit status 2 if `protect` would stop.
+
+    Example: unlearnable check photos
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.check import check_dataset
+    from unlearnable_kernels.protect.keys import Key
+    from unlearnable_kernels.protect.methods.method import METHODS
+    from unlearnable_kernels.protect.pipeline.plan import Options
+
+    options = Options(METHODS.create(method), 1.0, format, resize, dataset_name)
+    with progress() as report:
+        found = check_dataset(src, options, Key.generate(), labels=labels, progress=report)
+    stops = found.stops("skip" if on_error is OnError.skip else "raise")
+    if json:
+        print_json({"stops": stops, **found.as_dict()})
+    else:
+        print_check(found)
+        print("protect would stop" if stops else "protect would go through")
+    if stops:
+        raise typer.Exit(2)
+
+
+def print_check(found: "CheckReport") -> None:
+    for each in found.problems:
+        name = f"{shown(each.file)}: " if each.file else ""
+        print(f"{name}{shown(each.reason)}; {each.remedy}")
+    if found.images:
+        counts = found.classes.values()
+        (w, h), (width, height) = found.smallest or (0, 0), found.largest or (0, 0)
+        print(
+            f"{found.images:,} pictures from {w}x{h} to {width}x{height} in {len(counts)} classes of "
+            f"{min(counts):,} to {max(counts):,}"
+        )
+    if found.output_bytes is not None and found.seconds is not None:
+        quality = "" if found.psnr is None else f", PSNR {found.psnr:.1f} dB"
+        quality += "" if found.ssim is None else f", SSIM {found.ssim:.2f}"
+        megabytes, seconds = found.output_bytes / 1e6, max(1, round(found.seconds))
+        print(f"expected: {megabytes:,.1f} MB in {seconds:,} s{quality} (from {found.sampled} pictures)")
 
 
 def verify(

@@ -33,7 +33,8 @@ class Scan:
     Args:
         base: Where the scan begins.
         tree: Contains ``base``; symbolic links may lead to files within it, and nowhere else.
-        on_error: "raise" ends at the first entry that cannot be taken, "skip" lists it in ``skipped``.
+        on_error: "raise" ends at the first entry that cannot be taken, "skip" lists it in ``skipped``, "list"
+            even those that would end any other scan.
 
     Attributes:
         skipped: (name, reason) of each entry that was not taken.
@@ -75,8 +76,8 @@ class Scan:
             if not is_utf8(entry.name):
                 self.refuse(joined(name, entry.name), "its name is not UTF-8")
                 continue
-            if entry.is_symlink():
-                self._check_link(entry)
+            if entry.is_symlink() and not self._may_follow(entry, joined(name, entry.name)):
+                continue
             if entry.is_dir():
                 folders.append(entry)
             elif entry.is_file():
@@ -127,8 +128,8 @@ class Scan:
             UserError: As ``list_folder``, and as ``refuse``.
         """
         path = self.base / name
-        if path.is_symlink():
-            self._check_link(path)
+        if path.is_symlink() and not self._may_follow(path, name):
+            return False
         if not has_image_suffix(name):
             self.refuse(name, f"not an image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
         elif not path.is_file():
@@ -137,14 +138,30 @@ class Scan:
             return True
         return False
 
-    def _check_link(self, entry: os.DirEntry[str] | Path) -> None:
-        name = shown(os.fspath(entry))
+    def refuse_twins(self, classes: list[str]) -> None:
+        """Refuse classes that differ only by case, whatever ``on_error`` is but "list"."""
+        try:
+            refuse_case_twins(classes, self.base)
+        except UserError as error:
+            self._refuse_always("", str(error))
+
+    def _refuse_always(self, name: str, reason: str) -> None:
+        if self.on_error != "list":
+            raise UserError(f"{shown(str(self.base / name))}: {reason}" if name else reason)
+        self.skipped.append((shown(name), reason))
+
+    def _may_follow(self, entry: os.DirEntry[str] | Path, name: str) -> bool:
+        """Whether a symbolic link leads to a file of the tree; any other is refused."""
         if entry.is_dir():
-            raise UserError(f"{name}: a symbolic link to a folder; such links are not followed")
-        if not entry.is_file():
-            raise UserError(f"{name}: a symbolic link that does not lead to a file")
-        if not Path(entry).resolve().is_relative_to(self.tree):
-            raise UserError(f"{name}: a symbolic link out of {self.tree}; only links within it are followed")
+            reason = "a symbolic link to a folder; such links are not followed"
+        elif not entry.is_file():
+            reason = "a symbolic link that does not lead to a file"
+        elif not Path(entry).resolve().is_relative_to(self.tree):
+            reason = f"a symbolic link out of {self.tree}; only links within it are followed"
+        else:
+            return True
+        self._refuse_always(name, reason)
+        return False
 
 
 def refuse_case_twins(classes: list[str], where: Path) -> None:

@@ -230,12 +230,13 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
     Args:
         path: A folder, a file, or what else stands for a dataset, see ``named``.
         split: "train" or "test" where the dataset has both; a folder of classes serves for either.
-        on_error: "raise", or "skip" to pass over files that cannot be taken and list them.
+        on_error: "raise", or "skip" to pass over files that cannot be taken and list them; "list" lists even
+            what is always refused, as far as the format can tell.
 
     Raises:
         UserError: No format fits, or an entry is refused (docs/inputs.md).
     """
-    if split not in SPLIT_FOLDERS or on_error not in ("raise", "skip"):
+    if split not in SPLIT_FOLDERS or on_error not in ("raise", "skip", "list"):
         raise UserError(
             f"split must be train or test and on_error raise or skip, not {split!r} and {on_error!r}"
         )

@@ -68,6 +68,9 @@ class Writer(ABC):
     encodes: ClassVar[bool] = True
     """Whether encoding takes so long that worker processes pay."""
 
+    one_size: ClassVar[bool] = False
+    """Whether all images must have one size."""
+
     def check(self) -> None:  # noqa: B027 (nothing to check unless there are settings)
         """Check the settings.
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, refuse_case_twins
+from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
@@ -40,7 +40,7 @@ def open_image_folder(root: Path, split: str, on_error: str) -> Source | None:
     classes = [entry.name for entry in folders]
     if not classes:
         raise not_a_dataset(root / prefix, "no class folders in it")
-    refuse_case_twins(classes, root / prefix)
+    scan.refuse_twins(classes)
     for entry in files:
         if has_image_suffix(entry.name):
             scan.refuse(entry.name, "an image outside the class folders")

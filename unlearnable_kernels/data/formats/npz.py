@@ -61,6 +61,7 @@ class NpzWriter(Writer):
     """The pixels of each chunk wait in a file of their own until the array is put together."""
 
     encodes: ClassVar[bool] = False
+    one_size: ClassVar[bool] = True
 
     def outputs(self, source: Source) -> list[str]:
         """The samples' own names."""

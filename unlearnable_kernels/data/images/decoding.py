@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = frozenset(
 MAX_PIXELS = 2**30 // 12
 """89,478,485 pixels, 256 MiB as RGB: where Pillow, too, begins to suspect a decompression bomb."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _KNOWN = "JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 _LIBPNG_SIDE = 1_000_000
@@ -143,13 +143,14 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-    pillow = extra_module("PIL.Image")
+    pillow, formats = extra_module("PIL.Image"), _FORMATS
     if data[4:8] == b"ftyp":
         if data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
             extra_module("pillow_heif").register_heif_opener()
+            formats = (*formats, "HEIF")
         if headers.most_bits(data) > 8:
             raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
-    with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=formats) as image:
         _check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
         # MPO: a photograph followed by its thumbnails, depth map or second view.

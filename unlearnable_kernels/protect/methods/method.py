@@ -99,6 +99,11 @@ class Method(ABC):
     per_image: ClassVar[bool] = True
     """Whether an image's perturbation depends on no other image, so that it can be previewed."""
 
+    @property
+    def one_size(self) -> bool:
+        """Whether all images must have one size."""
+        return not self.per_image
+
     @classmethod
     def growable(cls, parameters: dict[str, Any]) -> bool:
         """Whether a picture's perturbation depends on no other picture, so that others may be added later."""

@@ -12,7 +12,7 @@ from unlearnable_kernels.data.manifest import SCHEMA_VERSION, canonical
 from unlearnable_kernels.data.source import Source, load_image
 from unlearnable_kernels.data.writer import Writer
 from unlearnable_kernels.environment import versions
-from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.plugins import describe_plugins
 from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
@@ -20,6 +20,7 @@ from unlearnable_kernels.protect.pipeline.chunk import Chunk
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 16 * 2**20
+_LONGEST_NAME = 255  # bytes, on all usual file systems
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
     if plugins := describe_plugins([(METHODS, method.name), (WRITERS, writer.name)]):
         header["plugins"] = plugins
     outputs = writer.outputs(source)
+    _check_names(outputs)
     return Plan(
         header=header,
         method=method,
@@ -115,6 +117,21 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
         chunks=make_chunks(source, assignment, outputs),
         digest=digest_of([header, assignment], source),
     )
+
+
+def _check_names(outputs: Sequence[str]) -> None:
+    """Raise UserError for a name that could not be written; better now than in the middle."""
+    folders = {parent for name in outputs for parent in _parents(name)}
+    for name in outputs:
+        if any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
+            raise UserError(f"{shown(name)}: too long a name, of over {_LONGEST_NAME} bytes with its suffix")
+        if name in folders:
+            raise UserError(f"{shown(name)}: a picture would lie where a folder is needed; rename one")
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def digest_of(decided: list[Any], source: Source) -> str:

@@ -1,0 +1,144 @@
+"""Looking before protecting: every problem at once, estimates that hold, and nothing written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sample_images import photo
+from test_cli import run  # noqa: F401
+
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.check import CheckReport, check_dataset
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.pipeline.plan import Options
+from unlearnable_kernels.protect.run import protect_dataset
+
+KEY = Key(bytes(range(32)))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three cats of 40x30 and two dogs of 24x24."""
+    root = tmp_path / "photos"
+    for name, count, shape in (("cat", 3, (30, 40)), ("dog", 2, (24, 24))):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(photo(*shape)).save(root / name / f"{number}.png")
+    return root
+
+
+def check(src: Path, method: str = "classwise-conv", **options: Any) -> CheckReport:
+    return check_dataset(src, Options(METHODS.create(method), **options), KEY)
+
+
+def test_estimates_are_near_what_protect_does(photos: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    found = check(photos)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.problems == []
+    assert (found.images, found.classes, found.sampled) == (5, {"cat": 3, "dog": 2}, 5)
+    assert (found.smallest, found.largest) == ((24, 24), (40, 30))
+    protect_dataset(photos, tmp_path / "out", secret=KEY, workers=0)
+    written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.png"))
+    assert found.output_bytes == pytest.approx(written, rel=0.1)
+    assert found.psnr is not None
+    assert 10 < found.psnr < 40
+    assert found.ssim is not None
+    assert 0.3 < found.ssim < 1
+    assert found.seconds is not None
+    assert found.seconds > 0
+    assert not found.stops("raise")
+
+
+def spoil(photos: Path) -> dict[str, tuple[str, bool]]:
+    """Add one of everything that is refused; returns part of the reason, and whether it can be skipped."""
+    whole = (photos / "cat" / "0.png").read_bytes()
+    (photos / "cat" / "cut.png").write_bytes(whole[:-20])
+    (photos / "cat" / "a.txt").touch()
+    Image.new("RGBA", (8, 8)).save(photos / "cat" / "clear.png")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(photos / "dog" / "deep.png")
+    (photos / "stray.png").write_bytes(whole)
+    (photos / "bird").mkdir()
+    (photos / "Dog").mkdir()
+    (photos / "Dog" / "1.png").write_bytes(whole)
+    (photos / "dog" / "out.png").symlink_to("/etc/hostname")
+    (photos / "dog" / "folder").symlink_to("/etc")
+    return {
+        "cat/cut.png": ("PNG", True),
+        "cat/a.txt": ("not an image", True),
+        "cat/clear.png": ("transparent", True),
+        "dog/deep.png": ("16 bits", True),
+        "stray.png": ("outside the class folders", True),
+        "bird": ("without images", True),
+        "": ("differ only by case", False),
+        "dog/out.png": ("symbolic link", False),
+        "dog/folder": ("symbolic link to a folder", False),
+    }
+
+
+def test_all_problems_are_listed_at_once(photos: Path) -> None:
+    expected = spoil(photos)
+    found = check(photos)
+    problems = {problem.file: problem for problem in found.problems}
+    assert problems.keys() == expected.keys()
+    for name, (reason, skippable) in expected.items():
+        assert reason in problems[name].reason, name
+        assert problems[name].skippable == skippable, name
+    assert problems["cat/clear.png"].remedy == "flatten it onto a background"
+    assert found.images == 6
+    assert found.stops("skip")
+    for name in ("dog/out.png", "dog/folder"):
+        (photos / name).unlink()
+    shutil.rmtree(photos / "Dog")
+    assert check(photos).stops("raise")
+    assert not check(photos).stops("skip")
+
+
+def test_what_would_stop_protect_before_or_behind_the_pictures(photos: Path) -> None:
+    for options, match in (
+        ({"format": "npz"}, "pictures differ in size, but npz needs one size"),
+        ({"method": "bayes-error"}, "pictures differ in size, but bayes-error needs one size"),
+        ({"method": "classwise-conv:kernel_size=4"}, "kernel size must be an odd number"),
+    ):
+        [problem] = check(photos, **options).problems
+        assert match in problem.reason
+        assert not problem.skippable
+    assert check(photos, format="npz", resize=24).problems == []
+    (photos / "cat" / f"{'x' * 251}.bmp").write_bytes((photos / "cat" / "0.png").read_bytes())
+    assert "too long" in check(photos, format="webp").problems[0].reason
+    with pytest.raises(UserError, match="no such file"):
+        check(photos / "nowhere")
+
+
+def test_names_that_cannot_be_written_are_found_before_anything_is(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "0.bmp").mkdir()
+    shutil.copy(photos / "cat" / "1.png", photos / "cat" / "0.bmp" / "2.png")
+    (photos / "cat" / "0.png").rename(photos / "cat" / "0.bmp" / "0.png")
+    (photos / "cat" / "0.bmp").rename(photos / "cat" / "a.png")
+    shutil.copy(photos / "cat" / "1.png", photos / "cat" / "a.jpg")
+    with pytest.raises(UserError, match=r"cat/a\.png: a picture would lie where a folder is needed"):
+        protect_dataset(photos, tmp_path / "out", secret=KEY, workers=0)
+    assert not (tmp_path / "out.partial").exists()
+    assert "where a folder" in check(photos).problems[0].reason
+
+
+def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
+    result = run("check", photos)
+    assert result.returncode == 0
+    first, second, last = result.stdout.splitlines()
+    assert first == "5 pictures from 24x24 to 40x30 in 2 classes of 2 to 3"
+    assert second.startswith("expected: 0.0 MB in 1 s, PSNR ")
+    assert last == "protect would go through"
+    (photos / "cat" / "\x1b[2J.png").write_bytes(b"")
+    result = run("check", photos)
+    assert result.returncode == 2
+    assert result.stdout.splitlines()[0].startswith(r"cat/\x1b[2J.png: not an image of a known format")
+    assert run("check", photos, "--on-error", "skip").returncode == 0
+    found = json.loads(run("check", photos, "--json").stdout)
+    assert found["stops"] is True
+    assert found["problems"][0]["file"] == "cat/\x1b[2J.png"

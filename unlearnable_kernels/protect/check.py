@@ -1,0 +1,218 @@
+"""Looking at a dataset before it is protected: all that is wrong with it at once, and what to expect."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlearnable_kernels.data.formats.loose import open_labelled
+from unlearnable_kernels.data.named import find
+from unlearnable_kernels.data.quality import psnr, ssim
+from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
+from unlearnable_kernels.data.writer import Destination
+from unlearnable_kernels.environment import usable_cores
+from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.methods.method import Workspace
+from unlearnable_kernels.protect.pipeline.plan import Options, check_options, make_plan
+
+SAMPLE = 48  # images that are protected on trial
+ALWAYS = r"^a symbolic link|differ only by case"
+"""What no ``--on-error skip`` passes over."""
+
+_REMEDIES = (
+    (r"transparent", "flatten it onto a background"),
+    (r"bits a channel", "convert it to 8 bits a channel"),
+    (r"frames", "save the one picture that is meant"),
+    (r"not UTF-8|too long|differ only by case|where a folder", "rename it"),
+    (r"symbolic link", "put the file itself there"),
+    (r"outside the class folders", "move it into a class folder"),
+    (r"truncated|corrupt", "save it anew from the original, or remove it"),
+    (r"one size", "give --resize"),
+    (r"class without images", "add pictures, or remove the folder"),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that ``protect`` would stop at.
+
+    Attributes:
+        file: Its name below the dataset; "" for the dataset as a whole.
+        reason: What is wrong.
+        remedy: What its owner can do.
+        skippable: Whether ``--on-error skip`` passes over it.
+    """
+
+    file: str
+    reason: str
+    remedy: str
+    skippable: bool
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found.
+
+    Attributes:
+        problems: All of them, files before the dataset.
+        images: How many pictures can be protected.
+        classes: Of these, how many in each class.
+        smallest: (width, height) of the picture with the fewest pixels, after any resize.
+        largest: Of the one with the most.
+        output_bytes: Expected size of the protected set.
+        seconds: Expected time to protect it on this machine's cores.
+        psnr: Expected mean in dB; None where it cannot be told before.
+        ssim: Likewise.
+        sampled: How many pictures were protected on trial.
+    """
+
+    problems: list[Problem]
+    images: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    smallest: tuple[int, int] | None = None
+    largest: tuple[int, int] | None = None
+    output_bytes: int | None = None
+    seconds: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    sampled: int = 0
+
+    def stops(self, on_error: str) -> bool:
+        """Whether ``protect`` would stop, with ``on_error`` "raise" or "skip"."""
+        return not self.images or any(on_error == "raise" or not each.skippable for each in self.problems)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def check_dataset(
+    src: Path,
+    options: Options,
+    secret: Secret,
+    *,
+    labels: Path | None = None,
+    progress: Progress = no_progress,
+) -> CheckReport:
+    """Decode every picture of a dataset once, list all that ``protect_dataset`` would stop at, and estimate.
+
+    Args:
+        src: The dataset, as for ``protect_dataset``.
+        options: What would be asked of it.
+        secret: Any key: estimates hardly depend on it.
+        labels: As for ``protect_dataset``.
+        progress: Takes progress.
+
+    Raises:
+        UserError: An option is wrong whatever the dataset, or there is nothing at ``src``.
+    """
+    check_options(options)
+    find(src)
+    try:
+        source = open_source(src, "train", "list") if labels is None else open_labelled(src, labels, "list")
+    except UserError as error:
+        return CheckReport([Problem("", str(error), _remedy(str(error)), skippable=False)])
+    problems = [
+        Problem(name, reason, _remedy(reason), skippable=not re.search(ALWAYS, reason))
+        for name, reason in source.skipped
+    ]
+    sizes, bad = _decode_all(source, options.resize, progress)
+    problems += [Problem(name, reason, _remedy(reason), skippable=True) for name, reason in bad]
+    named = {problem.file for problem in problems}
+    kept = [sample for sample in source.samples if sample.name not in named]
+    if not kept:
+        return CheckReport(problems)
+    counted = Counter(source.classes[sample.label] for sample in kept)
+    by_pixels = sorted(sizes.values(), key=lambda size: size[0] * size[1])
+    found = {
+        "images": len(kept),
+        "classes": {name: counted[name] for name in source.classes},
+        "smallest": by_pixels[0],
+        "largest": by_pixels[-1],
+    }
+    try:
+        expected = _trial(source, kept, sizes, options, secret)
+    except UserError as error:
+        problems.append(Problem("", str(error), _remedy(str(error)), skippable=False))
+        expected = {}
+    return CheckReport(problems, **found, **expected)
+
+
+def _remedy(reason: str) -> str:
+    return next((what for pattern, what in _REMEDIES if re.search(pattern, reason)), "mend or remove it")
+
+
+def _decode_all(
+    source: Source, resize: int | None, progress: Progress
+) -> tuple[dict[str, tuple[int, int]], list[tuple[str, str]]]:
+    """(width, height) of each picture by its name, after any resize; and why the others cannot be decoded."""
+    sizes: dict[str, tuple[int, int]] = {}
+    bad: list[tuple[str, str]] = []
+
+    def size_of(sample: Sample) -> tuple[int, int] | str:
+        try:
+            height, width, _ = load_image(source, sample, resize).shape
+        except ImageError as error:
+            return str(error).rpartition(f"{sample.name}: ")[2]
+        return width, height
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for number, (sample, found) in enumerate(
+            zip(source.samples, pool.map(size_of, source.samples), strict=True), start=1
+        ):
+            if isinstance(found, str):
+                bad.append((sample.name, found))
+            else:
+                sizes[sample.name] = found
+            progress("checking", number, len(source.samples))
+    return sizes, bad
+
+
+def _trial(
+    source: Source,
+    kept: Sequence[Sample],
+    sizes: dict[str, tuple[int, int]],
+    options: Options,
+    secret: Secret,
+) -> dict[str, Any]:
+    """Protect a sample in memory; what that says of all of ``kept``."""
+    plan = make_plan(source, secret, options, "skip")
+    if len(set(sizes.values())) > 1:
+        for part in (plan.writer, plan.method):
+            if part.one_size:
+                raise UserError(f"pictures differ in size, but {part.name} needs one size")
+    if not plan.method.per_image:
+        return {}
+    rows = {sample.name: row for row, sample in enumerate(source.samples)}
+    chosen = [kept[len(kept) * number // min(SAMPLE, len(kept))] for number in range(min(SAMPLE, len(kept)))]
+    quiet = Workspace(Path(), True, lambda _: None, no_progress)
+    perturbation = plan.method.perturbation(plan.task, plan.parameters, plan.assignment, quiet)
+    destination = Destination(Path(), Path(), source.without_samples(), plan.task.image.shape)
+    pairs, written, pixels = [], 0, 0
+    start = time.perf_counter()
+    for sample in chosen:
+        before = load_image(source, sample, options.resize)
+        after = np.empty_like(before)
+        perturbation.apply(before[None], [plan.assignment[rows[sample.name]]], after[None])
+        written += len(plan.writer.encode(after, destination, sample.name))
+        pixels += before.shape[0] * before.shape[1]
+        pairs.append((before, after))
+    spent = time.perf_counter() - start
+    changed = [each for each in (psnr(*pair) for pair in pairs) if np.isfinite(each)]
+    likeness = [ssim(*pair) for pair in pairs]
+    whole = sum(width * height for width, height in sizes.values()) / pixels
+    return {
+        "output_bytes": round(written * whole),
+        "seconds": spent * whole / usable_cores(),
+        "psnr": float(np.mean(changed)) if changed else None,
+        "ssim": None if np.isnan(likeness).any() else float(np.mean(likeness)),
+        "sampled": len(chosen),
+    }
