@@ -11,8 +11,10 @@ from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.protect.methods import ascent as ascent_module
-from unlearnable_kernels.protect.methods.ascent import Ascent, Budget, Target
+from unlearnable_kernels.protect.methods import bayes_ascent
+from unlearnable_kernels.protect.methods.ascent import Budget, Target
 from unlearnable_kernels.protect.methods.ascent_loop import ADAM_LR, Loop, adamw_ascent
+from unlearnable_kernels.protect.methods.bayes_ascent import BayesAscent
 from unlearnable_kernels.protect.methods.bayes_error import BayesError, BeoAaai2026
 from unlearnable_kernels.protect.methods.embedding import fast_precision, half_cosine, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
@@ -43,14 +45,16 @@ def target(count: int = 40, classes: int = 3) -> Target:
     return Target(torch.from_numpy(images.astype(np.uint8)), labels, torch.arange(0, count, 2), classes)
 
 
-def make(loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3) -> Ascent:
+def seed_for(purpose: str, *context: str | int) -> int:
+    return zlib.crc32(f"{purpose} {context}".encode())
+
+
+def make(
+    loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3
+) -> BayesAscent:
     workspace = Workspace(folder, False, lambda message: None, lambda what, done, total: None)
-
-    def seed_for(purpose: str, *context: str | int) -> int:
-        return zlib.crc32(f"{purpose} {context}".encode())
-
     budget = Budget({"linf": 8 / 255, "l2": 2.0}[norm], norm)
-    return Ascent(target(), budget, sigma, steps, "resnet8", loop, seed_for, workspace)
+    return BayesAscent(sigma, target(), budget, steps, "resnet8", loop, seed_for, workspace)
 
 
 @pytest.mark.parametrize("through_divisor", [False, True])
@@ -110,16 +114,16 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
         return true_gradient(model, images, upstream, precision)
 
     monkeypatch.setattr(ascent_module, "train_embedding", training)
-    monkeypatch.setattr(ascent_module, "pixel_gradient", gradient)
+    monkeypatch.setattr(bayes_ascent, "pixel_gradient", gradient)
     ascent = make(
         dataclasses.replace(OURS, embeddings=2, first_epochs=2, epochs=1, inner_steps=1), tmp_path, steps=2
     )
     models: list[int] = []
     note = ascent._note
 
-    def noting(measured_on: str) -> None:
-        models.append(id(ascent.models[measured_on]))
-        note(measured_on)
+    def noting() -> None:
+        models.append(id(ascent.models[ascent._measuring_name()]))
+        note()
 
     monkeypatch.setattr(ascent, "_note", noting)
     _, log = ascent.run()
