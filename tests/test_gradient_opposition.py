@@ -26,7 +26,7 @@ KEY = Key(bytes(range(32)))
 
 def make(folder: Path, eps: float = 8 / 255) -> Opposition:
     workspace = Workspace(folder, False, lambda message: None, lambda what, done, total: None)
-    settings = GradientOpposition(first_epochs=5)
+    settings = GradientOpposition()
     budget, loop = Budget(eps, "linf"), settings.loop
     return Opposition(8, target(), budget, 1, "tiny", loop, seed_for, workspace)
 
