@@ -162,6 +162,15 @@ def test_float_images_show_steps_smaller_than_a_level(tmp_path: Path) -> None:
     assert torch.equal(ascent._written(slice(0, 20)), ascent.origin)
 
 
+def test_a_single_step_leads_from_end_to_end_of_the_budget(tmp_path: Path) -> None:
+    ascent = make(dataclasses.replace(OURS, inner_steps=1), tmp_path)
+    inside = (ascent.origin >= 8) & (ascent.origin <= 247)
+    for sign in (1, -1, 1):
+        ascent._move(slice(0, 20), sign * torch.ones_like(ascent.master))
+        moved = ascent.current[ascent.rows].int() - ascent.origin.int()
+        assert (moved[inside] == 8 * sign).all()
+
+
 def test_every_step_of_adamw_is_counted(tmp_path: Path) -> None:
     """Its corrections of the first steps would otherwise make later ones too long."""
     loop = dataclasses.replace(AUTHORS, inner_steps=2)

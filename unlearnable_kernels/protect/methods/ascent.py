@@ -215,7 +215,7 @@ class Ascent(ABC):
             ahead = adamw_ascent(self.master[part], gradient, [m[part] for m in self.moments], step)
             moved = torch.minimum(torch.maximum(ahead, start - budget.eps), start + budget.eps).clamp_(0, 1)
         else:
-            size = 1.5 * budget.eps / self.loop.inner_steps
+            size = self.loop.reach * budget.eps / self.loop.inner_steps
             moved = pgd_step(self.master[part], gradient.contiguous(), start, size, budget.eps, budget.norm)
         self.master[part] = moved
         self._see(part)

@@ -8,27 +8,30 @@ ones.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from unlearnable_kernels.recipes.row import Paper, Row
 
+Settings = dict[str, Any]
+
 NAME = "beo-arms"
 DATASET = "subset:cifar10,images=200"
-TRAINING = {
+TRAINING: Settings = {
     "epochs": 12,
     "batch_size": 64,
     "schedule": "one-cycle",
     "lr": 0.05,
     "test_limit_per_class": 200,
 }
-HALF = {"protected_fraction": 0.5}
+HALF: Settings = {"protected_fraction": 0.5}
 # Epochs over a half are half as long.
-SEQUENTIAL = {**HALF, "epochs": 24, "protected_epochs": 4}
-ALONE = {**HALF, "epochs": 24, "only_clean": True}
-AUGMENTED = {"augmented": {}, "unaugmented": {"crop_padding": 0, "flip": False}}
+SEQUENTIAL: Settings = {**HALF, "epochs": 24, "protected_epochs": 4}
+ALONE: Settings = {**HALF, "epochs": 24, "only_clean": True}
+AUGMENTED: dict[str, Settings] = {"augmented": {}, "unaugmented": {"crop_padding": 0, "flip": False}}
 
 SHORT = "network=resnet8,embeddings=1,first_epochs=5,epochs=1"
 NOISE = "random-noise"
-# Single steps of 1.5 eps: after any number of them the budget is used.
+# Single steps lead from end to end of the budget: all of it is used after each.
 PROTECTIONS = {
     "beo-32": f"bayes-error:steps=32,inner_steps=1,{SHORT}",
     "noise": NOISE,
@@ -49,7 +52,7 @@ def _rows() -> Iterator[Row]:
                 yield _row(f"{arm}-{augmented}/{name}", protection, share | changes)
 
 
-def _row(name: str, protection: str | None, training: dict[str, object]) -> Row:
+def _row(name: str, protection: str | None, training: Settings) -> Row:
     return Row(f"{NAME}/{name}", None, DATASET, protection, "resnet8", training=TRAINING | training)
 
 
