@@ -53,7 +53,8 @@ class Opposition(Ascent):
         """All images that may be moved, in a random order: int64 [≤ batch] each, places in ``rows``."""
         generator = torch.Generator().manual_seed(self.seed_for("batches", purpose, *context))
         order = torch.randperm(len(self.rows), generator=generator).to(self.rows.device)
-        return order.split(self.batch)
+        batches: tuple[Tensor, ...] = order.split(self.batch)
+        return batches
 
     def _products(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the clean and the current images of a batch make of a network's weights, in evaluation mode.
