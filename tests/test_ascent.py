@@ -11,8 +11,10 @@ from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.protect.methods import ascent as ascent_module
-from unlearnable_kernels.protect.methods.ascent import Ascent, Budget, Target
+from unlearnable_kernels.protect.methods import bayes_ascent
+from unlearnable_kernels.protect.methods.ascent import Budget, Target
 from unlearnable_kernels.protect.methods.ascent_loop import ADAM_LR, Loop, adamw_ascent
+from unlearnable_kernels.protect.methods.bayes_ascent import BayesAscent
 from unlearnable_kernels.protect.methods.bayes_error import BayesError, BeoAaai2026
 from unlearnable_kernels.protect.methods.embedding import fast_precision, half_cosine, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
@@ -43,14 +45,16 @@ def target(count: int = 40, classes: int = 3) -> Target:
     return Target(torch.from_numpy(images.astype(np.uint8)), labels, torch.arange(0, count, 2), classes)
 
 
-def make(loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3) -> Ascent:
+def seed_for(purpose: str, *context: str | int) -> int:
+    return zlib.crc32(f"{purpose} {context}".encode())
+
+
+def make(
+    loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3
+) -> BayesAscent:
     workspace = Workspace(folder, False, lambda message: None, lambda what, done, total: None)
-
-    def seed_for(purpose: str, *context: str | int) -> int:
-        return zlib.crc32(f"{purpose} {context}".encode())
-
     budget = Budget({"linf": 8 / 255, "l2": 2.0}[norm], norm)
-    return Ascent(target(), budget, sigma, steps, "resnet8", loop, seed_for, workspace)
+    return BayesAscent(sigma, target(), budget, steps, "resnet8", loop, seed_for, workspace)
 
 
 @pytest.mark.parametrize("through_divisor", [False, True])
@@ -110,16 +114,16 @@ def test_the_judge_is_never_ascended_and_learns_the_same_way_before_and_after(
         return true_gradient(model, images, upstream, precision)
 
     monkeypatch.setattr(ascent_module, "train_embedding", training)
-    monkeypatch.setattr(ascent_module, "pixel_gradient", gradient)
+    monkeypatch.setattr(bayes_ascent, "pixel_gradient", gradient)
     ascent = make(
         dataclasses.replace(OURS, embeddings=2, first_epochs=2, epochs=1, inner_steps=1), tmp_path, steps=2
     )
     models: list[int] = []
     note = ascent._note
 
-    def noting(measured_on: str) -> None:
-        models.append(id(ascent.models[measured_on]))
-        note(measured_on)
+    def noting() -> None:
+        models.append(id(ascent.models[ascent._measuring_name()]))
+        note()
 
     monkeypatch.setattr(ascent, "_note", noting)
     _, log = ascent.run()
@@ -156,6 +160,15 @@ def test_float_images_show_steps_smaller_than_a_level(tmp_path: Path) -> None:
     moved = (ascent.current[ascent.rows] - before)[inside]
     torch.testing.assert_close(moved.mean(), torch.tensor(ADAM_LR), rtol=0.02, atol=0)
     assert torch.equal(ascent._written(slice(0, 20)), ascent.origin)
+
+
+def test_a_single_step_leads_from_end_to_end_of_the_budget(tmp_path: Path) -> None:
+    ascent = make(dataclasses.replace(OURS, inner_steps=1), tmp_path)
+    inside = (ascent.origin >= 8) & (ascent.origin <= 247)
+    for sign in (1, -1, 1):
+        ascent._move(slice(0, 20), sign * torch.ones_like(ascent.master))
+        moved = ascent.current[ascent.rows].int() - ascent.origin.int()
+        assert (moved[inside] == 8 * sign).all()
 
 
 def test_every_step_of_adamw_is_counted(tmp_path: Path) -> None:

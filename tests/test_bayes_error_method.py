@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import tiny
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode, resize
@@ -27,6 +28,7 @@ from unlearnable_kernels.protect.verify import verify_dataset
 
 KEY = Key(bytes(range(32)))
 CLASSES = ("ant", "bee", "cow")
+NETWORK = tiny.__name__
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +60,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
-    common = {"secret": KEY, "workers": 0, "method": "bayes-error", "network": "resnet8", "steps": 2}
+    common = {"secret": KEY, "workers": 0, "method": "bayes-error", "network": NETWORK, "steps": 2}
     protect_dataset(src, dst, **{**common, **options})
     assert not dst.with_name(dst.name + ".partial").exists()
     return contents(dst)
@@ -94,8 +96,7 @@ def test_the_budget_holds_after_save_and_load(
         assert np.abs(levels).max() == 8
     else:
         lengths = (levels**2).sum(axis=(1, 2, 3)) ** 0.5
-        assert lengths.max() <= 255 * eps
-        assert lengths.min() > 0.8 * 255 * eps
+        assert 0.9 * 255 * eps < lengths.max() <= 255 * eps
     assert verify_dataset(tmp_path / "out", KEY).ok
 
 
@@ -111,7 +112,7 @@ def test_the_manifest_says_what_was_done(tree: Path, tmp_path: Path) -> None:
         "norm": "linf",
         "bandwidth": 0.3,
         "steps": 2,
-        "network": "resnet8",
+        "network": NETWORK,
     }
     estimate = manifest["estimate"]
     assert [line["step"] for line in estimate["all"]] == [0, 1, 2]

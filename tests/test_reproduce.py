@@ -284,6 +284,25 @@ def test_bad_calls(data: dict[str, str], tmp_path: Path, changes: dict[str, Any]
         run(data, tmp_path, NAMES, **changes)
 
 
+def test_a_sequence_is_scaled_with_its_epochs(data: dict[str, str], tmp_path: Path) -> None:
+    places, row = {"cifar10": data["cifar10"]}, ROWS["beo-aaai2026/cifar10/half-sequential/noise"]
+    lengths = {}
+    for scale in (1.0, 0.4, 0.01):
+        config = module.plan(row, 0, tmp_path, places, Scale(epochs=scale)).config
+        lengths[scale] = (config.epochs, config.protected_epochs)
+        assert config.clean == data["cifar10"]
+    assert lengths == {1.0: (31, 5), 0.4: (12, 2), 0.01: (2, 1)}
+
+
+def test_arms_of_a_table_differ_in_nothing_but_what_they_are_called_after() -> None:
+    """The same number of images passes through the network in all of them."""
+    for row in select(["beo-arms"]):
+        share = 0.5 if {"protected_epochs", "only_clean"} & set(row.training) else 1
+        assert row.training["epochs"] * share == 12
+        assert ("unaugmented" in row.name) == (row.training.get("flip") is False)
+        assert ("sequential" in row.name) == ("protected_epochs" in row.training)
+
+
 def test_what_lacks_something_is_refused(data: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="erm/em cannot be run: it needs the protection EM"):
         run(data, tmp_path, [f"{PLACE}/erm/em"])

@@ -170,6 +170,9 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     settings["network"] = scale.network or settings["network"]
     epochs = settings.get("epochs", TrainConfig(source).epochs)
     settings["epochs"] = max(1, round(epochs * scale.epochs))
+    if "protected_epochs" in settings:
+        last = settings["protected_epochs"] = max(1, round(settings["protected_epochs"] * scale.epochs))
+        settings["epochs"] = max(settings["epochs"], last + 1)
     if scale.images is not None:
         classes = len(open_source(Path(source), "train").classes)
         settings["limit_per_class"] = max(1, scale.images // classes)

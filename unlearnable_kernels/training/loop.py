@@ -1,5 +1,6 @@
 """A training run from start to end: read ``train`` first, then ``engine``."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ class _Run:
         )
 
 
-def _shares_by_epoch(config: TrainConfig, data: LabelledImages) -> list[Tensor | None]:
+def _shares_by_epoch(config: TrainConfig, data: LabelledImages) -> Sequence[Tensor | None]:
     """For each epoch the rows to train on; None is all of them."""
     last = config.protected_epochs
     if last is None:

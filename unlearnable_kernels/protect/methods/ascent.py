@@ -1,8 +1,9 @@
-"""The Bayes-error method's outer loop: train embeddings, ascend the error on their features, repeat.
+"""The outer loop of methods that optimise pixels: train embeddings, move the pixels, repeat.
 
-docs/maths.md, "Bayes-error protection", has the equations and says where this differs from the paper.
+docs/maths.md, "Bayes-error protection", has the equations; what is ascended is a subclass's affair.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from unlearnable_kernels.device import pick_device
-from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import append_jsonl, read_jsonl, write_jsonl, writing
-from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.ops.pgd_step import pgd_step
 from unlearnable_kernels.protect.methods.ascent_loop import Loop, adamw_ascent
 from unlearnable_kernels.protect.methods.budget import quantised
 from unlearnable_kernels.protect.methods.embedding import fast_precision, train_embedding
 from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.training import (
-    features_of,
     fitting_device,
     fresh_network,
-    pixel_gradient,
     save_tensors,
     stored_tensors,
     tensors_under,
@@ -32,7 +29,6 @@ from unlearnable_kernels.training import (
 STATE = "state.safetensors"
 LOG = "log.jsonl"
 _CHUNK = 256  # images whose pixels are moved at a time
-_MEDIAN_ROWS = 2000
 
 
 @dataclass(frozen=True)
@@ -60,15 +56,14 @@ class Budget:
     norm: str
 
 
-class Ascent:
+class Ascent(ABC):
     """One run.
 
     Args:
         target: What is to be protected.
         budget: How far pixels may move.
-        bandwidth: σ of the kernel on features whose largest value is 1, or "median".
         steps: Outer steps.
-        network: As ``find_network`` takes it; its features are used.
+        network: As ``find_network`` takes it.
         loop: What an outer step does.
         seed_for: Gives the integer that a purpose's randomness derives from.
         workspace: Where the state is kept, and who is told of it.
@@ -78,14 +73,13 @@ class Ascent:
         self,
         target: Target,
         budget: Budget,
-        bandwidth: float | str,
         steps: int,
         network: str,
         loop: Loop,
         seed_for: Callable[..., int],
         workspace: Workspace,
     ) -> None:
-        self.budget, self.bandwidth, self.steps, self.network = budget, bandwidth, steps, network
+        self.budget, self.steps, self.network = budget, steps, network
         self.loop, self.seed_for, self.workspace = loop, seed_for, workspace
         self.num_classes = target.num_classes
         self.device = pick_device()
@@ -109,18 +103,18 @@ class Ascent:
         """Do all outer steps, from where an earlier run ended.
 
         Returns:
-            The protected images, uint8 [P, H, W, 3] on the CPU, and the estimates after 0 … ``steps`` steps.
+            The protected images, uint8 [P, H, W, 3] on the CPU, and what was measured after 0 … ``steps``
+            steps.
 
         Raises:
-            UserError: The state of an earlier run is damaged, the loss of an embedding diverges, or there is
-                no median.
+            UserError: The state of an earlier run is damaged, or the loss of an embedding diverges.
             WriteError: The state cannot be written.
         """
         with writing(self.workspace.folder):
             self._restore()
         while self.done < self.steps:
             self._train_all(self.done)
-            self._note(self._measuring_name())
+            self._note()
             self._ascend()
             self.done += 1
             with writing(self.workspace.folder):
@@ -130,7 +124,7 @@ class Ascent:
         # What is measured last is what is written.
         self.current[self.rows] = written / 255 if self.loop.float_images else written
         self._train(self._measuring_name(), self.steps, fresh=True)
-        self._note(self._measuring_name())
+        self._note()
         return written.cpu(), self.log
 
     def _measuring_name(self) -> str:
@@ -170,10 +164,6 @@ class Ascent:
         size = max(self.current.shape[1:3])
         return fresh_network(self.network, self.num_classes, size, seed, self.device)
 
-    def _features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """float32 [n, D] on the device, for images [n, H, W, 3] as in ``current``."""
-        return features_of(model, images, self.precision)
-
     def _to_train(self) -> int:
         """Images in all trainings of a run that is not interrupted."""
         return self._trained_in(self.steps) + self.loop.first_epochs * len(self.labels)
@@ -184,70 +174,38 @@ class Ascent:
         later = loop.epochs if loop.warm_start else loop.first_epochs
         return len(self._names()) * (loop.first_epochs + (steps - 1) * later) * len(self.labels)
 
-    def _note(self, measured_on: str) -> None:
-        """Estimate the Bayes error of the current images on the embedding ``measured_on``, and log it."""
-        scaled = self._scaled(self._features(self.models[measured_on], self.current))
-        sigma = self._bandwidth(scaled)
-        errors = bayes_error(scaled, self.labels, self.num_classes, sigma).double()
-        line = {
-            "step": self.done,
-            "estimate": round(float(errors.mean()), 6),
-            "protected": round(float(errors[self.rows.to(self.device)].mean()), 6),
-            "bandwidth": round(sigma, 6),
-        }
+    def _note(self) -> None:
+        """Measure the current images on the embedding that is there for it, and log what was found."""
+        found, text = self._measured(self.models[self._measuring_name()])
+        line = {"step": self.done, **found}
         self.log.append(line)
         with writing(self.workspace.folder):
             append_jsonl(self.workspace.folder / LOG, line)
-        self.workspace.notify(
-            f"after step {self.done} of {self.steps}: estimated Bayes error {line['estimate']:.4f}, of the "
-            f"protected images {line['protected']:.4f}"
-        )
+        self.workspace.notify(f"after step {self.done} of {self.steps}: {text}")
 
-    def _scaled(self, found: Tensor) -> Tensor:
-        """Features over their largest absolute value."""
-        largest = found.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-        return found / (largest if self.loop.differentiate_divisor else largest.detach())
+    @abstractmethod
+    def _measured(self, model: nn.Module) -> tuple[dict[str, float], str]:
+        """What the current images show of the aim on ``model``: for the log, and for people."""
 
-    def _bandwidth(self, scaled: Tensor) -> float:
-        if not isinstance(self.bandwidth, str):
-            return self.bandwidth
-        generator = torch.Generator().manual_seed(self.seed_for("median"))
-        rows = torch.randperm(len(scaled), generator=generator)[:_MEDIAN_ROWS]
-        median = float(torch.pdist(scaled[rows.to(scaled.device)]).median())
-        if not median > 0:  # a single image has none, which is NaN
-            raise UserError("bandwidth median: most features are the same, so that it is 0; give a number")
-        return median
+    @abstractmethod
+    def _gradients(self, models: list[nn.Module], inner: int) -> Iterator[tuple[slice, Tensor]]:
+        """For all images that may be moved, a few at a time, which they are, and their gradient to ascend.
+
+        Gradients are float32 [n, H, W, 3], of the current images before step ``inner``, and on any device.
+        """
 
     def _ascend(self) -> None:
         """The ascent steps of one outer step, on all embeddings together."""
-        loop, count = self.loop, len(self.rows)
         models = [model for name, model in self.models.items() if name != "held out"]
-        found = [self._features(model, self.current) for model in models]
-        rows = self.rows.to(self.device)
-        for inner in range(loop.inner_steps):
-            if inner:
-                now = self.current[self.rows]
-                for model, values in zip(models, found, strict=True):
-                    values[rows] = self._features(model, now)
-            upstream = [self._feature_gradient(values)[rows] for values in found]
-            for part in self._parts():
-                seen = self.current[self.rows[part]]
-                gradient = torch.zeros(seen.shape, device=self.device)
-                for model, slope in zip(models, upstream, strict=True):
-                    gradient += pixel_gradient(model, seen, slope[part], self.precision)
+        for inner in range(self.loop.inner_steps):
+            for part, gradient in self._gradients(models, inner):
                 self._move(part, gradient.to(self.master.device), inner)
-                done = (self.done * loop.inner_steps + inner) * count + part.stop
-                self.workspace.progress("ascending", done, self.steps * loop.inner_steps * count)
 
-    def _feature_gradient(self, found: Tensor) -> Tensor:
-        """The gradient of the mean error over all images with respect to unscaled features [N, D]."""
-        found = found.detach().requires_grad_()
-        scaled = self._scaled(found)
-        errors = bayes_error(scaled, self.labels, self.num_classes, self._bandwidth(scaled.detach()))
-        # AdamW's epsilon is not small beside a mean's gradient; the authors' program ascends the sum.
-        total = errors.sum() if self.loop.rule == "adamw" else errors.mean()
-        (gradient,) = torch.autograd.grad(total, found)
-        return gradient
+    def _report(self, inner: int, images: int) -> None:
+        """Tell of the images whose gradients in step ``inner`` are known."""
+        inner_steps, count = self.loop.inner_steps, len(self.rows)
+        done = (self.done * inner_steps + inner) * count + images
+        self.workspace.progress("ascending", done, self.steps * inner_steps * count)
 
     def _move(self, part: slice, gradient: Tensor, inner: int = 0) -> None:
         """Ascent step ``inner`` of the images ``part`` along ``gradient``."""
@@ -257,7 +215,7 @@ class Ascent:
             ahead = adamw_ascent(self.master[part], gradient, [m[part] for m in self.moments], step)
             moved = torch.minimum(torch.maximum(ahead, start - budget.eps), start + budget.eps).clamp_(0, 1)
         else:
-            size = 1.5 * budget.eps / self.loop.inner_steps
+            size = self.loop.reach * budget.eps / self.loop.inner_steps
             moved = pgd_step(self.master[part], gradient.contiguous(), start, size, budget.eps, budget.norm)
         self.master[part] = moved
         self._see(part)

@@ -60,6 +60,11 @@ class Loop:
         if self.float_images and self.augment:
             raise UserError("float_images needs augment=false: only 8-bit images are cropped and flipped")
 
+    @property
+    def reach(self) -> float:
+        """How far the steps of "pgd" lead in all, over eps; a single one crosses the whole budget."""
+        return 2.0 if self.inner_steps == 1 else 1.5
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON. Details left as they were before they could be set are left out, as they were then."""
         details = {"augment", "float_images", "ascend_all", "differentiate_divisor"}

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.recipes.papers import (
     beo_aaai2026,
+    beo_arms,
     cuda_cvpr2023,
     dune_icml2026,
     later_breaks,
@@ -12,7 +13,14 @@ from unlearnable_kernels.recipes.papers import (
 )
 from unlearnable_kernels.recipes.row import Row
 
-PAPERS = (cuda_cvpr2023.PAPER, beo_aaai2026.PAPER, later_breaks.PAPER, dune_icml2026.PAPER, small_grid.PAPER)
+PAPERS = (
+    cuda_cvpr2023.PAPER,
+    beo_aaai2026.PAPER,
+    later_breaks.PAPER,
+    dune_icml2026.PAPER,
+    small_grid.PAPER,
+    beo_arms.PAPER,
+)
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
 
