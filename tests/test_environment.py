@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import PIL
 import pytest
@@ -12,7 +13,7 @@ import torch
 import torchvision
 
 from unlearnable_kernels import environment
-from unlearnable_kernels.environment import machine, usable_cores, versions
+from unlearnable_kernels.environment import commit, machine, usable_cores, versions
 
 
 def test_machine_and_versions_are_plain_json() -> None:
@@ -59,3 +60,24 @@ def test_without_its_version_file_torchvisions_distribution_is_asked(monkeypatch
     assert versions()["torchvision"] == "not installed"
     monkeypatch.setattr(environment, "find_spec", lambda name: json.__spec__)
     assert versions()["torchvision"] == torchvision.__version__.partition("+")[0]
+
+
+def test_the_commit_is_that_of_this_repository_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*command: str) -> str:
+        line = ["git", "-c", "user.name=x", "-c", "user.email=x", *command]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    (tmp_path / "environment.py").write_text("one")
+    git("commit", "-q", "--allow-empty", "-m", "of somebody else, who has it installed in a folder of theirs")
+    assert commit() is None
+    git("add", ".")
+    git("commit", "-q", "-m", "its own")
+    assert commit() == git("rev-parse", "HEAD")
+    (tmp_path / "environment.py").write_text("two")
+    assert commit() == f"{git('rev-parse', 'HEAD')}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit() is None

@@ -4,7 +4,7 @@ config.json        the full configuration
 metrics.jsonl      one line per finished epoch
 checkpoint.safetensors  the state after the last finished epoch
 history.csv        the same as a table
-run.json           classes, data, defences, plug-ins, machine, versions and, once finished, the result
+run.json           classes, data, defences, plug-ins, machine, threads, versions, commit; at last the result
 tensorboard/       the same for TensorBoard, where that was asked for
 evaluations.jsonl  one line per test afterwards
 certifications.jsonl  one line per certification of the smoothed network
