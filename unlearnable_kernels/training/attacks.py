@@ -76,8 +76,7 @@ class AutoAttack:
             ) from None
         if classes < _FEWEST:
             raise UserError(f"AutoAttack needs at least {_FEWEST} classes to aim at, not {classes}")
-        # In evaluation mode, or torchattacks would leave the network in training mode.
-        network = _Network(model, precision).eval()
+        network = _Network(model, precision)
         norm = {"linf": "Linf", "l2": "L2"}[self.norm]
         targets = min(classes, _TARGETS + 1)
         attack = torchattacks.AutoAttack(network, norm, self.eps, n_classes=targets, seed=seed)
