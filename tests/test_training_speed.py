@@ -77,7 +77,7 @@ def faults(device: torch.device) -> int:
     """Pages fetched from the system for 64 MiB that had been in use before: the fewest of some trials."""
     counts = []
     with freed_memory_kept(device):
-        for _ in range(4):
+        for _ in range(16):  # glibc may need some until a freed block has room for its own alignment
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             torch.zeros(2**24)
             counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

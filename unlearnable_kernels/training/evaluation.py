@@ -107,14 +107,16 @@ def evaluate_attacks(
     earlier = read_evaluations(run)
     data = trained.test_set(test)
     seen = at_test(trained.defences, data)
-    ready = [
-        each and attack_on(model, each, len(data.classes), config.precision, config.seed, one.device)
-        for each in attacks
-    ]
+
+    def prepared(attack: Pgd | AutoAttack | None) -> Against | None:
+        if attack is None:
+            return None
+        return attack_on(model, attack, len(data.classes), config.precision, config.seed, one.device)
+
     lines: list[dict[str, Any]] = []
-    for attack, changed in zip(attacks, ready, strict=True):
-        named = attack is not None and len(attacks) > 1
-        told = prefixed(progress, f"{attack.name}: ") if named else progress
+    # All first: a package that is missing is told before hours of another attack.
+    for attack, changed in zip(attacks, [prepared(each) for each in attacks], strict=True):
+        told = prefixed(progress, f"{attack.name}: ") if attack and len(attacks) > 1 else progress
         result = measure(model, seen, config.batch_size, one, config.precision, changed, told)
         lines.append(_line(trained, test, data, attack, result))
         write_jsonl(run / EVALUATIONS, [*earlier, *lines])
