@@ -1,10 +1,11 @@
 """Training, plain and adversarial (PGD with 10 steps), beside other ways to do the same, in images a second.
 
-ours: the loop of ``unlearnable train`` in bfloat16. fp32: the same in float32; compiled: with --compile (on a
-GPU only). Peers: (a) a plain float32 loop as the released program has it, each image cropped and flipped by
-torchvision on the CPU and attacked by torchattacks; (b) our loop with our operators switched off: the crop by
-indexing and the step in plain PyTorch. All take one epoch of the same images; on a GPU ResNet-18 as in the
-published recipe, on a CPU ResNet-8, which shows ratios and needs no target.
+ours: the loop of ``unlearnable train`` in bfloat16. fp32: the same in float32; compiled: with --compile (on
+a GPU only; plain steps are then CUDA graphs). Peers: (a) a plain float32 loop as the released program has
+it, each image cropped and flipped by torchvision on the CPU and attacked by torchattacks; (b) our loop with
+our operators switched off: the crop by indexing and the step in plain PyTorch. All take one epoch of the
+same images; on a GPU ResNet-18 as in the published recipe, on a CPU ResNet-8, which shows ratios and needs
+no target.
 """
 
 import os

@@ -5,10 +5,12 @@ python scripts/cifar10_runs.py OUT [--epochs 100 --network resnet18 …]
 The protected set has the released program's bytes (seed 0, zero padding). Every run folder is resumed where
 it stopped, and after each one OUT/runs.json is written anew, in the form that results/ holds. Defaults are
 the paper's full length; the data come from --data, such as what cifar10_npz.py wrote, or else from the folder
-that UNLEARNABLE_DATA names.
+that UNLEARNABLE_DATA names. What is told of a run's speed follows from the metrics in runs.json: the images
+trained on in a second, the median over the epochs, and the seconds of all epochs, without tests and saving.
 """
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from record_runs import collect_runs
 
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import read_jsonl
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import Seed
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.training import TrainConfig, train
+from unlearnable_kernels.training.run_folder import METRICS
 
 PLAIN = "erm"
 
@@ -41,6 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--schedule", default="step")
     parser.add_argument("--amp", choices=["bf16"])
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--limit-per-class", type=int)
     parser.add_argument("--test-limit-per-class", type=int)
     parser.add_argument("--crop-padding", type=int, default=4)
@@ -75,7 +80,13 @@ def run(folder: Path, images: Path, clean: Path, defence: str, options: dict[str
     config = TrainConfig(train=str(images), test=str(clean), defences=defences, **options)
     with progress() as report:
         record = train(config, folder, report)
-    print(f"{folder.name}: test accuracy {record['final']['test_accuracy']:.2%}", flush=True)
+    rates = [line["images_per_second"] for line in read_jsonl(folder / METRICS)]
+    seconds = sum(record["train"]["images"] / rate for rate in rates)
+    print(
+        f"{folder.name}: test accuracy {record['final']['test_accuracy']:.2%}, "
+        f"{statistics.median(rates):,.0f} images/s, {seconds:,.0f} s for {len(rates)} epochs",
+        flush=True,
+    )
     return folder
 
 

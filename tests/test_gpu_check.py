@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ def test_the_training_stage_needs_arrays_alone(tmp_path):
     ]
     assert [run["train"]["images"] for run in runs] == [16] * 4
     assert told.count("test accuracy") == 4
+    assert len(re.findall(r", [\d,]+ images/s, \d+ s for 1 epochs$", told, re.M)) == 4
 
 
 def test_the_sanitizers_stage_needs_torch_alone():

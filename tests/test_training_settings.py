@@ -19,7 +19,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.registry import Entry
 from unlearnable_kernels.report import write_report
 from unlearnable_kernels.training import Pgd, TrainConfig, engine, evaluate, train
-from unlearnable_kernels.training.config import parse_settings, requested_attack
+from unlearnable_kernels.training.config import parse_settings
 from unlearnable_kernels.training.run_folder import CHECKPOINT, CONFIG, EVALUATIONS
 
 __all__ = ["data", "one_thread"]  # fixtures
@@ -224,11 +224,3 @@ def test_settings() -> None:
 def test_settings_that_do_not_fit_are_refused(texts: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         parse_settings(texts, ["lr", "train"])
-
-
-def test_requested_attacks() -> None:
-    assert requested_attack(None, None, None) is None
-    assert requested_attack("linf", None, None) == Pgd("linf", 4 / 255)
-    assert requested_attack("l2", "1/4", 5) == Pgd("l2", 0.25, 5)
-    with pytest.raises(UserError, match=r"eps is 0\.5, but there is no attack"):
-        requested_attack(None, "0.5", None)

@@ -4,6 +4,7 @@ import re
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from unlearnable_kernels.errors import UserError
 
@@ -43,3 +44,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
         device.type, dtype=torch.bfloat16, enabled=precision == "bf16"
     )
     return context
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on ``device``; from the CPU to a GPU without waiting for it.
+
+    Args:
+        tensor: Of any shape.
+        device: Where it is to be.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

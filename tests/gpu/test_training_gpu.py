@@ -1,14 +1,15 @@
-"""Training on a GPU: the attack's CUDA graph does what the steps do, and runs learn and resume."""
+"""Training on a GPU: no step waits, graphs do what the steps do, and runs learn and resume."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import config_for, data, stop_after, tensors_of, untimed_metrics
+from small_runs import config_for, data, stop_after, tensors_of, tiny, untimed_metrics
 
+from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.networks import create_network
-from unlearnable_kernels.training import Attack, Pgd, evaluate, train
+from unlearnable_kernels.training import Attack, Engine, Pgd, Processes, Recipe, evaluate, train
 
 __all__ = ["data"]  # a fixture
 pytestmark = pytest.mark.gpu
@@ -89,6 +90,38 @@ def test_runs_learn_and_resume(data: Path, tmp_path: Path, changes: dict[str, An
     expected = tensors_of(tmp_path / "whole")
     assert all(torch.equal(value, expected[name]) for name, value in tensors_of(tmp_path / "resumed").items())
     assert evaluate(tmp_path / "whole", data)["images"] == 20
+
+
+@pytest.mark.parametrize("home", ["cuda", "cpu"])
+@pytest.mark.parametrize("defences", [(), ("at-linf:steps=2",)], ids=["erm", "at"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_no_step_waits_for_the_device(optimizer: str, defences: tuple[str, ...], home: str) -> None:
+    """Nor where the images stay in the host's memory; torch refuses every wait."""
+    images, labels = torch.randint(256, (10, 16, 16, 3), dtype=torch.uint8), torch.arange(10) % 2
+    recipe = Recipe(lambda *_: 0.1, batch_size=4, optimizer=optimizer, clip_norm=1.0, precision="bf16")
+    model = tiny(2, 16).to(device=DEVICE, memory_format=torch.channels_last)
+    made = [DEFENCES.create(each) for each in defences]
+    group = Processes(0, 1, DEVICE)
+    engine = Engine(model, images.to(home), labels.to(home), recipe, group, made, 2)
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    engine.train_epoch(0, generator, lambda count: None)  # compiles and records
+    engine.model.train()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for rows in (torch.arange(4), torch.arange(4, 8)):
+            engine._step(engine._batch(rows.to(home), 0, generator))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compiled_graphs_train_as_plain_steps(data: Path, tmp_path: Path) -> None:
+    """Two epochs, so that gradients, weights and statistics of replayed steps count."""
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train(config_for(data, epochs=2, lr=0.01, compile=compiled), tmp_path / name)
+    expected, got = (untimed_metrics(tmp_path / name)[-1] for name in ("plain", "compiled"))
+    # Fused kernels round otherwise.
+    assert got["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-2)
+    assert got["test_loss"] == pytest.approx(expected["test_loss"], rel=2e-2)
 
 
 def test_the_images_stay_on_the_device(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

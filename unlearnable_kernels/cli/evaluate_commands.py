@@ -10,12 +10,14 @@ from unlearnable_kernels.cli.options import Device, Plugin
 from unlearnable_kernels.errors import UserError
 
 if TYPE_CHECKING:
-    from unlearnable_kernels.training import Pgd
+    from unlearnable_kernels.training import AutoAttack, Pgd
 
 
-class Norm(str, Enum):
+class AttackName(str, Enum):
     linf = "linf"
     l2 = "l2"
+    autoattack_linf = "autoattack-linf"
+    autoattack_l2 = "autoattack-l2"
 
 
 class DemoData(str, Enum):
@@ -37,11 +39,15 @@ def evaluate(
         ),
     ] = None,
     test: Annotated[Path | None, typer.Option(help="Images to test on.")] = None,
-    attack: Annotated[Norm | None, typer.Option(help="Attack the images first (PGD), in this norm.")] = None,
-    eps: Annotated[
-        str | None, typer.Option(help="Of the attack, such as 8/255.  [default: linf 4/255, l2 0.5]")
+    attack: Annotated[
+        list[AttackName] | None,
+        typer.Option(help="Attack the images first, by PGD or torchattacks' AutoAttack; repeatable."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of the attack.  [default: 10]")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Of the attack, one or several: 2/255,8/255.  [default: linf 4/255, l2 0.5]"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of PGD.  [default: 10]")] = None,
     certify: Annotated[
         float | None,
         typer.Option(help="Instead, certify the network under Gaussian noise of this σ (Cohen et al.)."),
@@ -77,16 +83,17 @@ def evaluate(
 ) -> None:
     """Test a trained network, or a protection, and note the result in the run folder.
 
-    Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 4/255
+    Example: unlearnable evaluate runs/protected --test photos --attack linf --eps 2/255,4/255,8/255
 
     Example: unlearnable evaluate runs/smooth --test photos --certify 0.5 --images 500
 
     Example: unlearnable evaluate --detect photos protected
     """
+    names = [each.value for each in attack or []]
     if test is None and bayes_error is None and detect is None:
         raise UserError("nothing to evaluate: give --test, --bayes-error or --detect")
     for given, needed, advice in (
-        ((attack, eps, steps), test, "an attack needs images to attack: give --test"),
+        ((names or None, eps, steps), test, "an attack needs images to attack: give --test"),
         ((certify,), test, "a certificate needs images to certify: give --test"),
         (
             (samples, radii, images),
@@ -98,38 +105,44 @@ def evaluate(
     ):
         if needed is None and any(each is not None for each in given):
             raise UserError(advice)
-    if certify is not None and any(each is not None for each in (attack, eps, steps)):
+    if certify is not None and (names or eps is not None or steps is not None):
         raise UserError("an attack and a certificate are two tests: give one of --attack and --certify")
     if run is None and (test is not None or bayes_error is not None):
         raise UserError("a network is needed: give its run folder")
-    from unlearnable_kernels.training.config import requested_attack
+    from unlearnable_kernels.training.attacks import requested_attacks
     from unlearnable_kernels.training.run_folder import run_folders
 
-    pgd = requested_attack(None if attack is None else attack.value, eps, steps)
+    attacks = requested_attacks(names, eps, steps)
     for each in [] if run is None else run_folders(run):
         if test is not None and certify is not None:
             evaluate_certificate(
                 each, test, certify, radii, 10_000 if samples is None else samples, images, device
             )
         elif test is not None:
-            evaluate_accuracy(each, test, pgd, device)
+            evaluate_accuracy(each, test, attacks, device)
         if bayes_error is not None:
             evaluate_estimates(each, bayes_error, 0.3 if bandwidth is None else bandwidth, device)
     if detect is not None:
         evaluate_borders(run, detect, 0 if seed is None else seed, out)
 
 
-def evaluate_accuracy(run: Path, test: Path, pgd: "Pgd | None", device: str | None) -> None:
-    """Test the run's network and print its accuracy."""
+def evaluate_accuracy(run: Path, test: Path, attacks: "list[Pgd | AutoAttack]", device: str | None) -> None:
+    """Test the run's network, under each of the attacks if there are any, and print its accuracies."""
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.training import evaluate as run_evaluation
+    from unlearnable_kernels.training import evaluate_attacks
 
     with progress() as report:
-        result = run_evaluation(run, test, pgd, report, device)
-    under = "" if pgd is None else f" under {pgd.name}"
-    accuracy = f"accuracy {result['accuracy']:.2%} of {result['images']:,} images{under}"
-    unfinished = "" if result["status"] == "finished" else ", unfinished"
-    print(f"{run}, epoch {result['epoch']}{unfinished}, on {test}: {accuracy}")
+        results = evaluate_attacks(run, test, attacks or [None], report, device)
+    unfinished = "" if results[0]["status"] == "finished" else ", unfinished"
+    head = f"{run}, epoch {results[0]['epoch']}{unfinished}, on {test}:"
+    images = f"of {results[0]['images']:,} images"
+    if len(results) == 1:
+        under = f" under {attacks[0].name}" if attacks else ""
+        print(f"{head} accuracy {results[0]['accuracy']:.2%} {images}{under}")
+        return
+    print(f"{head} accuracy {images} under")
+    for attack, result in zip(attacks, results, strict=True):
+        print(f"  {attack.name:24} {result['accuracy']:7.2%}")
 
 
 def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float, device: str | None) -> None:

@@ -133,7 +133,7 @@ class Attack:
             float32 [B, C, H, W] in [0, 1], within the ball around ``images``.
         """
         x = images.clone() if noise is None else (images + noise).clamp_(0, 1)
-        with _frozen(self.model):
+        with frozen(self.model):
             if x.is_cuda and self._graph is None and len(x):
                 self._graph = _Graph(self._ascend, x, images, labels)
             if self._graph is not None and self._graph.fits(x):
@@ -219,13 +219,13 @@ def robust_accuracy(
     for clean, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         noise = attack.pgd.noise(clean, len(clean), generator) if random_start else None
         attacked = attack(clean, truth, noise)
-        with _frozen(model), torch.no_grad():
+        with frozen(model), torch.no_grad():
             correct += (model(attacked).argmax(1) == truth).sum()
     return int(correct) / len(images)
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no parameter that wants a gradient; afterwards all is as it was."""
     modes = [(module, module.training) for module in model.modules()]
     wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.defences.pgd import Pgd
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.report.runs import Entry, Run, percent
+from unlearnable_kernels.training.attacks import read_attack
 from unlearnable_kernels.training.config import TrainConfig
 
 
@@ -116,7 +116,7 @@ def _under(line: dict[str, Any]) -> str:
     if not line.get("attack"):
         return ""
     try:
-        return f" under {Pgd(**line['attack']).name}"
+        return f" under {read_attack(line['attack']).name}"
     except (TypeError, UserError) as error:
         raise UserError(f"an evaluation of {line['test']} is damaged: its attack is malformed") from error
 

@@ -110,7 +110,10 @@ def _restore(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[
     for key, value in state.items():
         kind, _, name = key.partition(".")
         parameter = parameters[name]
-        if value.shape == parameter.shape and kind != "step":
+        if kind == "step":
+            # Only fused steps are counted on the GPU.
+            value = value.to(parameter.device) if optimizer.param_groups[0]["fused"] else value
+        elif value.shape == parameter.shape:
             # The parameter's own strides: sums over gradients run in memory order, so must not change.
             value = torch.empty_like(parameter).copy_(value).detach()
         optimizer.state[parameter][kind] = value

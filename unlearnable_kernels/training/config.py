@@ -10,7 +10,6 @@ from typing import Any, get_type_hints
 from unlearnable_kernels import parsing
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.defences import DEFENCES, Defence, make_defence
-from unlearnable_kernels.defences.pgd import PUBLISHED_EPS, Pgd
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import find_network
 from unlearnable_kernels.networks.normalise import read_statistics
@@ -238,23 +237,3 @@ def parse_settings(texts: Sequence[str], taken: Collection[str]) -> dict[str, An
     """
     kinds = {name: kind for name, kind in get_type_hints(TrainConfig).items() if name not in taken}
     return parsing.parse_settings(texts, kinds, "training")
-
-
-def requested_attack(norm: str | None, eps: str | None, steps: int | None) -> Pgd | None:
-    """The attack to test with, from the command line; None without ``norm``.
-
-    Args:
-        norm: "linf" or "l2".
-        eps: Its radius, such as "4/255"; None means the published one.
-        steps: None means 10.
-
-    Raises:
-        UserError: A value is out of range, or there is ``eps`` or ``steps`` without ``norm``.
-    """
-    if norm is None:
-        for name, given in (("eps", eps), ("steps", steps)):
-            if given is not None:
-                raise UserError(f"{name} is {given}, but there is no attack: give --attack linf or l2")
-        return None
-    radius = PUBLISHED_EPS[norm] if eps is None else parsing.parse_number("eps", eps)
-    return Pgd(norm, radius, 10 if steps is None else steps)

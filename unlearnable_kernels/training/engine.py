@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unlearnable_kernels.data.augment import draw_crop_flip, to_float
 from unlearnable_kernels.defences import Batch, Defence
-from unlearnable_kernels.device import autocast
+from unlearnable_kernels.device import autocast, sent
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.ops.crop_flip import crop_flip
@@ -107,10 +107,12 @@ class Engine:
         self.images, self.labels, self.recipe, self.group = images, labels, recipe, group
         self.defences, self.num_classes = defences, num_classes
         self.model = share_batch_norm(model, group.device) if group.size > 1 else model
-        self.optimizer = _optimizer(self.model, recipe)
+        self.optimizer = _optimizer(self.model, recipe, group.device)
         if recipe.compile:
             # A size of its own for every kernel, so that a resumed run computes as an uninterrupted one.
-            self.model.compile(dynamic=False)
+            # Plain steps are replayed as CUDA graphs; an attack records one of its own.
+            replayed = group.device.type == "cuda" and group.size == 1 and not defences
+            self.model.compile(dynamic=False, mode="reduce-overhead" if replayed else None)
         self.forward: nn.Module = self.model
         if group.size > 1:
             self.forward = DistributedDataParallel(self.model, broadcast_buffers=False)
@@ -168,9 +170,9 @@ class Engine:
         offsets, flips = draw_crop_flip(count, generator, recipe.crop_padding, recipe.flip)
         part = self.group.part(count)
         images, picked = self.images, index[part]
-        labels = self.labels[picked].to(device)
+        labels = sent(self.labels[picked], device)
         if images.device != device:
-            images, picked = images[picked].to(device), torch.arange(len(picked), device=device)
+            images, picked = sent(images[picked], device), torch.arange(len(picked), device=device)
         if images.is_floating_point():
             inputs = to_float(images[picked], self._dtype)
         else:
@@ -213,6 +215,7 @@ class Engine:
         Returns:
             float64 [2]: the loss summed over the images here, and how many of them were recognised.
         """
+        self.optimizer.zero_grad()  # before the pass: recorded graphs reuse the gradients' memory
         try:
             with autocast(self.group.device, self.recipe.precision):
                 logits: Tensor = self.forward(batch.images)
@@ -232,7 +235,6 @@ class Engine:
             term = defence.regularise(self.model)
             if term is not None:
                 objective = objective + term
-        self.optimizer.zero_grad()
         objective.backward()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -241,11 +243,16 @@ class Engine:
         return torch.stack([loss.detach(), (logits.detach().argmax(1) == truth).sum()])
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    fused = True if device.type == "cuda" else None  # None: one tensor at a time on a CPU, with its own bits
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), 0.0, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(model.parameters(), 0.0, weight_decay=recipe.weight_decay, fused=fused)
     return torch.optim.SGD(
-        model.parameters(), 0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        model.parameters(),
+        0.0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
     )
 
 

@@ -13,14 +13,15 @@ from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.defences import Defence
-from unlearnable_kernels.defences.pgd import Attack, Pgd
-from unlearnable_kernels.device import autocast, pick_device
+from unlearnable_kernels.defences.pgd import Pgd
+from unlearnable_kernels.device import autocast, pick_device, sent
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import write_jsonl
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.networks.normalise import normalised
-from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.progress import Progress, no_progress, prefixed
+from unlearnable_kernels.training.attacks import Against, AutoAttack, attack_on
 from unlearnable_kernels.training.certified import RADII, certified_accuracy
 from unlearnable_kernels.training.checkpoint import load_checkpoint
 from unlearnable_kernels.training.config import TrainConfig
@@ -59,11 +60,25 @@ class Measurement:
 def evaluate(
     run: Path,
     test: Path,
-    attack: Pgd | None = None,
+    attack: Pgd | AutoAttack | None = None,
     progress: Progress = no_progress,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Test the network of a run folder on a dataset and append the result to its evaluations.jsonl.
+
+    As ``evaluate_attacks``, with one attack or none; returns the one line.
+    """
+    return evaluate_attacks(run, test, [attack], progress, device)[0]
+
+
+def evaluate_attacks(
+    run: Path,
+    test: Path,
+    attacks: Sequence[Pgd | AutoAttack | None],
+    progress: Progress = no_progress,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Test the network of a run folder under several attacks, each noted in evaluations.jsonl once done.
 
     Images are brought to the size that the run's configuration names, and to what the run's defences do to
     tested images. Classes are matched by name; some may be missing from ``test``, and the accuracy is that on
@@ -72,30 +87,48 @@ def evaluate(
     Args:
         run: The run folder.
         test: A dataset as ``open_source`` takes it.
-        attack: Tests on attacked images; its random starts derive from the run's seed.
+        attacks: Each tests on attacked images, and draws from the run's seed what it would draw alone; None
+            tests on the images themselves.
         progress: Called with images.
         device: As for ``train``.
 
     Returns:
-        The line that was written: accuracies in [0, 1], overall and per class, the number of images, the
+        The lines that were written: accuracies in [0, 1], overall and per class, the number of images, the
         epoch of the checkpoint, whether the run was finished, the attack's settings or None, plug-ins and
         versions.
 
     Raises:
-        UserError: ``run`` has no checkpoint or is damaged, ``test`` has other classes or sizes, or the line
-            cannot be written.
+        UserError: ``run`` has no checkpoint or is damaged, ``test`` has other classes or sizes, an attack's
+            package is missing, or a line cannot be written.
     """
     one = Processes(0, 1, pick_device(device))
     trained = load_trained(run, one.device)
     model, config = trained.model, trained.config
     earlier = read_evaluations(run)
     data = trained.test_set(test)
-    generator = torch.Generator(one.device).manual_seed(config.seed)
-    against = None if attack is None else (Attack(model, attack, config.precision), generator)
     seen = at_test(trained.defences, data)
-    result = measure(model, seen, config.batch_size, one, config.precision, against, progress)
+
+    def prepared(attack: Pgd | AutoAttack | None) -> Against | None:
+        if attack is None:
+            return None
+        return attack_on(model, attack, len(data.classes), config.precision, config.seed, one.device)
+
+    lines: list[dict[str, Any]] = []
+    # All first: a package that is missing is told before hours of another attack.
+    for attack, changed in zip(attacks, [prepared(each) for each in attacks], strict=True):
+        told = prefixed(progress, f"{attack.name}: ") if attack and len(attacks) > 1 else progress
+        result = measure(model, seen, config.batch_size, one, config.precision, changed, told)
+        lines.append(_line(trained, test, data, attack, result))
+        write_jsonl(run / EVALUATIONS, [*earlier, *lines])
+    return lines
+
+
+def _line(
+    trained: "Trained", test: Path, data: LabelledImages, attack: Pgd | AutoAttack | None, result: Measurement
+) -> dict[str, Any]:
+    """What evaluations.jsonl holds of a test."""
     counts = zip(data.classes, result.correct, result.total, strict=True)
-    line = {
+    return {
         "test": resolve(test),
         "sha256": data.digest(),
         "images": len(data),
@@ -105,11 +138,9 @@ def evaluate(
         "loss": result.loss,
         "accuracy": result.accuracy,
         "per_class": {name: correct / total for name, correct, total in counts if total},
-        "plugins": plugins_of(config),
+        "plugins": plugins_of(trained.config),
         "versions": versions(),
     }
-    write_jsonl(run / EVALUATIONS, [*earlier, line])
-    return line
 
 
 def evaluate_certified(
@@ -224,7 +255,7 @@ def measure(
     batch_size: int,
     processes: Processes,
     precision: str = "fp32",
-    against: tuple[Attack, torch.Generator] | None = None,
+    against: Against | None = None,
     progress: Progress = no_progress,
 ) -> Measurement:
     """Loss and accuracy of ``model``, which is put into evaluation mode, on ``data`` without augmentation.
@@ -237,7 +268,7 @@ def measure(
         batch_size: Images at a time, over all processes.
         processes: This process among those that test together.
         precision: "fp32" or "bf16", of passes through the network.
-        against: An attack of ``model`` that comes first, and the source of its random starts.
+        against: An attack of ``model`` that comes first.
         progress: Called with images.
     """
     model.eval()
@@ -248,10 +279,9 @@ def measure(
     size = max(1, batch_size // processes.size)
     batches = zip(data.images[mine].split(size), data.labels[mine].split(size), strict=True)
     for number, (stored, labels) in enumerate(batches):
-        images, labels = to_float(stored.to(device)), labels.to(device)
+        images, labels = to_float(sent(stored, device)), sent(labels, device)
         if against is not None:
-            attack, generator = against
-            images = attack(images, labels, attack.pgd.noise(images, len(images), generator))
+            images = against(images, labels)
         with torch.inference_mode():
             with autocast(device, precision):
                 logits: Tensor = model(images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from unlearnable_kernels.training.checkpoint import load_checkpoint, save_checkp
 from unlearnable_kernels.training.config import TrainConfig
 from unlearnable_kernels.training.engine import Engine, Recipe, fresh_network
 from unlearnable_kernels.training.evaluation import at_test, measure
+from unlearnable_kernels.training.heap import freed_memory_kept
 from unlearnable_kernels.training.inputs import describe, fitting_device, load_sets, prepare
 from unlearnable_kernels.training.processes import Processes, join_processes
 from unlearnable_kernels.training.reproducible import derived_seed, deterministic
@@ -97,6 +99,7 @@ def _train(
     with (
         torch.random.fork_rng(),
         deterministic(config.deterministic),
+        freed_memory_kept(group.device),
         closing(_Run(config, out, group, train_set, test_set)) as run,
     ):
         group.together(run.resume)
@@ -131,7 +134,11 @@ class _Run:
         model, self.fresh_tensors = network_for(config, train_set, group.device, pretrained=not self._resumed)
         self.engine = engine_for(config, train_set, group, model)
         self._shares = _shares_by_epoch(config, train_set)
-        self.test_set = None if test_set is None else at_test(self.engine.defences, test_set)
+        self.test_set: LabelledImages | None = None
+        if test_set is not None:
+            seen = at_test(self.engine.defences, test_set)
+            home = fitting_device(seen.images.nbytes, group.device)
+            self.test_set = replace(seen, images=seen.images.to(home), labels=seen.labels.to(home))
         self.metrics: list[dict[str, Any]] = []
         self._board: TensorBoard | None = None
 
