@@ -19,6 +19,8 @@ PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
     "reflect": "classwise-conv:padding=reflect",
+    # Short embeddings, one of which is ascended: what two cores can do for 10,000 images.
+    "beo": "bayes-error:network=resnet8,steps=4,inner_steps=2,embeddings=1,first_epochs=2,epochs=1",
 }
 PLAIN_ALONE = {
     "replicate": "classwise-conv:padding=replicate",
