@@ -79,7 +79,7 @@ unsigned blocks_for(std::int64_t count) {
 template <class T>
 void launch_any(const ClasswiseConvCuda& call) {
   const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
-  classwise_conv_any<T><<<blocks, threads, 0, call.stream>>>(call);
+  launch(classwise_conv_any<T>, blocks, threads, call.stream, "classwise_conv", call);
 }
 
 bool launch_for_size(const ClasswiseConvCuda& call) {
@@ -95,10 +95,11 @@ bool launch_for_size(const ClasswiseConvCuda& call) {
 void check_classwise_values(const ClasswiseConvCuda& call) {
   const std::int64_t weights = call.classes * call.k * call.k;
   if (call.count > 0)
-    check_labels<<<blocks_for(call.count), threads, 0, call.stream>>>(call.labels, call.count, call.classes);
+    launch(check_labels, blocks_for(call.count), threads, call.stream, "classwise_conv: the check of labels",
+           call.labels, call.count, call.classes);
   if (weights > 0 && call.type == ElementType::byte)
-    check_filters<<<blocks_for(weights), threads, 0, call.stream>>>(static_cast<const float*>(call.filters), weights);
-  check_cuda(cudaGetLastError(), "classwise_conv: the check of labels");
+    launch(check_filters, blocks_for(weights), threads, call.stream, "classwise_conv: the check of filters",
+           static_cast<const float*>(call.filters), weights);
 }
 
 void classwise_conv_forward(const ClasswiseConvCuda& call) {
@@ -110,7 +111,6 @@ void classwise_conv_forward(const ClasswiseConvCuda& call) {
     case ElementType::single: launch_any<float>(call); break;
     case ElementType::double_: launch_any<double>(call); break;
   }
-  check_cuda(cudaGetLastError(), "classwise_conv");
 }
 
 }  // namespace unlearn

@@ -152,11 +152,12 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <class T>
-void launch(const ClasswiseConvCuda& call) {
+void launch_both(const ClasswiseConvCuda& call) {
   const auto images = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
   const auto classes = static_cast<unsigned>(std::min<std::int64_t>(call.classes * call.k * call.k, INT_MAX));
-  classwise_conv_backward_images<T><<<images, threads, 0, call.stream>>>(call);
-  if (classes > 0) classwise_conv_backward_classes<Compute<T>><<<classes, threads, 0, call.stream>>>(call);
+  constexpr const char* what = "classwise_conv_backward";
+  launch(classwise_conv_backward_images<T>, images, threads, call.stream, what, call);
+  if (classes > 0) launch(classwise_conv_backward_classes<Compute<T>>, classes, threads, call.stream, what, call);
 }
 
 }  // namespace
@@ -165,12 +166,11 @@ void classwise_conv_backward(const ClasswiseConvCuda& call) {
   if (call.count == 0 || call.image_size() == 0) return;
   switch (call.type) {
     case ElementType::byte: return;  // uint8 has no gradient; refused before
-    case ElementType::half: launch<__half>(call); break;
-    case ElementType::bfloat16: launch<__nv_bfloat16>(call); break;
-    case ElementType::single: launch<float>(call); break;
-    case ElementType::double_: launch<double>(call); break;
+    case ElementType::half: launch_both<__half>(call); break;
+    case ElementType::bfloat16: launch_both<__nv_bfloat16>(call); break;
+    case ElementType::single: launch_both<float>(call); break;
+    case ElementType::double_: launch_both<double>(call); break;
   }
-  check_cuda(cudaGetLastError(), "classwise_conv_backward");
 }
 
 }  // namespace unlearn
