@@ -78,6 +78,8 @@ template <class T>
 T max(T a, T b) { return a < b ? b : a; }
 template <class T>
 T __ldg(const T* at) { return *at; }
+template <class T>
+void __stcs(T* at, T value) { *at = value; }
 
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
