@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from test_bayes_error_range import far_groups
 from triton_interpreter import interpreter_in_use, repaired_interpreter  # noqa: F401
 
 from unlearnable_kernels.ops import bayes_error as contract
@@ -85,12 +86,12 @@ def test_an_offset_costs_no_accuracy():
 
 @pytest.mark.parametrize("precision", contract.PRECISIONS)
 def test_far_apart_rows_have_error_1_and_gradient_0(precision):
-    x, labels = clusters(40)
+    x, labels = clusters(20)
     options = (4, 1e-3, "rbf", precision, None, -1)
     error, mass, winner = kernels.bayes_error(x, labels, *options)
-    assert torch.equal(error, torch.ones(40))
-    assert torch.equal(winner, torch.zeros(40, dtype=torch.int64))
-    gradient, _ = kernels.bayes_error_backward(torch.ones(40), mass, winner, x, labels, *options)
+    assert torch.equal(error, torch.ones(20))
+    assert torch.equal(winner, torch.zeros(20, dtype=torch.int64))
+    gradient, _ = kernels.bayes_error_backward(torch.ones(20), mass, winner, x, labels, *options)
     assert torch.equal(gradient, torch.zeros_like(x))
 
 
@@ -111,10 +112,11 @@ def separate_groups():
 
 
 def test_tiles_that_underflow_are_skipped_and_change_nothing(monkeypatch):
+    monkeypatch.setattr(kernels, "LONGEST", float("inf"))
     x, labels = separate_groups()
     call = (labels, 5, 0.3, "rbf", "ieee", None, -1)
     problem = kernels._problem(contract.Arguments(x, *call))
-    assert problem.active.sum() == 2**2 + 3**2
+    assert problem.active.count_nonzero() == 2**2 + 3**2
     visited = [kernels.bayes_error(x, *call)]
     visited.append(kernels.bayes_error_backward(torch.ones(80), *visited[0][1:], x, *call))
     monkeypatch.setattr(kernels, "_active", lambda x, y, _: torch.ones(x.tiles, y.tiles, dtype=torch.uint8))
@@ -123,6 +125,20 @@ def test_tiles_that_underflow_are_skipped_and_change_nothing(monkeypatch):
     for skipped, complete in zip(visited, whole, strict=True):
         assert all(torch.equal(s, c) for s, c in zip(skipped, complete, strict=True))
     assert compared(x, labels, 5, 0.3)[1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("distance", "count", "precision", "tolerance"),
+    [(20, 40, "ieee", 1e-5), (10_000, 30, "ieee", 1e-5), (150, 30, "bf16", 0.02)],
+)
+def test_groups_up_to_ten_thousand_bandwidths_apart(distance, count, precision, tolerance):
+    x, labels = far_groups(0.3 * distance, 0.3, count, 5)
+    assert max(compared(x, labels, 5, 0.3, precision=precision)) < tolerance
+
+
+def test_groups_far_from_references_of_their_own():
+    x, labels = far_groups(300, 0.3, 32, 5)
+    assert max(compared(x[:15], labels[15:], 5, 0.3, references=x[15:])) < 1e-5
 
 
 def test_what_nothing_wrote_is_not_read(monkeypatch):
@@ -135,9 +151,12 @@ def test_what_nothing_wrote_is_not_read(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
     x, labels = separate_groups()
-    call = (labels, 5, 0.3, "rbf", "ieee", None, -1)
+    few = (labels == 0) | (labels == 2) | (labels == 3)
+    x, call = x[few, :2], (labels[few], 5, 0.25, "rbf", "ieee", None, -1)
+    active = kernels._problem(contract.Arguments(x, *call)).active
+    assert active.tolist() == [[2, 0, 0], [0, 1, 1], [0, 1, 1]]  # from differences, skipped, from products
     error, mass, winner = kernels.bayes_error(x, *call)
-    gradient, _ = kernels.bayes_error_backward(torch.ones(80), mass, winner, x, *call)
+    gradient, _ = kernels.bayes_error_backward(torch.ones(48), mass, winner, x, *call)
     assert error.isfinite().all()
     assert mass.isfinite().all()
     assert (winner >= 0).all()
@@ -197,10 +216,11 @@ from triton.compiler import ASTSource
 from unlearnable_kernels.triton_kernels import bayes_error as launch, bayes_error_kernels as kernels
 
 tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-half, single, small = {"x", "y", "weights"}, {"coefficient"}, {"x_part", "y_part"}
+half, small = {"x", "y", "weights"}, {"x_part", "y_part"}
 numbers = {"active_row", "x_first", "y_first", "x_end", "x_count", "y_count", "panel", "row_stride"}
 numbers |= {"col_stride", "weight_part", "lists_row", "counts_row"}
 integers = {"x_labels", "y_labels", "x_own", "y_own", "x_winner", "y_winner", "lists", "counts"}
+integers.add("wide_counts")
 distance = {"PARTS": 2, "BOTH": True, "BLOCK_D": launch.BLOCK_D // 2}
 for name, constants, stages in (
     ("class_sums", distance, launch.STAGES),

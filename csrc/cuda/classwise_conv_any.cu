@@ -53,22 +53,21 @@ __global__ void __launch_bounds__(threads) classwise_conv_any(__grid_constant__ 
   }
 }
 
-__global__ void check_labels(const std::int64_t* labels, std::int64_t count, std::int64_t classes) {
-  for (std::int64_t n = blockIdx.x * static_cast<std::int64_t>(threads) + threadIdx.x; n < count;
-       n += static_cast<std::int64_t>(gridDim.x) * threads)
-    if (labels[n] < -1 || labels[n] >= classes) {
+// Filters are checked for uint8 images; otherwise `weights` is 0.
+__global__ void check_values(__grid_constant__ const ClasswiseConvCuda call, std::int64_t weights) {
+  const std::int64_t first = blockIdx.x * static_cast<std::int64_t>(threads) + threadIdx.x;
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * threads;
+  for (std::int64_t n = first; n < call.count; n += step)
+    if (call.labels[n] < -1 || call.labels[n] >= call.classes) {
       printf("classwise_conv: labels[%lld] is %lld, but must lie in [-1, %lld)\n", static_cast<long long>(n),
-             static_cast<long long>(labels[n]), static_cast<long long>(classes));
-      __assert_fail("classwise_conv: labels out of range", __FILE__, __LINE__, "check_labels");
+             static_cast<long long>(call.labels[n]), static_cast<long long>(call.classes));
+      __assert_fail("classwise_conv: labels out of range", __FILE__, __LINE__, "check_values");
     }
-}
-
-__global__ void check_filters(const float* filters, std::int64_t count) {
-  for (std::int64_t i = blockIdx.x * static_cast<std::int64_t>(threads) + threadIdx.x; i < count;
-       i += static_cast<std::int64_t>(gridDim.x) * threads)
+  const float* filters = static_cast<const float*>(call.filters);
+  for (std::int64_t i = first; i < weights; i += step)
     if (!(fabsf(filters[i]) <= 1e30f)) {
       printf("classwise_conv: filters must lie within ±1e30 for uint8 images, got %g\n", filters[i]);
-      __assert_fail("classwise_conv: filters out of range", __FILE__, __LINE__, "check_filters");
+      __assert_fail("classwise_conv: filters out of range", __FILE__, __LINE__, "check_values");
     }
 }
 
@@ -79,7 +78,7 @@ unsigned blocks_for(std::int64_t count) {
 template <class T>
 void launch_any(const ClasswiseConvCuda& call) {
   const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
-  classwise_conv_any<T><<<blocks, threads, 0, call.stream>>>(call);
+  launch(classwise_conv_any<T>, blocks, threads, call.stream, "classwise_conv", call);
 }
 
 bool launch_for_size(const ClasswiseConvCuda& call) {
@@ -93,12 +92,10 @@ bool launch_for_size(const ClasswiseConvCuda& call) {
 }  // namespace
 
 void check_classwise_values(const ClasswiseConvCuda& call) {
-  const std::int64_t weights = call.classes * call.k * call.k;
-  if (call.count > 0)
-    check_labels<<<blocks_for(call.count), threads, 0, call.stream>>>(call.labels, call.count, call.classes);
-  if (weights > 0 && call.type == ElementType::byte)
-    check_filters<<<blocks_for(weights), threads, 0, call.stream>>>(static_cast<const float*>(call.filters), weights);
-  check_cuda(cudaGetLastError(), "classwise_conv: the check of labels");
+  const std::int64_t weights = call.type == ElementType::byte ? call.classes * call.k * call.k : 0;
+  const std::int64_t most = std::max(call.count, weights);
+  if (most > 0)
+    launch(check_values, blocks_for(most), threads, call.stream, "classwise_conv: the check of values", call, weights);
 }
 
 void classwise_conv_forward(const ClasswiseConvCuda& call) {
@@ -110,7 +107,6 @@ void classwise_conv_forward(const ClasswiseConvCuda& call) {
     case ElementType::single: launch_any<float>(call); break;
     case ElementType::double_: launch_any<double>(call); break;
   }
-  check_cuda(cudaGetLastError(), "classwise_conv");
 }
 
 }  // namespace unlearn

@@ -3,7 +3,8 @@
 // padded positions that were copied from it, and every tap's, one warp each. A second kernel sums the taps of a
 // class over its images. No atomics: every sum has one fixed order, so that results repeat to the bit.
 // For an element: image and gradient read, gradient written, and 4 floats of work space written and read; 3·k²
-// multiply-adds from cached loads, which bound it.
+// multiply-adds from cached loads, which bound it; pixels further from the border than a filter reaches take them
+// without tests.
 
 #include <algorithm>
 #include <climits>
@@ -81,7 +82,15 @@ __device__ S padded_gradient(const ClasswiseConvCuda& call, const S* work, const
 
 template <class S>
 __device__ S pixel_gradient(const ClasswiseConvCuda& call, const S* work, const S* filter, const Pixel& p) {
+  const std::int64_t radius = call.k / 2;
   S sum = 0;
+  // Here no padding copies the pixel: only it has this value, and all of its taps are of the image.
+  if (lies_within(p.y, radius + 1, call.height) && lies_within(p.x, radius + 1, call.width)) {
+    const S* row = work + offset_of(call, p.channel, p.y + radius, p.x + radius);
+    for (std::int64_t i = 0; i < call.k; ++i, row -= call.row_step)
+      for (std::int64_t j = 0; j < call.k; ++j) sum = fused(filter[i * call.k + j], row[-j * call.step], sum);
+    return sum;
+  }
   std::int64_t y, x;
   for (std::int64_t a = 0; a < call.k; ++a)
     if (copy_of(call, a, p.y, call.height, y))
@@ -98,8 +107,12 @@ __device__ Compute<T> tap_gradient(const ClasswiseConvCuda& call, const T* image
   Compute<T> sum = 0;
   for (std::int64_t channel = 0; channel < call.channels; ++channel)
     for (std::int64_t y = 0; y < call.height; ++y)
-      for (std::int64_t x = threadIdx.x % 32; x < call.width; x += 32)
-        sum = fused(work[offset_of(call, channel, y, x)], padded_pixel(call, image, channel, y + i, x + j), sum);
+      for (std::int64_t x = threadIdx.x % 32; x < call.width; x += 32) {
+        const bool inside = y + i >= 0 && y + i < call.height && x + j >= 0 && x + j < call.width;
+        const Compute<T> pixel = inside ? to_float(image[offset_of(call, channel, y + i, x + j)])
+                                        : padded_pixel(call, image, channel, y + i, x + j);
+        sum = fused(work[offset_of(call, channel, y, x)], pixel, sum);
+      }
   for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(~0u, sum, lane);
   return sum;
 }
@@ -152,11 +165,12 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <class T>
-void launch(const ClasswiseConvCuda& call) {
+void launch_both(const ClasswiseConvCuda& call) {
   const auto images = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
   const auto classes = static_cast<unsigned>(std::min<std::int64_t>(call.classes * call.k * call.k, INT_MAX));
-  classwise_conv_backward_images<T><<<images, threads, 0, call.stream>>>(call);
-  if (classes > 0) classwise_conv_backward_classes<Compute<T>><<<classes, threads, 0, call.stream>>>(call);
+  constexpr const char* what = "classwise_conv_backward";
+  launch(classwise_conv_backward_images<T>, images, threads, call.stream, what, call);
+  if (classes > 0) launch(classwise_conv_backward_classes<Compute<T>>, classes, threads, call.stream, what, call);
 }
 
 }  // namespace
@@ -165,12 +179,11 @@ void classwise_conv_backward(const ClasswiseConvCuda& call) {
   if (call.count == 0 || call.image_size() == 0) return;
   switch (call.type) {
     case ElementType::byte: return;  // uint8 has no gradient; refused before
-    case ElementType::half: launch<__half>(call); break;
-    case ElementType::bfloat16: launch<__nv_bfloat16>(call); break;
-    case ElementType::single: launch<float>(call); break;
-    case ElementType::double_: launch<double>(call); break;
+    case ElementType::half: launch_both<__half>(call); break;
+    case ElementType::bfloat16: launch_both<__nv_bfloat16>(call); break;
+    case ElementType::single: launch_both<float>(call); break;
+    case ElementType::double_: launch_both<double>(call); break;
   }
-  check_cuda(cudaGetLastError(), "classwise_conv_backward");
 }
 
 }  // namespace unlearn

@@ -24,6 +24,11 @@ __device__ inline std::int64_t offset_of(const ClasswiseConvCuda& call, std::int
   return channel * call.channel_step + y * call.row_step + x * call.step;
 }
 
+// Whether a position is at least `border` away from both ends.
+__device__ inline bool lies_within(std::int64_t at, std::int64_t border, std::int64_t size) {
+  return at >= border && at < size - border;
+}
+
 // The padded image at (channel, y, x), which may lie outside.
 template <class T>
 __device__ Compute<T> padded_pixel(const ClasswiseConvCuda& call, const T* image, std::int64_t channel, std::int64_t y,
@@ -39,6 +44,13 @@ __device__ Compute<T> filtered_pixel(const ClasswiseConvCuda& call, const T* ima
                                      const Pixel& p) {
   const std::int64_t radius = call.k / 2;
   Compute<T> sum = 0;
+  if (lies_within(p.y, radius, call.height) && lies_within(p.x, radius, call.width)) {
+    const T* row = image + offset_of(call, p.channel, p.y - radius, p.x - radius);
+    for (std::int64_t i = 0; i < call.k; ++i, row += call.row_step)
+      for (std::int64_t j = 0; j < call.k; ++j)
+        sum = fused(filter[i * call.k + j], to_float(row[j * call.step]), sum);
+    return sum;
+  }
   for (std::int64_t i = 0; i < call.k; ++i)
     for (std::int64_t j = 0; j < call.k; ++j)
       sum = fused(filter[i * call.k + j],

@@ -9,6 +9,8 @@
 // reduces the maximum on chip. Where one block cannot hold an image, the 2, 4 or 8 blocks of a cluster (sm_90)
 // do, and share their maxima through distributed shared memory; where those cannot either, each block goes over
 // its tiles twice, once for the maximum and once to write. No float ever goes to global memory.
+// Results go to where the window was, one plane after another, and from there 16 bytes at a time to the image, where
+// channels may be interleaved.
 // Each value is one chain of fused multiply-adds from 0, kernel rows outer, columns inner, ascending, like the
 // CPU's. `shared` rows hold their quads of floats as evens, then odds: the eight columns of neighbouring threads
 // then lie 16 bytes apart, and no two of a quarter warp's 16-byte loads meet in a bank.
@@ -23,6 +25,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstring>
 
 #include "classwise_conv_window.cuh"
 #include "launch.h"
@@ -75,41 +78,82 @@ __device__ __forceinline__ void filter_patch(Patch& sum, const float* row, const
   add_row<K, 3, 4>(sum, at(K + 2), half, weights + (K + 2) * w);
 }
 
-// The patch divided and stored, where `vector` says so 8 neighbouring elements at a time.
-template <class T, bool FAST>
-__device__ __forceinline__ void finish_patch(const Patch& sum, const Divisor<float>& by, int rows, int columns,
-                                             std::int64_t row_step, int step, bool vector, T* to) {
+// The value, which the compiler then takes for a new one: what is computed from it again needs no register between.
+__device__ inline int anew(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// This thread's patch in tile t; `rows` and `columns` are those within the image, 0 columns for no patch.
+struct Place {
+  Tile tile;
+  int channel, row, column, rows, columns;
+
+  __device__ Place(const ClasswiseConvCuda& call, const Tiling& tiling, int t) : tile(call, tiling, anew(t)) {
+    const int at = anew(threadIdx.x), strips = tiling.strips(), groups = tiling.row_groups();
+    channel = at / strips / groups;
+    row = at / strips % groups * patch_rows;
+    column = at % strips * patch_columns;
+    rows = channel < tile.channels ? tile.rows - row : 0;
+    columns = rows > 0 ? tile.columns - column : 0;
+  }
+};
+
+// The patch divided and stored where it lies in the image, element by element.
+template <class T>
+__device__ __forceinline__ void store_patch(const Patch& sum, const Divisor<float>& by, const Place& place,
+                                            std::int64_t row_step, std::int64_t step, T* to) {
 #pragma unroll
-  for (int r = 0; r < patch_rows; ++r) {
-    if (r >= rows) return;
-    if (vector && columns >= patch_columns) {
-      alignas(16) T v[patch_columns];
-#pragma unroll
-      for (int c = 0; c < patch_columns; ++c) v[c] = finished<T, FAST>(sum[r][c], by);
-      using Vector = std::conditional_t<sizeof(v) == 8, uint2, uint4>;
-#pragma unroll
-      for (unsigned i = 0; i < sizeof(v) / sizeof(Vector); ++i)
-        reinterpret_cast<Vector*>(to + r * row_step)[i] = reinterpret_cast<const Vector*>(v)[i];
-      continue;
-    }
+  for (int r = 0; r < patch_rows; ++r)
 #pragma unroll
     for (int c = 0; c < patch_columns; ++c)
-      if (c < columns) to[r * row_step + c * step] = finished<T, FAST>(sum[r][c], by);
+      if (r < place.rows && c < place.columns) to[r * row_step + c * step] = finished<T, false>(sum[r][c], by);
+}
+
+// The patch divided and staged whole, whatever of it lies within the image: `to` is in shared memory.
+template <class T, bool FAST>
+__device__ __forceinline__ void stage_patch(const Patch& sum, const Divisor<float>& by, int pitch, T* to) {
+#pragma unroll
+  for (int r = 0; r < patch_rows; ++r) {
+    alignas(16) T v[patch_columns];
+#pragma unroll
+    for (int c = 0; c < patch_columns; ++c) v[c] = finished<T, FAST>(sum[r][c], by);
+    using Vector = std::conditional_t<sizeof(v) == 8, uint2, uint4>;
+#pragma unroll
+    for (unsigned i = 0; i < sizeof(v) / sizeof(Vector); ++i) {
+      Vector bits;
+      memcpy(&bits, v + i * sizeof(Vector) / sizeof(T), sizeof(Vector));
+      reinterpret_cast<Vector*>(to + r * pitch)[i] = bits;
+    }
   }
 }
 
-// The staged tile to the image, 16 bytes at a time.
-template <class T>
+// The staged planes to the image, 16 bytes at a time: CH = 1 to planes, CH = 3 interleaved.
+template <class T, int CH>
 __device__ void copy_out(const ClasswiseConvCuda& call, const Tiling& tiling, const Tile& tile, const T* staged,
                          T* image) {
-  const int planes = call.step == 1 ? tile.channels : 1;
-  const int vectors = static_cast<int>(tile.columns * call.step * sizeof(T) / 16);
-  const int pitch = static_cast<int>(tiling.columns * call.step * sizeof(T) / 16);
-  for (int at = threadIdx.x; at < planes * tile.rows * vectors; at += blockDim.x) {
-    const int v = at % vectors, r = at / vectors % tile.rows, plane = at / vectors / tile.rows;
+  constexpr int pixels = 16 / sizeof(T);
+  const int units = static_cast<int>(tile.columns) / pixels, planes = CH == 1 ? tile.channels : 1;
+  const int plane_size = tiling.staged_plane(sizeof(T));
+  for (int at = threadIdx.x; at < planes * tile.rows * units; at += blockDim.x) {
+    const int unit = at % units, r = at / units % tile.rows, plane = at / units / tile.rows;
+    const T* from = staged + plane * plane_size + tiling.staged_row(r, sizeof(T)) + unit * pixels;
     T* to = image + (tile.channel + plane) * call.channel_step + (tile.row + r) * call.row_step +
-            tile.column * call.step;
-    reinterpret_cast<uint4*>(to)[v] = reinterpret_cast<const uint4*>(staged)[(plane * tiling.rows + r) * pitch + v];
+            (tile.column + unit * pixels) * CH;
+    alignas(16) T planar[CH][pixels], joined[pixels * CH];
+#pragma unroll
+    for (int c = 0; c < CH; ++c) {
+      const uint4 bits = *reinterpret_cast<const uint4*>(from + c * plane_size);
+      memcpy(planar[c], &bits, 16);
+    }
+#pragma unroll
+    for (int i = 0; i < pixels * CH; ++i) joined[i] = planar[i % CH][i / CH];
+#pragma unroll
+    for (int i = 0; i < CH; ++i) {
+      uint4 bits;
+      memcpy(&bits, joined + i * pixels, 16);
+      __stcs(reinterpret_cast<uint4*>(to) + i, bits);
+    }
   }
 }
 
@@ -150,48 +194,28 @@ __device__ void copy_image(const T* from, T* to, std::int64_t size, bool vector,
     reinterpret_cast<uint4*>(to)[i] = __ldg(reinterpret_cast<const uint4*>(from) + i);
 }
 
-// The value, which the compiler then takes for a new one: what is computed from it again needs no register between.
-__device__ inline int anew(int value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
-
-// This thread's patch in tile t; `rows` and `columns` are those within the image, 0 columns for no patch.
-struct Place {
-  Tile tile;
-  int channel, row, column, rows, columns;
-
-  __device__ Place(const ClasswiseConvCuda& call, const Tiling& tiling, int t) : tile(call, tiling, anew(t)) {
-    const int at = anew(threadIdx.x), strips = tiling.strips(), groups = tiling.row_groups();
-    channel = at / strips / groups;
-    row = at / strips % groups * patch_rows;
-    column = at % strips * patch_columns;
-    rows = channel < tile.channels ? tile.rows - row : 0;
-    columns = rows > 0 ? tile.columns - column : 0;
-  }
-};
-
 // Divides the patches by the maximum and writes the tile, by way of shared memory where that makes 16-byte stores.
 template <class T>
 __device__ __forceinline__ void finish_tile(const ClasswiseConvCuda& call, const Tiling& tiling, const Place& place,
                                             const Patch& sum, float peak, T* staged, T* out) {
   const Divisor<float> by(peak, call.rescale);
   const Tile& tile = place.tile;
-  const int step = static_cast<int>(call.step);
-  const bool vector = tiling.vector && step == 1;
-  T* to = out + (tile.channel + place.channel) * call.channel_step + (tile.row + place.row) * call.row_step +
-          (tile.column + place.column) * call.step;
-  if (vector) to = staged + (place.channel * tiling.rows + place.row) * tiling.columns + place.column;
-  else if (tiling.vector) to = staged + (place.row * tiling.columns + place.column) * 3 + place.channel;
-  const std::int64_t row_step = tiling.vector ? tiling.columns * step : call.row_step;
   constexpr bool bytes = std::is_same_v<T, std::uint8_t>;
-  if (place.columns > 0) {
-    if (bytes && by.fast) finish_patch<T, bytes>(sum, by, place.rows, place.columns, row_step, step, vector, to);
-    else finish_patch<T, false>(sum, by, place.rows, place.columns, row_step, step, vector, to);
+  if (!tiling.vector) {
+    T* to = out + (tile.channel + place.channel) * call.channel_step + (tile.row + place.row) * call.row_step +
+            (tile.column + place.column) * call.step;
+    if (place.columns > 0) store_patch(sum, by, place, call.row_step, call.step, to);
+    return;
   }
-  if (!tiling.vector) return;
+  T* to = staged + place.channel * tiling.staged_plane(sizeof(T)) + tiling.staged_row(place.row, sizeof(T)) +
+          place.column;
+  if (place.columns > 0) {
+    if (bytes && by.fast) stage_patch<T, bytes>(sum, by, tiling.staged_pitch(), to);
+    else stage_patch<T, false>(sum, by, tiling.staged_pitch(), to);
+  }
   __syncthreads();
-  copy_out(call, tiling, tile, staged, out);
+  if (call.step == 1) copy_out<T, 1>(call, tiling, tile, staged, out);
+  else copy_out<T, 3>(call, tiling, tile, staged, out);
   __syncthreads();
 }
 

@@ -27,6 +27,13 @@ struct Tiling {
   __host__ __device__ std::size_t shared_floats(int k) const {
     return static_cast<std::size_t>(channels) * window_rows(k) * stride() + k * weight_stride(k);
   }
+  // Where, in elements of `bytes`, a row of results is staged for the copy to the image, one plane after the other.
+  // The skew brings the patches of a warp to different banks. It all fits where the window was.
+  __device__ int staged_pitch() const { return strips() * patch_columns; }
+  __device__ int staged_row(int row, int bytes) const {
+    return row * staged_pitch() + row / patch_rows * (staged_pitch() * bytes % 128 / bytes);
+  }
+  __device__ int staged_plane(int bytes) const { return staged_row(row_groups() * patch_rows, bytes); }
   __host__ __device__ static constexpr int weight_stride(int k) { return (k + 3) / 4 * 4; }
 };
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <stdexcept>
 #include <string>
@@ -18,6 +18,16 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   check_cuda(cudaGetDevice(&device), "the current device");
   check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "a device attribute");
   return value;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, cudaStream_t stream,
+            const char* what, const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), what);
 }
 
 }  // namespace unlearn

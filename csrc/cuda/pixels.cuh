@@ -47,9 +47,13 @@ __device__ inline double quotient(double a, double b) { return __ddiv_rn(a, b); 
 
 // The larger one; NaN if either is.
 __device__ inline float larger(float a, float b) {
+#if defined(__CUDACC__)
   float result;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
   return result;
+#else
+  return a != a || a > b ? a : b;
+#endif
 }
 __device__ inline double larger(double a, double b) { return a != a || a > b ? a : b; }
 

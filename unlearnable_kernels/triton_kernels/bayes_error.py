@@ -1,8 +1,9 @@
 """bayes_error and its backward from Triton kernels: rows are sorted, padded and split, panels launched.
 
-Memory beyond input and result, for N rows of D features: 4 to 10 bytes an element for the parts, 8 for the
-scaled rows and their gradient, 4 N (2 C + 32) bytes for the masses of C classes and their partial sums, and
-up to 6 PANEL² bytes for a panel of M: by count 0.8 GB at N 50,000, D 512. Nothing waits for the device.
+Memory beyond input and result, for N rows of D features: 4 to 10 bytes an element for the parts, 12 for
+the scaled rows, centred and not, and their gradient, 4 N (2 C + 32) bytes for the masses of C classes and
+their partial sums, and up to 6 PANEL² bytes for a panel of M: by count 0.9 GB at N 50,000, D 512. Nothing
+waits for the device.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error as contract
 from unlearnable_kernels.triton_kernels import bayes_error_kernels as kernels
+from unlearnable_kernels.triton_kernels.bayes_error_parts import PARTS, Parts, split
 
 TILE = 128  # rows; half of it up to SMALL rows, so that there are programs for the whole device
 SMALL = 4096
@@ -23,23 +25,7 @@ BLOCK_D, WARPS = 64, 8  # the latter for a whole TILE
 STAGES, STAGES_OF_PRODUCTS = 3, 5  # the latter's loads wait for one another
 LOG2_E = 1.4426950408889634
 UNDERFLOW = 104.0  # exp(-104) rounds to 0 in float32
-
-
-@dataclass(frozen=True)
-class Parts:
-    """In how many 16-bit parts the factors come: a distance's (and of what dtype), and a gradient's."""
-
-    dtype: torch.dtype
-    distance: int
-    gradient: int
-
-
-# Points are scaled below 2¹⁴, where float16 has tf32's 11 bits, two of it 22. Three bfloat16 hold a float32.
-PARTS = {
-    "ieee": Parts(torch.float16, 2, 3),
-    "tf32": Parts(torch.float16, 1, 2),
-    "bf16": Parts(torch.bfloat16, 1, 1),
-}
+LONGEST = 8.0  # bandwidths from the mean: further out squares of distances err by over 1e-5
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,7 @@ class Rows:
     names: Tensor  # int32 [padded]: equal names on both sides are one row
     order: Tensor  # int64 [count]
     scaled: Tensor  # float32 [padded, D padded], what the parts are of
+    raw: Tensor  # the same, but not centred
     tile: int
 
     @property
@@ -65,17 +52,6 @@ class Rows:
     def panels(self) -> Iterator[tuple[int, int]]:
         """First and end row of every panel."""
         return ((first, min(first + PANEL, self.count)) for first in range(0, self.count, PANEL))
-
-
-def _split(x: Tensor, parts: int, dtype: torch.dtype) -> Tensor:
-    """``[parts, *x.shape]``, each part the rounded remainder of the ones before."""
-    out = x.new_empty(parts, *x.shape, dtype=dtype)
-    rest = x
-    for part in range(parts):
-        out[part] = rest
-        if part + 1 < parts:
-            rest = rest - out[part].float()
-    return out
 
 
 def _prepared(
@@ -92,10 +68,11 @@ def _prepared(
     count, features = x.shape
     rows = (count + tile - 1) // tile * tile
     width = (features + BLOCK_D - 1) // BLOCK_D * BLOCK_D
-    scaled = x.new_zeros(rows, width)
-    scaled[:count, :features] = x[order]
-    scaled[:count, :features].sub_(mean).mul_(scale)
-    points = _split(scaled, parts.distance, parts.dtype)
+    raw, scaled = x.new_zeros(2, rows, width)
+    sorted_rows = x[order]
+    raw[:count, :features] = sorted_rows * scale
+    scaled[:count, :features] = (sorted_rows - mean) * scale
+    points = split(scaled, parts.distance, parts.dtype)
     if parts.dtype == torch.bfloat16:
         scaled = points[0].float()
     rounded = points.float().sum(0) if parts.distance > 1 else points[0].float()
@@ -106,6 +83,7 @@ def _prepared(
         F.pad(names[order].int(), (0, rows - count), value=-1),
         order,
         scaled,
+        raw,
         tile,
     )
 
@@ -120,7 +98,7 @@ class Problem:
     parts: Parts
     coefficient: Tensor  # float32 [1]: from scaled points to log2 of the kernel or its odds
     unscale: Tensor  # float32 scalar: from a gradient of scaled points to one of features
-    active: Tensor  # uint8 [x tiles, y tiles]
+    active: Tensor  # uint8 [x tiles, y tiles]: 0 skipped, 1 from products, 2 from differences
 
     @property
     def shared(self) -> bool:
@@ -142,6 +120,7 @@ class Problem:
         x, y = self.x, self.y
         return (
             *(x.points, y.points, x.points.stride(0), y.points.stride(0), x.norms, y.norms),
+            *(x.raw, y.raw),
             *(x.labels, y.labels, x.names, y.names, self.coefficient, self.active, self.active.stride(0)),
         )
 
@@ -158,6 +137,11 @@ def _active(x: Rows, y: Rows, threshold: Tensor) -> Tensor:
     apart = torch.cdist(x_centres, y_centres, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart * (1 - 1e-4) - (x_radii[:, None] + y_radii) * (1 + 1e-4)
     return (~(nearest > threshold)).to(torch.uint8)
+
+
+def _wide(rows: Rows, longest: Tensor) -> Tensor:
+    """Tiles with a row further than ``longest`` from the mean."""
+    return rows.norms.view(rows.tiles, rows.tile).amax(1) > longest * longest
 
 
 def _problem(call: contract.Arguments) -> Problem:
@@ -178,7 +162,9 @@ def _problem(call: contract.Arguments) -> Problem:
     unit = (call.bandwidth * scale.double()).square()
     coefficient = (LOG2_E / unit * (-0.5 if rbf else 1.0)).float().view(1)
     if rbf:
-        active = _active(x, y, ((2 * UNDERFLOW) ** 0.5 * call.bandwidth * scale).float())
+        bandwidth = (call.bandwidth * scale.double()).float()
+        active = _active(x, y, (2 * UNDERFLOW) ** 0.5 * bandwidth)
+        active += active * (_wide(x, LONGEST * bandwidth)[:, None] | _wide(y, LONGEST * bandwidth))
     else:
         active = torch.ones(x.tiles, y.tiles, dtype=torch.uint8, device=pool.device)
     return Problem(x, y, rbf, parts, coefficient, (scale / unit).float(), active)
@@ -261,11 +247,14 @@ class Statistics:
         return cls(*(F.pad(t[rows.order], padding) for t in (winner.int(), pull, push)))
 
 
-def _tile_lists(active: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
-    """``[x tiles, panels, tiles]``, for a tile of x and a panel of y its active tiles first; their counts."""
+def _tile_lists(active: Tensor, tiles: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``[x tiles, panels, tiles]``, for a tile of x and a panel of y its active tiles, and their counts.
+
+    Those from differences come first; how many these are is the third result.
+    """
     padded = F.pad(active, (0, -active.shape[1] % tiles)).view(len(active), -1, tiles)
     lists = torch.argsort(padded, dim=2, descending=True, stable=True).int()
-    return lists, padded.sum(2, dtype=torch.int32)
+    return lists, (padded > 0).sum(2, dtype=torch.int32), (padded > 1).sum(2, dtype=torch.int32)
 
 
 class _Gradient:
@@ -274,19 +263,27 @@ class _Gradient:
     def __init__(self, rows: Rows, parts: Tensor, active: Tensor, problem: Problem) -> None:
         self.rows, self.parts, self.problem = rows, parts, problem
         self.sum = torch.zeros_like(rows.scaled)
-        self.lists, self.counts = _tile_lists(active, PANEL // rows.tile)
+        self.lists, self.counts, self.wide = _tile_lists(active, PANEL // rows.tile)
 
     def add(
-        self, first: int, end: int, y_first: int, other: Tensor, weights: Tensor, sums: Tensor, swap: bool
+        self,
+        rows: tuple[int, int],
+        y_first: int,
+        y: tuple[Rows, Tensor],
+        weights: Tensor,
+        sums: Tensor,
+        swap: bool,
     ) -> None:
+        (first, end), (others, other) = rows, y
         width = self.sum.shape[1]
         columns = 128 if width % 128 == 0 else BLOCK_D
         panel = y_first // PANEL
         strides = weights.stride()[1:]
         kernels.add_products[(width // columns, (end - first) // self.rows.tile)](
             weights, *(reversed(strides) if swap else strides), weights.stride(0), sums, weights.shape[1],
-            self.parts, other, self.parts.stride(0), other.stride(0), self.sum, first, y_first,
-            self.lists[:, panel], self.lists.stride(0), self.counts[:, panel], self.counts.stride(0),
+            self.parts, other, self.parts.stride(0), other.stride(0), self.rows.raw, others.raw, self.sum,
+            first, y_first, self.lists[:, panel], self.lists.stride(0),
+            self.counts[:, panel], self.wide[:, panel], self.counts.stride(0),
             PARTS=len(weights), D=width, BLOCK_N=columns, BLOCK_K=min(self.rows.tile, 32),
             num_stages=STAGES_OF_PRODUCTS,
             **self.problem.flags(),
@@ -300,8 +297,8 @@ class _Gradient:
 def _gradients(problem: Problem, of_x: Statistics) -> tuple[_Gradient, _Gradient]:
     """The gradients of queries and references; one and the same where these are."""
     x, y, parts = problem.x, problem.y, problem.parts
-    x_parts = _split(x.scaled, parts.gradient, torch.bfloat16)
-    y_parts = x_parts if problem.shared else _split(y.scaled, parts.gradient, torch.bfloat16)
+    x_parts = split(x.scaled, parts.gradient, torch.bfloat16)
+    y_parts = x_parts if problem.shared else split(y.scaled, parts.gradient, torch.bfloat16)
     grad_x = _Gradient(x, x_parts, problem.active, problem)
     grad_y = grad_x if problem.shared else _Gradient(y, y_parts, problem.active.T.contiguous(), problem)
     panel = min(PANEL, max(x.count, y.count))
@@ -317,9 +314,9 @@ def _gradients(problem: Problem, of_x: Statistics) -> tuple[_Gradient, _Gradient
                 of_x.push, weights, row_sums, col_sums, first, y_first, panel,
                 BOTH=problem.shared, WEIGHT_PARTS=parts.gradient, **problem.distance_flags(),
             )  # fmt: skip
-            grad_x.add(first, end, y_first, y_parts, weights, row_sums, swap=False)
+            grad_x.add((first, end), y_first, (y, y_parts), weights, row_sums, swap=False)
             if not problem.shared or y_first != first:
-                grad_y.add(y_first, y_end, first, x_parts, weights, col_sums, swap=True)
+                grad_y.add((y_first, y_end), first, (x, x_parts), weights, col_sums, swap=True)
     return grad_x, grad_y
 
 

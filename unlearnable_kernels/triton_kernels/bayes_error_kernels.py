@@ -2,7 +2,9 @@
 
 Rows come sorted by class and padded to whole tiles; a padded row has label -1. One launch covers a panel of
 query rows (x) against some reference rows (y), and a program owns one tile. Nothing is added atomically, so
-results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows.
+results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows and 2
+where a row is so far from the mean, in bandwidths, that float32 cannot hold its square: there distances and
+the gradient come from differences of the caller's rows, without tensor cores.
 
     class_sums    a tile's kernel values, summed over the rows of each class: by row and, where x and y are
                   one set, by column too, so that each pair is formed once
@@ -23,6 +25,7 @@ Arguments that several kernels share, for P parts of a point, the x rows and y r
     x_norms, y_norms    float32 ``[rows]``: squared lengths of the sums of parts
     x_labels, y_labels  int32 ``[rows]``: the class, -1 in padding
     x_own, y_own        int32 ``[rows]``: the row's name; equal names on both sides are one row
+    x_raw, y_raw        float32 ``[rows, D]``: the points, scaled, not centred: differences are exact
     coefficient         float32 ``[1]``: from a product or square of scaled points to log2 of the kernel
     active              uint8 ``[x tiles, y tiles]``, rows ``active_row`` apart
 
@@ -37,19 +40,20 @@ import triton.language as tl
 
 @triton.jit
 def exponents(
-    x, y, x_part, y_part, x_norms, y_norms, x_row, y_row, coefficient,
+    x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_row, y_row, coefficient, wide,
     RBF: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """[TILE, TILE]: log2 of the rbf kernel, or of the odds that the logistic kernel stands for.
 
     x, y: ``[PARTS, rows, D]``; x_part, y_part: elements in a part; norms ``[rows]``: squared, of their sum.
+    wide: whether squares are summed from differences of x_raw and y_raw.
     """
     rows = x_row.to(tl.int64) + tl.arange(0, TILE)
     cols = y_row.to(tl.int64) + tl.arange(0, TILE)
     at_x = x + rows[:, None] * D + tl.arange(0, BLOCK_D)[None, :]
     at_y = y + cols[None, :] * D + tl.arange(0, BLOCK_D)[:, None]
     product = tl.zeros((TILE, TILE), tl.float32)
-    for d in range(0, D, BLOCK_D):
+    for d in range(0, tl.where(wide, 0, D), BLOCK_D):
         x0 = tl.load(at_x + d)
         y0 = tl.load(at_y + d)
         if PARTS == 2:
@@ -61,7 +65,10 @@ def exponents(
     scale = tl.load(coefficient)
     if RBF:
         squares = tl.load(x_norms + rows)[:, None] + tl.load(y_norms + cols)[None, :] - 2 * product
-        product = tl.maximum(squares, 0.0)
+        product = tl.where(wide, 0.0, tl.maximum(squares, 0.0))
+        for d in range(tl.where(wide, D, 0)):
+            apart = tl.load(x_raw + rows * D + d)[:, None] - tl.load(y_raw + cols * D + d)[None, :]
+            product += apart * apart
     return scale * product
 
 
@@ -74,7 +81,8 @@ def without_own(values, x_own, y_own, x_row, y_row, TILE: tl.constexpr):
 
 @triton.jit
 def class_sums(
-    x, y, x_part, y_part, x_norms, y_norms, x_labels, y_labels, x_own, y_own, coefficient, active, active_row,
+    x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_labels, y_labels, x_own, y_own,
+    coefficient, active, active_row,
     row_sums, col_sums, x_first, y_first, x_end, x_count, y_count,
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -86,11 +94,13 @@ def class_sums(
     """
     j, i = tl.program_id(0), tl.program_id(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
-    if tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE) == 0:
+    mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
+    if mode == 0:
         return
     exponent = exponents(
-        x, y, x_part, y_part, x_norms, y_norms, x_row, y_row, coefficient, RBF, PARTS, D, TILE, BLOCK_D
-    )
+        x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_row, y_row, coefficient, mode == 2,
+        RBF, PARTS, D, TILE, BLOCK_D,
+    )  # fmt: skip
     kernel = tl.exp2(exponent) if RBF else 1 / (1 + tl.exp2(-exponent))
     kernel = without_own(kernel, x_own, y_own, x_row, y_row, TILE)
     offsets = tl.arange(0, TILE)
@@ -167,7 +177,8 @@ def statistics(masses, count, won, others, winner, classes, smallest, TILE: tl.c
 
 @triton.jit
 def pair_weights(
-    x, y, x_part, y_part, x_norms, y_norms, x_labels, y_labels, x_own, y_own, coefficient, active, active_row,
+    x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_labels, y_labels, x_own, y_own,
+    coefficient, active, active_row,
     x_winner, x_pull, x_push, y_winner, y_pull, y_push,
     weights, row_sums, col_sums, x_first, y_first, panel,
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr, WEIGHT_PARTS: tl.constexpr,
@@ -181,11 +192,13 @@ def pair_weights(
     """
     j, i = tl.program_id(0), tl.program_id(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
-    if tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE) == 0:
+    mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
+    if mode == 0:
         return
     slope = exponents(
-        x, y, x_part, y_part, x_norms, y_norms, x_row, y_row, coefficient, RBF, PARTS, D, TILE, BLOCK_D
-    )
+        x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_row, y_row, coefficient, mode == 2,
+        RBF, PARTS, D, TILE, BLOCK_D,
+    )  # fmt: skip
     if RBF:
         slope = tl.exp2(slope)
     else:
@@ -215,8 +228,8 @@ def pair_weights(
 
 @triton.jit
 def add_products(
-    weights, row_stride, col_stride, weight_part, sums, panel, x, y, x_part, y_part, grad, x_first, y_first,
-    lists, lists_row, counts, counts_row,
+    weights, row_stride, col_stride, weight_part, sums, panel, x, y, x_part, y_part, x_raw, y_raw, grad,
+    x_first, y_first, lists, lists_row, counts, wide_counts, counts_row,
     RBF: tl.constexpr, PARTS: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -224,7 +237,8 @@ def add_products(
 
     grad: float32 ``[x rows, D]``. weights: M, bfloat16 ``[PARTS, panel, panel]`` with the strides given.
     sums: float32 ``[y tiles, panel]``, M's sums along y. x, y: bfloat16 ``[PARTS, rows, D]``. lists: int32
-    ``[x tiles, y tiles]``, the active tiles of y in this panel, as many as counts, int32 ``[x tiles]``, says.
+    ``[x tiles, y tiles]``, the active tiles of y in this panel, as many as counts, int32 ``[x tiles]``, says;
+    as many of them as wide_counts says, the first ones, are of ∑ M ∘ (x_raw − y_raw) instead.
     """
     i = tl.program_id(1)
     local = i * TILE + tl.arange(0, TILE)
@@ -234,8 +248,9 @@ def add_products(
     tile = x_first // TILE + i
     lists += tile.to(tl.int64) * lists_row
     count = tl.load(counts + tile.to(tl.int64) * counts_row)
+    wide = tl.load(wide_counts + tile.to(tl.int64) * counts_row)
     total = tl.zeros((TILE, BLOCK_N), tl.float32)
-    for k in range(0, count * TILE, BLOCK_K):
+    for k in range(wide * TILE, count * TILE, BLOCK_K):
         ks = tl.multiple_of(tl.load(lists + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
         at_m = weights + local[:, None] * row_stride + ks[None, :] * col_stride
         at_y = y + (y_first.to(tl.int64) + ks)[:, None] * D + columns[None, :]
@@ -257,7 +272,7 @@ def add_products(
             total = tl.dot(m0, y0, total)
     if RBF:
         sum_of_row = tl.zeros((TILE,), tl.float32)
-        k = count * 0
+        k = wide
         while k < count:
             sum_of_row += tl.load(sums + tl.load(lists + k) * panel + local)
             k += 1
@@ -266,6 +281,15 @@ def add_products(
         for part in tl.static_range(PARTS):
             own += tl.load(at_x + part * x_part).to(tl.float32)
         total = sum_of_row[:, None] * own - total
+        own = tl.load(x_raw + rows[:, None] * D + columns[None, :])
+        for k in range(wide * TILE):
+            of_y = tl.load(lists + k // TILE) * TILE + k % TILE
+            at_m = weights + local * row_stride + of_y * col_stride
+            weight = tl.zeros((TILE,), tl.float32)
+            for part in tl.static_range(PARTS):
+                weight += tl.load(at_m + part * weight_part).to(tl.float32)
+            other = tl.load(y_raw + (y_first.to(tl.int64) + of_y) * D + columns)
+            total += weight[:, None] * (own - other[None, :])
     else:
         total = -total
     at_grad = grad + rows[:, None] * D + columns[None, :]

@@ -1,0 +1,36 @@
+// Calls of csrc/cuda's classwise_conv from Python's ctypes; what was thrown comes back as text.
+
+#include "classwise_conv.h"
+
+#include <string>
+
+namespace {
+
+std::string thrown;
+
+template <class Body>
+const char* caught(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& error) {
+    thrown = error.what();
+    return thrown.c_str();
+  }
+}
+
+}  // namespace
+
+extern "C" std::size_t size_of_call() { return sizeof(unlearn::ClasswiseConvCuda); }
+
+extern "C" const char* check_values(const unlearn::ClasswiseConvCuda* call) {
+  return caught([&] { unlearn::check_classwise_values(*call); });
+}
+
+extern "C" const char* forward(const unlearn::ClasswiseConvCuda* call) {
+  return caught([&] { unlearn::classwise_conv_forward(*call); });
+}
+
+extern "C" const char* backward(const unlearn::ClasswiseConvCuda* call) {
+  return caught([&] { unlearn::classwise_conv_backward(*call); });
+}

@@ -1,0 +1,200 @@
+"""classwise_conv's CUDA C++ kernels on this machine's CPU, thread by thread: tests/cuda_on_host.
+
+What runs are the sources of the GPU's module, compiled for the host: their launches, tilings, barriers,
+shared memory and clusters. PyTorch's side of a call, in csrc/cuda/classwise_conv.cpp, does not run.
+"""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from test_classwise_conv import FLOATS, TOLERANCES, random_call
+
+from unlearnable_kernels.ops import classwise_conv as contract
+
+ROOT = Path(__file__).parents[1]
+HOST = ROOT / "tests" / "cuda_on_host"
+COMPILER = shutil.which("c++")
+pytestmark = [
+    pytest.mark.unsanitized,
+    pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="no C++ compiler"),
+]
+DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+H100, A100, SMALL = (9, 232_448), (8, 166_912), (9, 12_000)  # compute capability, bytes of shared memory
+GUARD = 64  # bytes on both sides of a result
+
+
+class Call(ctypes.Structure):
+    """ClasswiseConvCuda of csrc/cuda/classwise_conv.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("images", "grad", "out", "work", "each_filter")),
+        *((name, ctypes.c_void_p) for name in ("filter_grads", "labels", "filters")),
+        ("type", ctypes.c_int),
+        *((name, ctypes.c_int64) for name in ("count", "classes", "channels", "height", "width")),
+        *((name, ctypes.c_int64) for name in ("channel_step", "row_step", "step", "k")),
+        ("padding", ctypes.c_int),
+        ("rescale", ctypes.c_bool),
+        ("stream", ctypes.c_void_p),
+    )
+
+
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cuda_on_host")
+    headers = (HOST, ROOT / "csrc", ROOT / "csrc" / "cuda", Path(torch.__file__).parent / "include")
+    flags = "-x c++ -std=c++17 -O1 -ffp-contract=off -fPIC -pthread -Wall -Wextra -Wno-unknown-pragmas"
+    flags += " -fsanitize=alignment,bounds -fno-sanitize-recover=all -fno-extern-tls-init"
+    flags += " -include cuda_on_host.h"
+    command = [COMPILER, *flags.split(), *(f"-I{path}" for path in headers), "-c"]
+
+    def compile_one(source):
+        target = folder / f"{source.name}.o"
+        subprocess.run([*command, str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    sources = [*sorted((ROOT / "csrc" / "cuda").glob("classwise_conv*.cu")), *HOST.glob("*.cpp")]
+    with ThreadPoolExecutor(4) as pool:
+        objects = list(pool.map(compile_one, sources))
+    library = str(folder / "cuda.so")
+    link = [COMPILER, "-shared", "-pthread", "-fsanitize=alignment,bounds", *objects, "-o", library]
+    subprocess.run(link, check=True)
+    loaded = ctypes.CDLL(library)
+    assert loaded.size_of_call() == ctypes.sizeof(Call)
+    for name in ("forward", "backward", "check_values"):
+        getattr(loaded, name).restype = ctypes.c_char_p
+    return loaded
+
+
+def guarded(like):
+    """A tensor laid out like another one, in memory of one value, and a check that all around keeps it."""
+    size = like.numel() * like.element_size()
+    memory = torch.full((GUARD + size + GUARD + 16,), 0xA5, dtype=torch.uint8)
+    first = GUARD + -(memory.data_ptr() + GUARD) % 16
+    values = memory[first : first + size].view(like.dtype).as_strided(like.shape, like.stride())
+
+    def check():
+        around = torch.cat([memory[:first], memory[first + size :]])
+        assert (around == 0xA5).all(), "written outside"
+
+    return values, check
+
+
+def filled(images, labels, filters, padding, rescale):
+    """A call without its results."""
+    last = not images.is_contiguous()
+    count, channels, height, width = images.shape
+    step = channels if last else 1
+    return Call(
+        images=images.data_ptr(),
+        labels=labels.data_ptr(),
+        filters=filters.data_ptr(),
+        type=DTYPES.index(images.dtype),
+        count=count,
+        classes=len(filters),
+        channels=channels,
+        height=height,
+        width=width,
+        channel_step=1 if last else height * width,
+        row_step=width * step,
+        step=step,
+        k=filters.shape[1],
+        padding=contract.PADDINGS.index(padding),
+        rescale=rescale == "max",
+    )
+
+
+def forward(cuda, images, labels, filters, padding="zeros", rescale="max"):
+    filters = filters.to(torch.float64 if images.dtype == torch.float64 else torch.float32).contiguous()
+    call = filled(images, labels, filters, padding, rescale)
+    out, check = guarded(images)
+    call.out = out.data_ptr()
+    assert cuda.check_values(ctypes.byref(call)) is None
+    assert cuda.forward(ctypes.byref(call)) is None
+    check()
+    return out
+
+
+def backward(cuda, grad, images, labels, filters, padding="zeros", rescale="max"):
+    filters = filters.to(torch.float64 if images.dtype == torch.float64 else torch.float32).contiguous()
+    call = filled(images, labels, filters, padding, rescale)
+    k = filters.shape[1]
+    out, check = guarded(images)
+    work = torch.full((images.numel(),), torch.nan, dtype=filters.dtype)
+    each = torch.full((len(images), k, k), torch.nan, dtype=filters.dtype)
+    sums = torch.zeros_like(filters)
+    call.grad, call.out, call.work = grad.data_ptr(), out.data_ptr(), work.data_ptr()
+    call.each_filter, call.filter_grads = each.data_ptr(), sums.data_ptr()
+    assert cuda.backward(ctypes.byref(call)) is None
+    check()
+    return out, sums
+
+
+# One block; clusters of two and of eight blocks; tiles gone over twice; not tiled; smaller than the margin.
+@pytest.mark.parametrize(
+    ("shape", "k", "device"),
+    [
+        ((3, 3, 32, 32), 3, H100),
+        ((2, 3, 16, 16), 9, SMALL),
+        ((2, 3, 48, 64), 5, SMALL),
+        ((2, 3, 48, 64), 3, (8, 12_000)),
+        ((1, 3, 224, 224), 9, H100),
+        ((2, 5, 17, 19), 5, A100),
+        ((2, 3, 11, 13), 7, H100),
+        ((1, 2, 3, 2), 9, H100),
+        ((1, 1, 5, 700), 3, SMALL),
+    ],
+)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["planar", "interleaved"])
+# Of an unguarded write and read one order is the wrong one.
+@pytest.mark.parametrize("order", [False, True], ids=["ascending", "descending"])
+def test_bytes_equal_the_cpus(cuda, shape, k, device, channels_last, order):
+    cuda.set_device(*device, order)
+    images, labels, filters = random_call(k, shape, k, channels_last=channels_last)
+    labels[0] = -1 if len(labels) > 2 else labels[0]
+    for padding, rescale, shift in (("reflect", "max", 0.2), ("circular", "none", 0.9)):
+        call = images, labels, filters - shift, padding, rescale
+        assert torch.equal(forward(cuda, *call), torch.ops.unlearn.classwise_conv(*call))
+
+
+@pytest.mark.parametrize("padding", contract.PADDINGS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_equal_the_cpus(cuda, dtype, padding):
+    cuda.set_device(*SMALL, False)
+    for shape, k in (((2, 3, 24, 32), 3), ((2, 2, 9, 10), 5), ((1, 1, 4, 3), 7)):
+        call = *random_call(1, shape, k, dtype=dtype), padding, "max"
+        assert torch.equal(forward(cuda, *call), torch.ops.unlearn.classwise_conv(*call))
+
+
+def test_images_that_begin_off_16_bytes(cuda):
+    cuda.set_device(*H100, False)
+    images, labels, filters = random_call(2, (2, 3, 32, 32))
+    shifted = torch.zeros(images.numel() + 1, dtype=torch.uint8)[1:].view(images.shape)
+    shifted.copy_(images)
+    assert torch.equal(forward(cuda, shifted, labels, filters), forward(cuda, images, labels, filters))
+
+
+@pytest.mark.parametrize("rescale", contract.RESCALES)
+@pytest.mark.parametrize("padding", contract.PADDINGS)
+def test_gradients_agree_with_float64(cuda, padding, rescale):
+    for number, dtype in enumerate(FLOATS):
+        cuda.set_device(*H100, number % 2 == 0)
+        shape, k = [((3, 3, 9, 11), 3), ((2, 1, 3, 2), 7), ((1, 3, 6, 5), 5), ((2, 2, 7, 4), 3)][number]
+        images, labels, filters = random_call(6, shape, k, 2, dtype, rescale == "max")
+        labels[0] = -1
+        grad = torch.empty_like(images).copy_(
+            torch.randn(shape, generator=torch.Generator().manual_seed(7)).to(dtype)
+        )
+        results = backward(cuda, grad, images, labels, filters, padding, rescale)
+        exact = contract.reference_backward(
+            grad.double(), images.double(), labels, filters.double(), padding, rescale
+        )
+        for result, expected in zip(results, exact, strict=True):
+            tolerance = {"rtol": 1e-3, "atol": 2e-3} if result.dtype == torch.float32 else TOLERANCES[dtype]
+            scale = float(expected.abs().max().clamp(min=1e-9))
+            torch.testing.assert_close(result.double() / scale, expected / scale, **tolerance)
