@@ -142,3 +142,17 @@ def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
     found = json.loads(run("check", photos, "--json").stdout)
     assert found["stops"] is True
     assert found["problems"][0]["file"] == "cat/\x1b[2J.png"
+
+
+def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--key-file", "k", "--workers", "0")
+    result = run(*command, "--dry-run")
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "protect would go through")
+    assert not Path("out").exists()
+    (photos / "cat" / "bad.png").write_bytes(b"")
+    assert run(*command, "--dry-run").returncode == 2
+    found = json.loads(run(*command, "--on-error", "skip", "--json").stdout)
+    assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
+    assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
+    assert "files" not in found

@@ -112,6 +112,10 @@ def protect(
     accept_exposure: Annotated[
         bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="As `unlearnable check`: write nothing.")
+    ] = False,
+    json: AsJson = False,
     plugin: Plugin = None,
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
@@ -124,10 +128,11 @@ def protect(
 
     Example: unlearnable protect photos protected --key-file my.key --extend
     """
+    from unlearnable_kernels.data.named import find
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.extend import extend_dataset
     from unlearnable_kernels.protect.methods.method import METHODS
-    from unlearnable_kernels.protect.run import protect_dataset
+    from unlearnable_kernels.protect.run import check_places, protect_dataset
 
     chosen = METHODS.create(method)
     how = {"fraction": fraction, "format": format, "resize": resize, "dataset_name": dataset_name}
@@ -137,6 +142,10 @@ def protect(
         raise UserError("--prune goes with --extend")
     if extend and (earlier or accept_exposure):
         raise UserError("--extend exposes nothing: give neither --earlier nor --accept-exposure")
+    if dry_run:
+        check_places(find(src), dst)
+        check(src, method, format, labels, resize, on_error, dataset_name, json)
+        return
     with progress() as report:
         common: dict[str, Any] = {
             "secret": secret_from(key_file, seed_compat, insecure_key_permissions),
@@ -151,7 +160,25 @@ def protect(
         else:
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
-    print(f"wrote {dst} with {manifest}")
+    if json:
+        print_json(summary_of(manifest))
+    else:
+        print(f"wrote {dst} with {manifest}")
+
+
+def summary_of(manifest: Path) -> dict[str, Any]:
+    """What a protected set is, as JSON: its manifest, with the tables of files counted."""
+    from unlearnable_kernels.data.manifest import read_manifest, sample_entries, without_tables
+
+    whole = read_manifest(manifest.parent)
+    entries = sample_entries(whole).values()
+    return {
+        "folder": str(manifest.parent),
+        "images": len(entries),
+        "protected": sum(entry["protected"] for entry in entries),
+        "skipped": whole.get("skipped", []),
+        **without_tables(whole),
+    }
 
 
 def check(
