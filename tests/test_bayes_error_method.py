@@ -254,6 +254,30 @@ def test_a_full_disk_is_one_line_and_no_loss(
     assert protect(tree, tmp_path / "out", steps=1) == protect(tree, tmp_path / "whole", steps=1)
 
 
+@pytest.mark.parametrize("forged", ["images", "outcome", "another run's"])
+def test_images_that_another_put_there_are_not_published(tree: Path, tmp_path: Path, forged: str) -> None:
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "protecting":
+            raise Killed
+
+    def stop(name: str, **options: Any) -> Path:
+        with pytest.raises(Killed):
+            protect(tree, tmp_path / name, progress=progress, **options)
+        return tmp_path / f"{name}.partial" / "work"
+
+    work = stop("out", steps=1)
+    if forged == "images":
+        np.save(work / "images.npy", np.zeros_like(np.load(work / "images.npy")))
+    elif forged == "outcome":
+        (work / "outcome.json").write_text('{"estimate": [], "missing": [], "budget_used": null}')
+    else:
+        other = stop("other", steps=1, eps=2 / 255)
+        for name in ("images.npy", "outcome.json"):
+            shutil.copy(other / name, work / name)
+    with pytest.raises(UserError, match=r"images\.npy is damaged, or not of this run; delete .*out\.partial"):
+        protect(tree, tmp_path / "out", steps=1)
+
+
 def test_what_the_method_cannot_take_is_named(tree: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"format": "jpeg"}, "format must be one of npz, png, webp with bayes-error, not 'jpeg'"),

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from unlearnable_kernels.data.source import load_image
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.files import read_json, replacing, write_json, writing
+from unlearnable_kernels.files import read_json, replacing, sha256_of, write_json, writing
 from unlearnable_kernels.networks import find_network
+from unlearnable_kernels.protect.keys import is_signed_by, sign
 from unlearnable_kernels.protect.methods.ascent import Ascent, Budget, Target
 from unlearnable_kernels.protect.methods.ascent_loop import Loop
 from unlearnable_kernels.protect.methods.budget import budget_used, check_budget
@@ -124,9 +126,11 @@ class OptimisedImages(Method):
             with writing(workspace.folder):
                 with replacing(file) as temporary, temporary.open("wb") as stream:
                     np.save(stream, images)
-                # Last: where it is, the other is whole.
-                write_json(outcome, found)
+                # Last: where it is, the other is whole. Signed, or others could put their images there.
+                made = found | {"parameters": parameters, "sha256": sha256_of(file)}
+                write_json(outcome, sign(made, task.secret))
         found = read_json(outcome)
+        _check_outcome(found, file, task, parameters)
         estimate = found["estimate"]
         summary = {"before": estimate[0], "after": estimate[-1], "all": estimate} if estimate else None
         used = found.get("budget_used")
@@ -176,6 +180,16 @@ class OptimisedImages(Method):
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
         return f"{cls.name}, {parameters['norm']} {parameters['eps']:.4g}, {parameters['steps']} steps"
+
+
+def _check_outcome(found: Any, file: Path, task: Task, parameters: dict[str, Any]) -> None:
+    """Raise UserError unless this run, of this key, left the images in ``file``."""
+    signed = (
+        isinstance(found, dict) and isinstance(found.get("mac"), str) and is_signed_by(found, task.secret)
+    )
+    if not signed or found["parameters"] != parameters or sha256_of(file) != found["sha256"]:
+        folder = file.parent.parent
+        raise UserError(f"{file} is damaged, or not of this run; delete {folder} to start over")
 
 
 def _load_all(task: Task, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
