@@ -103,11 +103,17 @@ def test_a_list_beside_its_pictures_is_a_data_set(photos: Path) -> None:
         ("a.png,b\nb.png,B\n", "differ only by case"),
         ("link.png,b\n", "a symbolic link out of"),
         ('"a.png\n', "line 1: must be file,class"),
+        ("a.png,.b\n", "line 1: '.b' must be a class's name"),
+        ("a.png,Thumbs.db\n", "line 1: 'Thumbs.db' must be a class's name"),
+        (".x/a.png,b\n", "line 1: .x/a.png must be a path within"),
+        ("folder/a.png,b\n", "a symbolic link to a folder"),
+        (f"{'x' * 300}.png,b\n", "File name too long"),
     ],
 )
 def test_lists_that_are_refused(photos: Path, tmp_path: Path, text: str, match: str) -> None:
     (tmp_path / "elsewhere.png").touch()
     (photos / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    (photos / "folder").symlink_to(tmp_path)
     (photos / "a.txt").touch()
     (photos / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=match) as caught:

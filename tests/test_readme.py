@@ -58,7 +58,18 @@ def test_every_command_line(monkeypatch, capsys):
     lines = command_lines()
     commands = [line for line in lines if line[0] == "unlearnable"]
     assert {line[1] for line in commands} == {
-        *("keygen", "preview", "protect", "verify", "train", "sweep", "evaluate", "report", "reproduce"),
+        *(
+            "keygen",
+            "check",
+            "preview",
+            "protect",
+            "verify",
+            "train",
+            "sweep",
+            "evaluate",
+            "report",
+            "reproduce",
+        ),
         "info",
     }
     for command in commands:

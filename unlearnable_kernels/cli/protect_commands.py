@@ -141,7 +141,7 @@ def protect(
     if prune and not extend:
         raise UserError("--prune goes with --extend")
     if extend and (earlier or accept_exposure):
-        raise UserError("--extend exposes nothing: give neither --earlier nor --accept-exposure")
+        raise UserError("--extend goes by DST's own manifest: give neither --earlier nor --accept-exposure")
     if dry_run:
         check_places(find(src), dst)
         check(src, method, format, labels, resize, on_error, dataset_name, json)

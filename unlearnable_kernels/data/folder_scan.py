@@ -68,7 +68,7 @@ class Scan:
         folder = str(self.base / name)
         try:
             with os.scandir(folder) as entries:
-                visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _LITTER]
+                visible = [e for e in entries if not ignored(e.name)]
         except OSError as error:
             raise UserError(f"{shown(folder)}: {error.strerror}") from None
         folders, files = [], []
@@ -128,7 +128,14 @@ class Scan:
             UserError: As ``list_folder``, and as ``refuse``.
         """
         path = self.base / name
-        if path.is_symlink() and not self._may_follow(path, name):
+        try:
+            for folder in path.relative_to(self.base).parents:
+                if (self.base / folder).is_symlink() and folder.name:
+                    return self._may_follow(self.base / folder, name)
+            if path.is_symlink() and not self._may_follow(path, name):
+                return False
+        except OSError as error:  # such as a name that is too long
+            self.refuse(name, f"{error.strerror}")
             return False
         if not has_image_suffix(name):
             self.refuse(name, f"not an image; images end in {' '.join(sorted(IMAGE_SUFFIXES))}")
@@ -162,6 +169,11 @@ class Scan:
             return True
         self._refuse_always(name, reason)
         return False
+
+
+def ignored(name: str) -> bool:
+    """Whether a file or folder of this name is passed over: dot-files, and what systems leave in folders."""
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def refuse_case_twins(classes: list[str], where: Path) -> None:

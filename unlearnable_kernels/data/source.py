@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
-_FALLBACK = "image-folder"
+_LAST = ("pictures", "image-folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +252,8 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
 
 
 def _open(path: Path, split: str, on_error: str) -> Source:
-    # Any folder may be one of class folders, so that is asked last.
-    for name in sorted(FORMATS, key=lambda name: name == _FALLBACK):
+    # Any folder may be one of class folders, and any without folders one of pictures: asked last.
+    for name in sorted(FORMATS, key=lambda name: (name in _LAST, name == "image-folder")):
         try:
             source = FORMATS[name](path, split, on_error)
         except (UserError, OSError):

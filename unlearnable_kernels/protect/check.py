@@ -118,7 +118,7 @@ def check_dataset(
     find(src)
     try:
         source = open_source(src, "train", "list") if labels is None else open_labelled(src, labels, "list")
-    except UserError as error:
+    except (UserError, OSError) as error:
         return CheckReport([Problem("", str(error), _remedy(str(error)), skippable=False)])
     problems = [
         Problem(name, reason, _remedy(reason), skippable=not re.search(ALWAYS, reason))
@@ -141,7 +141,8 @@ def check_dataset(
     try:
         expected = _trial(source, kept, sizes, options, secret)
     except UserError as error:
-        problems.append(Problem("", str(error), _remedy(str(error)), skippable=False))
+        skippable = isinstance(error, ImageError)
+        problems.append(Problem("", str(error), _remedy(str(error)), skippable))
         expected = {}
     return CheckReport(problems, **found, **expected)
 
@@ -208,7 +209,7 @@ def _trial(
     spent = time.perf_counter() - start
     changed = [each for each in (psnr(*pair) for pair in pairs) if np.isfinite(each)]
     likeness = [ssim(*pair) for pair in pairs]
-    whole = sum(width * height for width, height in sizes.values()) / pixels
+    whole = sum(width * height for width, height in sizes.values()) / max(1, pixels)
     return {
         "output_bytes": round(written * whole),
         "seconds": spent * whole / usable_cores(),

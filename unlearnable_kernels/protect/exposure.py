@@ -1,43 +1,52 @@
 """What a further release would give away: pictures published in two ways show what was done to them."""
 
-from collections.abc import Iterable
+import unicodedata
 from typing import Any
 
 from unlearnable_kernels.data.manifest import sample_entries
 from unlearnable_kernels.data.originals import match_originals
+from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline.plan import Plan
 
 _HARMLESS = ("format", "quality", "fraction")  # they change no filter; who is protected is compared by itself
 
 
-def exposed(plan: Plan, manifests: Iterable[dict[str, Any]]) -> list[str]:
-    """Pictures that were published before in another way than they now would be.
+def exposed(plan: Plan, manifest: dict[str, Any]) -> list[str]:
+    """Pictures that were published before in another way than they now would be, as far as names tell.
 
     From two releases of the same pictures under two filters, both filters can be estimated without one clean
-    picture (docs/threat_model.md); a clean and a protected copy need not even that.
+    picture (docs/threat_model.md); a clean and a protected copy need not even that. Pictures are told by
+    their names: first with their classes, then without, since a class or a folder may have been renamed.
 
     Args:
         plan: What would be published.
-        manifests: Of what was published before, whatever its key.
+        manifest: Of what was published before, whatever its key.
 
     Returns:
-        Names of samples of the plan's source, each once, in its order.
+        Names of samples of the plan's source, in its order.
     """
-    names = plan.task.names
+    names, entries = plan.task.names, sample_entries(manifest)
+    rows = match_originals(list(entries), names)
+    same = _treatment(manifest) == _treatment(plan.header)
+    if same and not METHODS[manifest["method"]].growable(manifest["parameters"]):
+        same = manifest["source_listing_sha256"] == plan.header["source_listing_sha256"]
+    by_place = manifest.get("scheme", 1) == 1
     found: set[int] = set()
-    for manifest in manifests:
-        entries = sample_entries(manifest)
-        rows = match_originals(list(entries), names)
-        same = _treatment(manifest) == _treatment(plan.header)
-        by_place = manifest.get("scheme", 1) == 1
-        for entry, row in zip(entries.values(), rows, strict=True):
-            if row is None:
-                continue
+    for entry, row in zip(entries.values(), rows, strict=True):
+        if row is not None:
             before, now = bool(entry["protected"]), plan.assignment[row] >= 0
             moved = by_place and entry["label"] != plan.task.labels[row]
             if before != now or (before and (moved or not same)):
                 found.add(row)
+    lost = {_file(name) for name, row in zip(entries, rows, strict=True) if row is None}
+    matched = {row for row in rows if row is not None}
+    found |= {row for row, name in enumerate(names) if row not in matched and _file(name) in lost}
     return [names[row] for row in sorted(found)]
+
+
+def _file(name: str) -> str:
+    """A sample's name without its folders and suffixes, whatever its case and its form of Unicode."""
+    return unicodedata.normalize("NFC", name.rpartition("/")[2].partition(".")[0]).casefold()
 
 
 def _treatment(header: dict[str, Any]) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ A picture that is published twice, under two filters or once protected and once 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from unlearnable_kernels.data.formats.loose import open_labelled
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
-from unlearnable_kernels.data.originals import match_originals
+from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.source import open_source
-from unlearnable_kernels.errors import UserError, WriteError, shown
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
@@ -30,7 +30,7 @@ from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_chunks, make_plan
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences
-from unlearnable_kernels.protect.run import check_places
+from unlearnable_kernels.protect.run import check_places, check_workers
 from unlearnable_kernels.protect.verify import verify_dataset
 
 
@@ -98,32 +98,51 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     Raises:
         UserError: It is to be made in another way, or pictures are gone.
     """
-    before, now = ({"parameters": each} for each in (earlier.manifest["parameters"], plan.parameters))
+    fixed = ("parameters", "layout", "split", "prefix")
+    before, now = ({name: each[name] for name in fixed} for each in (earlier.manifest, plan.header))
     if changed := differences(before, now):
         raise UserError(f"{earlier.dst} cannot be extended: {', '.join(changed)} would differ")
     assert isinstance(plan.writer, FolderWriter)
     entries = sample_entries(earlier.manifest)
     names = plan.task.names
     originals = dict(zip(entries, match_originals(list(entries), names), strict=True))
+    kept = {row: name for name, row in originals.items() if row is not None}
+    _refuse_doubtful(entries, [name for row, name in enumerate(names) if row not in kept])
     gone = [name for name, row in originals.items() if row is None]
     if gone and not prune:
         raise UserError(
             f"{len(gone)} pictures of {earlier.dst} are not in {plan.task.source.root} any more, such as "
             f"{shown(gone[0])}: give --prune to remove them too"
         )
-    kept = {row: name for name, row in originals.items() if row is not None}
-    protected = {row: bool(entries[name]["protected"]) for row, name in kept.items()}
+    removed = earlier.manifest.get("removed", {}) | {name: bool(entries[name]["protected"]) for name in gone}
+    back = dict(zip(removed, match_originals(list(removed), names), strict=True))
+    protected = {row: removed[name] for name, row in back.items() if row is not None}
+    protected |= {row: bool(entries[name]["protected"]) for row, name in kept.items()}
+    removed = {name: removed[name] for name, row in back.items() if row is None}
+    header = plan.header | ({"removed": removed} if removed else {})
     task = plan.task
     chosen = exact_subset(task.secret, task.name, names, task.labels, task.fraction, protected)
     assignment = np.where(chosen, plan.task.labels, -1).tolist()
     outputs = _outputs(plan, kept)
     return replace(
         plan,
+        header=header,
         assignment=assignment,
         outputs=outputs,
         chunks=make_chunks(plan.task.source, assignment, outputs),
-        digest=digest_of([plan.header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
+        digest=digest_of([header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
     )
+
+
+def _refuse_doubtful(published: Collection[str], new: Sequence[str]) -> None:
+    """Raise UserError where names do not tell a new picture from the original of a published one."""
+    stems = {stem(name) for name in published} | {stem(stem(name)) for name in published}
+    for name in new:
+        if stem(name) in stems and name not in published:
+            raise UserError(
+                f"{shown(name)} and a published picture have names that differ by the suffix alone, so that "
+                "nobody can tell which is new: rename the new one"
+            )
 
 
 def _outputs(plan: Plan, kept: Mapping[int, str]) -> list[str]:
@@ -219,32 +238,41 @@ def extend_dataset(
             or as ``protect_dataset`` does.
     """
     refuse_within_import()
+    check_workers(workers, on_error)
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
-    earlier = read_earlier(dst, secret)
+    read_earlier(dst, secret)
     source = open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
     check_places(source.root, dst)
-    plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
     with resumable(), Staging(dst, secret) as staging:
-        if nothing_new(plan, earlier):
-            staging.remove()
-            notify(f"{dst} has all of it already")
-            return dst / MANIFEST_NAME
-        job = Job(source, plan, staging, on_error == "skip", progress)
         try:
-            results = keep_published(plan, earlier, job.render(workers, notify), staging.tree)
-            job.finish(results, secret, replacing=True)
-        except (KeyboardInterrupt, SystemExit):
-            notify("interrupted; run the same command again to resume")
-            raise
-        except WriteError:
-            raise
+            # Within the lock: another process may have changed it meanwhile.
+            earlier = read_earlier(dst, secret)
+            plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
+            if nothing_new(plan, earlier):
+                staging.remove()
+                notify(f"{dst} has all of it already")
+                return dst / MANIFEST_NAME
         except UserError:
             staging.remove()
             raise
-    added = len(set(plan.outputs) - set(earlier.manifest["files"]))
-    removed = len(set(earlier.manifest["files"]) - set(plan.outputs))
-    notify(f"added {added} pictures and removed {removed}; {dst} has {len(plan.outputs)}")
+        staging.drop_other(plan.digest)
+        job = Job(source, plan, staging, on_error == "skip", progress)
+        try:
+            results = job.render(workers, notify)
+            try:
+                results = keep_published(plan, earlier, results, staging.tree)
+            except UserError:
+                staging.remove()
+                raise
+            manifest = job.finish(results, secret, replacing=True)
+        except (KeyboardInterrupt, SystemExit):
+            notify("interrupted; run the same command again to resume")
+            raise
+    before, now = set(earlier.manifest["files"]), set(manifest["files"])
+    notify(f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}")
+    if manifest["skipped"]:
+        notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
     return dst / MANIFEST_NAME
 
 

@@ -83,10 +83,7 @@ def protect_dataset(
     refuse_within_import()
     options = Options(make_method(method, method_settings), fraction, format, resize, dataset_name)
     check_options(options)
-    if workers is not None and workers < 0:
-        raise UserError(f"workers must be 0 or more, not {workers}")
-    if on_error not in ON_ERROR:
-        raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}, not {on_error!r}")
+    check_workers(workers, on_error)
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
     source = open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
@@ -119,8 +116,14 @@ def protect_dataset(
 
 def _check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: Notify) -> None:
     """Raise UserError if pictures would be exposed and that is not accepted."""
-    manifests = [read_manifest(path.parent if path.name == MANIFEST_NAME else path) for path in earlier]
-    if names := exposed(plan, manifests):
+    found: dict[str, None] = {}
+    for path in earlier:
+        manifest = read_manifest(path.parent if path.name == MANIFEST_NAME else path)
+        try:
+            found |= dict.fromkeys(exposed(plan, manifest))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: its manifest is damaged: {error}") from None
+    if names := list(found):
         told = (
             f"{len(names)} pictures, such as {shown(names[0])}, were published in another way before: with "
             "both copies, what was done to them, and to others of their class, can be estimated and undone"
@@ -146,6 +149,14 @@ def _notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None
         notify("warning: less than half of the budget was used on average: give more steps")
     if manifest["skipped"]:
         notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
+
+
+def check_workers(workers: int | None, on_error: str) -> None:
+    """Raise UserError for a number of processes, or a way to treat bad images, that there is not."""
+    if workers is not None and workers < 0:
+        raise UserError(f"workers must be 0 or more, not {workers}")
+    if on_error not in ON_ERROR:
+        raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}, not {on_error!r}")
 
 
 def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
@@ -183,8 +194,8 @@ def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
     now = {name: value for name, value in plan.header.items() if name != "versions"}
     if changed := differences(before, now):
         raise UserError(
-            f"{dst} holds a dataset that differs in {', '.join(changed)}; choose another name, and give this "
-            "one with --earlier if it was published"
+            f"{dst} holds a dataset that differs in {', '.join(changed)}; add new pictures with --extend, or "
+            "choose another name, and give this one with --earlier if it was published"
         )
     report = verify_dataset(dst, secret)
     damage = [f"{name} is missing" for name in report.missing] + [

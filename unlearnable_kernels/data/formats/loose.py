@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, refuse_case_twins
+from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, ignored, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.formats.folder import dataset_name
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
@@ -127,9 +127,9 @@ def _read(labels: Path) -> Iterator[tuple[str, str]]:
             raise UserError(f"{where}: must be file,class, not {shown(','.join(row))}")
         file, name = (cell.strip() for cell in row)
         file = str(PurePosixPath(file))
-        if file.startswith("/") or ".." in PurePosixPath(file).parts or "\0" in file:
+        if file.startswith("/") or "\0" in file or any(map(ignored, PurePosixPath(file).parts)):
             raise UserError(f"{where}: {shown(file)} must be a path within the folder of the pictures")
-        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        if not name or ignored(name) or "/" in name or "\\" in name or not name.isprintable():
             raise UserError(f"{where}: {name!r} must be a class's name, such as a folder could have")
         if file in seen:
             raise UserError(f"{where}: {shown(file)} is listed twice")

@@ -15,6 +15,7 @@ import fcntl
 import hmac
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +119,8 @@ class Staging:
         self.digest = digest
         path = self.folder / "plan.json"
         if not path.exists():
+            # What a run left that was killed while it tidied up is no part of this one.
+            self.clear()
             write_json(path, {"digest": digest, "header": header})
             return False
         try:
@@ -132,6 +135,14 @@ class Staging:
             f"{self.folder} holds an unfinished run that differs in {changed}; "
             "run that command again to finish it, or delete the folder to start over"
         )
+
+    def drop_other(self, digest: str) -> None:
+        """Clear what another plan than this one left: for a set that is finished, nothing of it is needed."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if parse_json((self.folder / "plan.json").read_bytes())["digest"] == digest:
+                return
+        with writing(self.folder):
+            self.clear()
 
     def finished(self, is_whole: Callable[[Result], bool]) -> dict[int, Result]:
         """The results in the journal whose files are still what was written; the others are done again."""
@@ -183,19 +194,25 @@ class Staging:
         with writing(self.folder):
             _sync(self.tree)
             if replacing:
+                self.tree.chmod(stat.S_IMODE(self.dst.stat().st_mode))
                 _exchange(self.tree, self.dst)
             else:
                 self.tree.rename(self.dst)
             _sync(self.dst.parent)
         self.remove()
 
-    def remove(self) -> None:
-        """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
+    def clear(self) -> None:
+        """Forget what was begun here: the plan first, so that nothing of it can pass for another's work."""
+        (self.folder / "plan.json").unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != "lock":
                 path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
+        self.clear()
         with contextlib.suppress(OSError):
             (self.folder / "lock").unlink()
             self.folder.rmdir()
