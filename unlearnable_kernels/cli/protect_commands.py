@@ -135,7 +135,12 @@ def protect(
     from unlearnable_kernels.protect.run import check_places, protect_dataset
 
     chosen = METHODS.create(method)
-    how = {"fraction": fraction, "format": format, "resize": resize, "dataset_name": dataset_name}
+    how: dict[str, Any] = {
+        "fraction": fraction,
+        "format": format,
+        "resize": resize,
+        "dataset_name": dataset_name,
+    }
     if extend and (method != "classwise-conv" or list(how.values()) != [1.0, None, None, None]):
         raise UserError("with --extend, DST's manifest says how it was made: give no option of that")
     if prune and not extend:

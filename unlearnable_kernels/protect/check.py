@@ -132,7 +132,7 @@ def check_dataset(
         return CheckReport(problems)
     counted = Counter(source.classes[sample.label] for sample in kept)
     by_pixels = sorted(sizes.values(), key=lambda size: size[0] * size[1])
-    found = {
+    found: dict[str, Any] = {
         "images": len(kept),
         "classes": {name: counted[name] for name in source.classes},
         "smallest": by_pixels[0],

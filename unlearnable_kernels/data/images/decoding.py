@@ -143,11 +143,11 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-    pillow, formats = extra_module("PIL.Image"), _FORMATS
+    pillow, formats = extra_module("PIL.Image"), list(_FORMATS)
     if data[4:8] == b"ftyp":
         if data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
             extra_module("pillow_heif").register_heif_opener()
-            formats = (*formats, "HEIF")
+            formats.append("HEIF")
         if headers.most_bits(data) > 8:
             raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
     with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=formats) as image:

@@ -94,7 +94,8 @@ def second_filter(gram: Tensor, target: Tensor) -> Tensor:
         gram + ridge * torch.eye(taps, dtype=torch.float64), target + ridge * unchanged
     )
     side = round(taps**0.5)
-    return ((solved * GRID).round() / GRID).reshape(side, side)
+    second: torch.Tensor = (solved * GRID).round() / GRID
+    return second.reshape(side, side)
 
 
 def convolved(first: Tensor, second: Tensor) -> Tensor:
