@@ -68,8 +68,8 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 def test_it_is_as_strong_as_torchattacks(
     digits: dict[str, tuple[Tensor, Tensor]], trained: nn.Module, norm: str, eps: float
 ) -> None:
-    """On all 1,797 images, over two random starts: what one start gives moves by some tenths of a point."""
-    images, labels = (torch.cat(both) for both in zip(digits["train"], digits["test"], strict=True))
+    """On 900 images, over two random starts: what one start gives moves by half a point."""
+    images, labels = (torch.cat(both)[:900] for both in zip(digits["train"], digits["test"], strict=True))
     theirs = (torchattacks.PGD if norm == "linf" else torchattacks.PGDL2)(
         trained, eps=eps, alpha=1.5 * eps / 5, steps=5
     )
@@ -84,7 +84,7 @@ def test_it_is_as_strong_as_torchattacks(
         "the setting tells nothing: the attack is too weak or too strong"
     )
     print(expected, measured)
-    assert mean(measured) == pytest.approx(mean(expected), abs=0.005)
+    assert mean(measured) == pytest.approx(mean(expected), abs=0.01)
 
 
 @pytest.mark.parametrize(("norm", "eps"), SETTINGS)

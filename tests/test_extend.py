@@ -302,7 +302,7 @@ def test_a_kill_while_tidying_up_brings_nothing_back(
 ) -> None:
     protect(src, tmp_path / "old")
     shutil.rmtree(src / "train" / "c0")
-    step, seen = 0, 0
+    step, seen = 20, 0  # before, nothing is published
     while True:
         step += 1
         dst = tmp_path / f"dst{step}"

@@ -36,14 +36,17 @@ OPENING = """
 import sys
 from pathlib import Path
 from unlearnable_kernels.data.images import decode
-decode(Path(sys.argv[1]).read_bytes(), "x.png")
+from unlearnable_kernels.errors import UserError
+for path in sys.argv[1:]:
+    try:
+        decode(Path(path).read_bytes(), "x")
+    except UserError as error:
+        print(error)
 """
 PROTECTING = """
-import sys
-from pathlib import Path
 from unlearnable_kernels.protect.keys import Seed
 from unlearnable_kernels.protect.run import protect_dataset
-protect_dataset(Path(sys.argv[1]), Path(sys.argv[2]), secret=Seed(0), format="npz", workers=1)
+protect_dataset(data, out.with_name("protected"), secret=Seed(0), format="npz", workers=1)
 """
 OPERATORS = """
 import torch, unlearnable_kernels
@@ -76,9 +79,16 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_operators_need_torch_and_numpy_alone() -> None:
-    result = run(OPERATORS, WITH_ONLY=TORCH)
-    assert result.stdout == f"{len(ALL_OPS)} {cpu_capability()}\n", result.stderr
+def test_operators_and_arrays_need_torch_and_numpy_alone(arrays: Path) -> None:
+    result = run(OPERATORS + ARRAYS, arrays, WITH_ONLY=TORCH)
+    assert result.stdout == f"{len(ALL_OPS)} {cpu_capability()}\n[24, 16, 16, 3]\n", result.stderr
+
+
+def test_arrays_are_trained_on_tested_on_and_protected_without_codecs(arrays: Path, tmp_path: Path) -> None:
+    result = run(TRAINING + PROTECTING, arrays, tmp_path / "run", WITHOUT=EXTRAS)
+    assert result.returncode == 0, result.stderr
+    assert 0 <= float(result.stdout) <= 1
+    assert (tmp_path / "protected" / "train.npz").is_file()
 
 
 @pytest.mark.parametrize("missing", ["typer", "safetensors"])
@@ -96,39 +106,12 @@ def test_the_extra_is_what_is_named() -> None:
     assert set(re.findall(r'"([\w-]+)>=', extra[1])) == set(DISTRIBUTIONS.values())
 
 
-def test_arrays_need_no_codec(arrays: Path) -> None:
-    result = run(ARRAYS, arrays, WITH_ONLY=TORCH)
-    assert result.stdout == "[24, 16, 16, 3]\n", result.stderr
-
-
-def test_training_and_evaluation_need_no_codec(arrays: Path, tmp_path: Path) -> None:
-    result = run(TRAINING, arrays, tmp_path / "run", WITHOUT=EXTRAS)
-    assert result.returncode == 0, result.stderr
-    assert 0 <= float(result.stdout) <= 1
-
-
-def test_arrays_are_protected_without_codecs(arrays: Path, tmp_path: Path) -> None:
-    result = run(PROTECTING, arrays, tmp_path / "protected", WITHOUT=EXTRAS)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "protected" / "train.npz").is_file()
-
-
-@pytest.mark.parametrize(
-    ("module", "package", "suffix"),
-    [
-        ("isal", "isal", "png"),
-        ("cv2", "opencv-python-headless", "png"),
-        ("PIL", "pillow", "gif"),
-        ("simplejpeg", "simplejpeg", "jpg"),
-    ],
-)
-def test_a_missing_codec_is_named_when_an_image_needs_it(
-    tmp_path: Path, module: str, package: str, suffix: str
-) -> None:
-    path = tmp_path / f"x.{suffix}"
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
-    result = run(OPENING, path, WITHOUT=module)
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"unlearnable_kernels.errors.UserError: {package} cannot be imported (")
-    assert last.endswith("): pip install 'unlearnable_kernels[commands]'")
+def test_a_missing_codec_is_named_when_an_image_needs_it(tmp_path: Path) -> None:
+    paths = [tmp_path / f"x.{suffix}" for suffix in ("png", "gif", "jpg")]
+    for path in paths:
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    found = run(OPENING, *paths, WITHOUT="isal PIL simplejpeg").stdout.splitlines()
+    found += run(OPENING, paths[0], WITHOUT="cv2").stdout.splitlines()
+    for line, package in zip(found, ("isal", "pillow", "simplejpeg", "opencv-python-headless"), strict=True):
+        assert line.startswith(f"{package} cannot be imported (")
+        assert line.endswith("): pip install 'unlearnable_kernels[commands]'")
