@@ -35,7 +35,7 @@ def text_rows(table: Table) -> list[list[str]]:
     compared = ["worst", "mean"] if table.kind == DEFENCES else []
     rows = [["protection", "PSNR, dB", "SSIM", *compared, "seeds", *table.columns]]
     for line in table.lines:
-        compared = [_worst(line), _mean(line, table)] if table.kind == DEFENCES else []
+        compared = _compared(line, table) if table.kind == DEFENCES else []
         quality = [_number(line.psnr, ".1f"), _number(line.ssim, ".2f")]
         figures = [figure(line.results[c]) if c in line.results else "-" for c in table.columns]
         rows.append([line.protection, *quality, *compared, _seeds(line), *figures])
@@ -114,14 +114,16 @@ def _escaped(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
-def _worst(line: Line) -> str:
-    return f"{line.worst} {accuracy(line.results[line.worst])}"
+def _compared(line: Line, table: Table) -> list[str]:
+    """The worst defence, and the mean over all."""
+    part = measured(line, table)
+    return [f"{line.worst} {accuracy(line.results[line.worst])}{part}", f"{100 * line.mean:.1f}{part}"]
 
 
-def _mean(line: Line, table: Table) -> str:
-    measured, all_of_them = len(line.results), len(table.columns)
-    part = "" if measured == all_of_them else f" ({measured} of {all_of_them})"
-    return f"{100 * line.mean:.1f}{part}"
+def measured(line: Line, table: Table) -> str:
+    """How many of the defences were tried, where not all were: the worst may be among the others."""
+    tried, every = len(line.results), len(table.columns)
+    return "" if tried == every else f" ({tried} of {every})"
 
 
 def _seeds(line: Line) -> str:

@@ -11,7 +11,15 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing, writing
 from unlearnable_kernels.recipes.results import read_results
 from unlearnable_kernels.report.matrix import DEFENCES, Line, Table, tables
-from unlearnable_kernels.report.matrix_text import EXPLANATION, WORST, accuracy, csv_text, latex, text_rows
+from unlearnable_kernels.report.matrix_text import (
+    EXPLANATION,
+    WORST,
+    accuracy,
+    csv_text,
+    latex,
+    measured,
+    text_rows,
+)
 from unlearnable_kernels.report.page import check_page, write_page
 from unlearnable_kernels.report.pictures import PictureSet, picture_sets
 from unlearnable_kernels.report.plots import bars, budgets, curves, parts
@@ -113,12 +121,12 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
 def _section(table: Table) -> Section:
     drawn = [(what, draw(table)) for what, draw in _FIGURES]
     figures = [(what, svg) for what, svg in drawn if svg is not None]
-    summary = [_sentence(line) for line in table.lines] if table.kind == DEFENCES else []
+    summary = [_sentence(line, table) for line in table.lines] if table.kind == DEFENCES else []
     return Section(table, text_rows(table), WORST if table.kind == DEFENCES else None, summary, figures)
 
 
-def _sentence(line: Line) -> str:
-    reached = f"{accuracy(line.results[line.worst])} % with {line.worst}"
+def _sentence(line: Line, table: Table) -> str:
+    reached = f"{accuracy(line.results[line.worst])} % with {line.worst}{measured(line, table)}"
     if line.reference:
         return f"{line.protection}, nothing protected: at best {reached}."
     quality = [] if line.psnr is None else [f"PSNR {line.psnr:.1f} dB"]
