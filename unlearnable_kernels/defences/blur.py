@@ -35,8 +35,7 @@ class RandomBlur(Defence):
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise UserError(f"strength must be above 0 and at most 1, not {self.strength}")
-        if self.size not in range(3, 32, 2):
-            raise UserError(f"size must be an odd number from 3 to 31, not {self.size}")
+        _check_size(self.size)
 
     def augment(self, batch: Batch) -> Batch:
         """The filtered batch."""
@@ -71,8 +70,7 @@ class GaussianBlur(Defence):
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= 100:
             raise UserError(f"sigma must be above 0 and at most 100, not {self.sigma}")
-        if self.size not in range(3, 32, 2):
-            raise UserError(f"size must be an odd number from 3 to 31, not {self.size}")
+        _check_size(self.size)
 
     def augment(self, batch: Batch) -> Batch:
         """The filtered batch."""
@@ -83,3 +81,9 @@ class GaussianBlur(Defence):
         return replace(
             batch, images=classwise_conv(images, one, torch.outer(row, row)[None], "reflect", "none")
         )
+
+
+def _check_size(size: int) -> None:
+    """Raise UserError unless a filter can have this side."""
+    if size not in range(3, 32, 2):
+        raise UserError(f"size must be an odd number from 3 to 31, not {size}")
