@@ -150,6 +150,7 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     result = run(*command, "--dry-run")
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "protect would go through")
     assert not Path("out").exists()
+    assert "with --extend, look at SRC with" in run(*command, "--dry-run", "--extend").stderr
     (photos / "cat" / "bad.png").write_bytes(b"")
     assert run(*command, "--dry-run").returncode == 2
     found = json.loads(run(*command, "--on-error", "skip", "--json").stdout)

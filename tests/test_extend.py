@@ -59,12 +59,13 @@ def test_new_pictures_and_classes_leave_the_old_ones_as_they_are(src: Path, tmp_
     before = protect(src, tmp_path / "dst")
     add_class(src, "b")
     shutil.copy(src / "train" / "c1" / "001.png", src / "train" / "c0" / "a.png")
-    assert extend(src, tmp_path / "dst") == [f"added 5 pictures and removed 0; {tmp_path / 'dst'} has 13"]
+    notes = ["left out: val", f"added 5 pictures and removed 0; {tmp_path / 'dst'} has 13"]
+    assert extend(src, tmp_path / "dst") == notes
     assert pictures(tmp_path / "dst").items() >= before.items()
     # As if all of it had been protected at once.
     protect(src, tmp_path / "whole")
     assert contents(tmp_path / "dst") == contents(tmp_path / "whole")
-    assert extend(src, tmp_path / "dst") == [f"{tmp_path / 'dst'} has all of it already"]
+    assert extend(src, tmp_path / "dst") == ["left out: val", f"{tmp_path / 'dst'} has all of it already"]
 
 
 def test_how_it_was_made_is_not_asked_again(src: Path, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_what_is_gone_goes_only_when_asked(src: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"4 pictures of .* are not in .*src any more, such as c0/000\.png"):
         extend(src, tmp_path / "dst")
     assert contents(tmp_path / "dst") == before
-    assert extend(src, tmp_path / "dst", prune=True)[0].startswith("added 0 pictures and removed 4")
+    assert extend(src, tmp_path / "dst", prune=True)[-1].startswith("added 0 pictures and removed 4")
     assert sorted(pictures(tmp_path / "dst")) == [f"train/c1/{n:03d}.png" for n in (1, 3, 5, 7)]
 
 
@@ -151,6 +152,18 @@ def test_the_same_pixels_in_other_bytes_are_no_change(src: Path, tmp_path: Path)
     assert pictures(tmp_path / "dst").items() >= expected.items()
 
 
+def killed_before(
+    step: int, src: Path, old: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> bool:
+    """Extend a copy of ``old`` up to the ``step``-th call that changes the disk; whether it came to that."""
+    shutil.copytree(old, dst)
+    with monkeypatch.context() as patch:
+        was_killed = kill_before(step, patch)
+        with contextlib.suppress(Killed):
+            extend_dataset(src, dst, secret=KEY, workers=0, **options)
+        return was_killed()
+
+
 def test_killed_at_any_step_it_is_whole_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = make_tree(tmp_path / "src", 2)
     protect(src, tmp_path / "old")
@@ -162,12 +175,7 @@ def test_killed_at_any_step_it_is_whole_old_or_new(tmp_path: Path, monkeypatch: 
     while killed:
         step += 1
         dst = tmp_path / f"dst{step}"
-        shutil.copytree(tmp_path / "old", dst)
-        with monkeypatch.context() as patch:
-            was_killed = kill_before(step, patch)
-            with contextlib.suppress(Killed):
-                extend_dataset(src, dst, secret=KEY, workers=0)
-            killed = was_killed()
+        killed = killed_before(step, src, tmp_path / "old", dst, monkeypatch)
         assert contents(dst) in both, step
         seen.add(both.index(contents(dst)))
         extend_dataset(src, dst, secret=KEY, workers=0)
@@ -306,13 +314,8 @@ def test_a_kill_while_tidying_up_brings_nothing_back(
     while True:
         step += 1
         dst = tmp_path / f"dst{step}"
-        shutil.copytree(tmp_path / "old", dst)
-        with monkeypatch.context() as patch:
-            was_killed = kill_before(step, patch)
-            with contextlib.suppress(Killed):
-                extend_dataset(src, dst, secret=KEY, workers=0, prune=True)
-            if not was_killed():
-                break
+        if not killed_before(step, src, tmp_path / "old", dst, monkeypatch, prune=True):
+            break
         if not (dst / "train" / "c0").exists():
             seen += 1
             Image.new("RGB", (8, 8)).save(src / "train" / "c1" / f"{step}.png")

@@ -1,4 +1,4 @@
-"""The commands around a protected dataset: keygen, protect, verify and preview."""
+"""The commands around a protected dataset: keygen, check, protect, verify and preview."""
 
 import sys
 from dataclasses import asdict
@@ -147,6 +147,8 @@ def protect(
         raise UserError("--prune goes with --extend")
     if extend and (earlier or accept_exposure):
         raise UserError("--extend goes by DST's own manifest: give neither --earlier nor --accept-exposure")
+    if extend and dry_run:
+        raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
     if dry_run:
         check_places(find(src), dst)
         check(src, method, format, labels, resize, on_error, dataset_name, json)

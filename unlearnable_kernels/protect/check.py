@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.formats.loose import open_labelled
+from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.quality import psnr, ssim
-from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
+from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.data.writer import Destination
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
@@ -117,7 +117,7 @@ def check_dataset(
     check_options(options)
     find(src)
     try:
-        source = open_source(src, "train", "list") if labels is None else open_labelled(src, labels, "list")
+        source = open_training_images(src, labels, "list")
     except (UserError, OSError) as error:
         return CheckReport([Problem("", str(error), _remedy(str(error)), skippable=False)])
     problems = [

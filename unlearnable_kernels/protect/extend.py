@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
-from unlearnable_kernels.data.formats.loose import open_labelled
+from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
-from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -30,7 +29,13 @@ from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_chunks, make_plan
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences
-from unlearnable_kernels.protect.run import check_places, check_workers
+from unlearnable_kernels.protect.run import (
+    check_places,
+    check_workers,
+    notify_about,
+    notify_skipped,
+    telling_how_to_resume,
+)
 from unlearnable_kernels.protect.verify import verify_dataset
 
 
@@ -242,8 +247,9 @@ def extend_dataset(
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
     read_earlier(dst, secret)
-    source = open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
+    source = open_training_images(src, labels, on_error)
     check_places(source.root, dst)
+    notify_about(source, notify)
     with resumable(), Staging(dst, secret) as staging:
         try:
             # Within the lock: another process may have changed it meanwhile.
@@ -258,7 +264,7 @@ def extend_dataset(
             raise
         staging.drop_other(plan.digest)
         job = Job(source, plan, staging, on_error == "skip", progress)
-        try:
+        with telling_how_to_resume(notify):
             results = job.render(workers, notify)
             try:
                 results = keep_published(plan, earlier, results, staging.tree)
@@ -266,13 +272,9 @@ def extend_dataset(
                 staging.remove()
                 raise
             manifest = job.finish(results, secret, replacing=True)
-        except (KeyboardInterrupt, SystemExit):
-            notify("interrupted; run the same command again to resume")
-            raise
     before, now = set(earlier.manifest["files"]), set(manifest["files"])
     notify(f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}")
-    if manifest["skipped"]:
-        notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
+    notify_skipped(manifest, notify)
     return dst / MANIFEST_NAME
 
 

@@ -1,14 +1,15 @@
 """Protecting a dataset: source in, protected dataset and manifest out, whole or not at all."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.data.formats.loose import open_labelled
+from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
-from unlearnable_kernels.data.source import Source, open_source
+from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -86,10 +87,10 @@ def protect_dataset(
     check_workers(workers, on_error)
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
-    source = open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
+    source = open_training_images(src, labels, on_error)
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
-    _notify_about(source, notify)
+    notify_about(source, notify)
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
     _check_exposure(plan, earlier, accept_exposure, notify)
     if plan.protects_nothing:
@@ -104,12 +105,9 @@ def protect_dataset(
             notify(f"{dst} is complete already")
             return dst / MANIFEST_NAME
         job = Job(source, plan, staging, on_error == "skip", progress)
-        try:
+        with telling_how_to_resume(notify):
             results = job.render(workers, notify)
             manifest = job.finish(results, secret)
-        except (KeyboardInterrupt, SystemExit):
-            notify("interrupted; run the same command again to resume")
-            raise
     _notify_result(manifest, len(plan.outputs), notify)
     return dst / MANIFEST_NAME
 
@@ -133,7 +131,18 @@ def _check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify:
         notify(f"warning: {told}")
 
 
-def _notify_about(source: Source, notify: Notify) -> None:
+@contextmanager
+def telling_how_to_resume(notify: Notify) -> Iterator[None]:
+    """Say so where Ctrl-C or SIGTERM ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        notify("interrupted; run the same command again to resume")
+        raise
+
+
+def notify_about(source: Source, notify: Notify) -> None:
+    """Say what a user should know of a dataset before it is protected."""
     for note in source.notes:
         notify(note)
     if source.left_out and not any(note.startswith("left out:") for note in source.notes):
@@ -147,6 +156,11 @@ def _notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None
     notify(f"protected {protected} of {total} images{share}")
     if used and used["mean"] < _LITTLE:
         notify("warning: less than half of the budget was used on average: give more steps")
+    notify_skipped(manifest, notify)
+
+
+def notify_skipped(manifest: dict[str, Any], notify: Notify) -> None:
+    """Say how many images were passed over, if any."""
     if manifest["skipped"]:
         notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, ignored, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.formats.folder import dataset_name
-from unlearnable_kernels.data.source import FolderSource, Sample, Source
+from unlearnable_kernels.data.source import FolderSource, Sample, Source, open_source
 from unlearnable_kernels.errors import UserError, shown
 
 _HEADERS = ("file", "filename", "image", "path"), ("class", "label")
@@ -58,6 +58,20 @@ def open_labels(root: Path, split: str, on_error: str) -> Source | None:
     if not (root.is_file() and root.suffix.lower() == ".csv"):
         return None
     return open_labelled(root.parent, root, on_error)
+
+
+def open_training_images(src: Path, labels: Path | None, on_error: str) -> Source:
+    """The training split of a dataset, or with a list of classes the pictures that it lists.
+
+    Args:
+        src: As ``open_source`` takes it; with ``labels`` a folder.
+        labels: As ``open_labelled`` takes it, or None.
+        on_error: As ``open_source`` takes it.
+
+    Raises:
+        UserError: As either does.
+    """
+    return open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
 
 
 def open_labelled(root: Path, labels: Path, on_error: str) -> Source:

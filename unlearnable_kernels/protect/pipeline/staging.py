@@ -120,7 +120,8 @@ class Staging:
         path = self.folder / "plan.json"
         if not path.exists():
             # What a run left that was killed while it tidied up is no part of this one.
-            self.clear()
+            with writing(self.folder):
+                self.clear()
             write_json(path, {"digest": digest, "header": header})
             return False
         try:
@@ -201,18 +202,25 @@ class Staging:
             _sync(self.dst.parent)
         self.remove()
 
-    def clear(self) -> None:
-        """Forget what was begun here: the plan first, so that nothing of it can pass for another's work."""
+    def clear(self, whatever_can_be: bool = False) -> None:
+        """Forget what was begun here: the plan first, so that nothing of it can pass for another's work.
+
+        Args:
+            whatever_can_be: Whether to leave what cannot be deleted.
+
+        Raises:
+            OSError: Something cannot be deleted.
+        """
         (self.folder / "plan.json").unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=whatever_can_be)
             elif path.name != "lock":
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
-        self.clear()
+        self.clear(whatever_can_be=True)
         with contextlib.suppress(OSError):
             (self.folder / "lock").unlink()
             self.folder.rmdir()
