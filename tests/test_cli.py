@@ -78,12 +78,17 @@ def test_the_version(run):
     )
 
 
-def test_json_is_one_object(run, tmp_path):
-    source = tmp_path / "src" / "train" / "a"
+def protect_one_picture(run, folder):
+    """src/train/a/1.png and the key k; protected in out."""
+    source = folder / "src" / "train" / "a"
     source.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(source / "1.png")
     run("keygen", "k")
     run("protect", "src", "out", "--key-file", "k")
+
+
+def test_json_is_one_object(run, tmp_path):
+    protect_one_picture(run, tmp_path)
     (tmp_path / "out" / "é\n").touch()
     result = run("verify", "out", "--key-file", "k", "--json")
     assert result.returncode == 1
@@ -116,11 +121,7 @@ def test_a_terminated_command_says_how_to_resume(run, tmp_path, monkeypatch):
 
 def test_a_name_is_one_line_that_no_terminal_obeys(run, tmp_path):
     """Of a file, a class or a folder; whether bad input ends there or not."""
-    source = tmp_path / "src" / "train" / "a"
-    source.mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(source / "1.png")
-    run("keygen", "k")
-    run("protect", "src", "out", "--key-file", "k")
+    protect_one_picture(run, tmp_path)
     for name in (
         b"z\nok: 1,000 files checked, key matches",
         b"\x1b[2J\xc2\x9b31m",
