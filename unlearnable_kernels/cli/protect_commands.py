@@ -57,6 +57,18 @@ OnErrorOption = Annotated[
     OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
 ]
 
+Source = Annotated[
+    Path, typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet.")
+]
+Fraction = Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")]
+Earlier = Annotated[
+    list[Path] | None,
+    typer.Option(help="A set published before; repeatable: says what both would expose."),
+]
+AcceptExposure = Annotated[
+    bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
+]
+
 
 def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Secret":
     from unlearnable_kernels.protect.keys import Seed, read_key_file
@@ -83,20 +95,23 @@ def keygen(
 
 
 def protect(
-    src: Annotated[
-        Path,
-        typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet."),
-    ],
+    src: Source,
     dst: Annotated[Path, typer.Argument(help="Folder to create; appears when it is whole.")],
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     method: MethodOption = "classwise-conv",
-    fraction: Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")] = 1.0,
+    fraction: Fraction = 1.0,
     format: Format = None,
     labels: Labels = None,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="local|ray", help="Processes here, or tasks of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]")
+    ] = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
     extend: Annotated[
@@ -105,13 +120,8 @@ def protect(
     prune: Annotated[
         bool, typer.Option("--prune", help="With --extend: remove what is gone from SRC.")
     ] = False,
-    earlier: Annotated[
-        list[Path] | None,
-        typer.Option(help="A set published before; repeatable: says what both would expose."),
-    ] = None,
-    accept_exposure: Annotated[
-        bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
-    ] = False,
+    earlier: Earlier = None,
+    accept_exposure: AcceptExposure = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="As `unlearnable check`: write nothing.")
     ] = False,
@@ -149,6 +159,8 @@ def protect(
         raise UserError("--extend goes by DST's own manifest: give neither --earlier nor --accept-exposure")
     if extend and dry_run:
         raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
+    if extend and (executor, address) != ("local", None):
+        raise UserError("--extend works on this machine alone: leave out --executor and --address")
     if dry_run:
         check_places(find(src), dst)
         check(src, method, format, labels, resize, on_error, dataset_name, json)
@@ -166,6 +178,7 @@ def protect(
             manifest = extend_dataset(src, dst, prune=prune, **common)
         else:
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
+            common |= {"executor": executor, "address": address}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     if json:
         print_json(summary_of(manifest))

@@ -25,13 +25,14 @@ from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.selection import exact_subset
 from unlearnable_kernels.protect.pipeline.chunk import Result
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
-from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_chunks, make_plan
+from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_plan
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences
 from unlearnable_kernels.protect.run import (
+    check_on_error,
     check_places,
-    check_workers,
     notify_about,
     notify_skipped,
     telling_how_to_resume,
@@ -134,9 +135,8 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
         header=header,
         assignment=assignment,
         outputs=outputs,
-        chunks=make_chunks(plan.task.source, assignment, outputs),
         digest=digest_of([header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
-    )
+    ).cut()
 
 
 def _refuse_doubtful(published: Collection[str], new: Sequence[str]) -> None:
@@ -243,7 +243,8 @@ def extend_dataset(
             or as ``protect_dataset`` does.
     """
     refuse_within_import()
-    check_workers(workers, on_error)
+    check_on_error(on_error)
+    executor = Executor(workers=workers)
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
     read_earlier(dst, secret)
@@ -265,7 +266,9 @@ def extend_dataset(
         staging.drop_other(plan.digest)
         job = Job(source, plan, staging, on_error == "skip", progress)
         with telling_how_to_resume(notify):
-            results = job.render(workers, notify)
+            with job.leaving_nothing():
+                job.begin(notify)
+                results = job.render(executor, notify)
             try:
                 results = keep_published(plan, earlier, results, staging.tree)
             except UserError:
