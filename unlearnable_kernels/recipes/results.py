@@ -85,6 +85,8 @@ def read_result(path: Path) -> dict[str, Any]:
     _require(result["machine"], _MACHINE, path)
     if result["scaled"] is not None:
         _require(result["scaled"], _SCALED, path)
+    if result["row"].count("/") < 2 or not result["row"].isprintable():
+        raise UserError(f"{path} is damaged: 'row' is missing or malformed")
     found: dict[str, Any] = result
     return found
 
