@@ -3,10 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+
+# By day the same few cases each time; `make fuzz` gives --hypothesis-profile=night.
+settings.register_profile("day", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.register_profile("night", max_examples=10_000, deadline=None)
+settings.load_profile("day")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
