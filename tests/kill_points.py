@@ -1,8 +1,9 @@
 """Kills runs of protect and --extend at every call that changes the disk, and runs them again.
 
-A program of its own, since kill_points.c must be preloaded: it imports once and forks a process for each kill.
-Arguments: the built kill_points.c, an empty folder, and for each case its name and its stride, the number of
-calls from one kill to the next. Writes a line of JSON for each case: the number of kills, and what went wrong.
+A program of its own, since kill_points.c must be preloaded: it imports once and forks for each kill.
+Arguments: the built kill_points.c, an empty folder, and for each case its name, the number of workers, and
+the number of calls from one kill to the next. Writes a line of JSON for each case: the number of kills, and
+what went wrong.
 """
 
 import contextlib
@@ -102,7 +103,7 @@ def try_all(folder: Path, case: str, workers: int, stride: int) -> dict[str, Any
             f"{number}: {name}" for name in sorted({*whole, *after}) if whole.get(name) != after.get(name)
         ]
         if staging.exists():
-            wrong.append(f"{number}: {os.listdir(staging)} are left")
+            wrong.append(f"{number}: {staging.name} is left")
         number += stride
     shutil.rmtree(dst)
     return {"case": case, "workers": workers, "kills": kills, "wrong": wrong}
