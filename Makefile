@@ -9,7 +9,7 @@ KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv crop_flip 
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
 
-.PHONY: demo test test-sanitized build bench wheels results style pins clean
+.PHONY: demo test fuzz test-sanitized build bench wheels results style pins clean
 
 demo: $(VENV)/.built
 	$(BIN)/unlearnable demo --data $(DATA)
@@ -17,6 +17,10 @@ demo: $(VENV)/.built
 # A process for every core, of one thread each: whole files, so that these share what their tests set up.
 test: $(VENV)/.built
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+# Some hours: ten thousand damaged files of each kind, and a kill at every call that changes the disk.
+fuzz: $(VENV)/.built
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --timeout 0 --hypothesis-profile=night tests/test_fuzz.py tests/test_crashes.py
 
 build: $(VENV)/.built
 

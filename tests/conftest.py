@@ -3,10 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+
+# By day the same few cases each time; `make fuzz` gives --hypothesis-profile=night.
+settings.register_profile("day", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.register_profile("night", max_examples=10_000, deadline=None)
+settings.load_profile("day")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,3 +36,4 @@ def data_root() -> Path:
     if not root:
         pytest.skip("UNLEARNABLE_DATA is not set: no real images")
     return Path(root).expanduser()
+settings.register_profile("dusk", max_examples=600, deadline=None)

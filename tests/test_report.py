@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -145,6 +146,33 @@ def test_names_are_escaped(page: Page) -> None:
     assert "Guarding <animals>" in page.text
     assert "<b>cat" in page.text
     assert "b" not in page.tags
+
+
+def test_names_of_runs_are_text_everywhere(work: Path, tmp_path: Path) -> None:
+    """No formulas, nothing left out of the legend, no controls, no bytes that a page cannot hold."""
+    names = [r"$\frac{1}{$", "_name", "<i>", "\udcff\n\x1b[31m", "long-" * 40]
+    for name in names:
+        shutil.copytree(work / "runs" / "clean", tmp_path / name)
+    write_report([tmp_path / name for name in names], tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    told = [*names[:3], r"\xff\n\x1b[31m", names[4]]
+    assert page.row("Run") == told
+    assert "i" not in page.tags
+    assert "\x1b" not in page.source
+    figure = page.text[page.text.index("accuracy in %") :]
+    for name in told[:4]:
+        assert f"{name}: in training" in figure
+        assert f"{name}: clean test" in figure
+    assert figure.count("long-") > 80, "wrapped, and twice in the legend"
+
+
+def test_one_epoch_has_an_axis_of_whole_numbers(work: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(work / "runs" / "clean", tmp_path / "run")
+    (run / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0])
+    write_report([run], tmp_path / "r.html")
+    source = Page(tmp_path / "r.html").source
+    axis = source[source.index('id="matplotlib.axis_1"') : source.index('id="matplotlib.axis_2"')]
+    assert re.findall(r">([^<>]*)</text>", axis) == ["0", "1", "epoch"]
 
 
 def test_the_pictures_are_of_the_data(page: Page, work: Path) -> None:

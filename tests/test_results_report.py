@@ -15,12 +15,12 @@ from unlearnable_kernels.cli import app
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.recipes.results import circumstances
+from unlearnable_kernels.recipes.results import circumstances, read_result
 from unlearnable_kernels.report import is_results, write_results_report
 from unlearnable_kernels.report.matrix import DEFENCES, PARTS, TESTS, Table, tables
 from unlearnable_kernels.report.matrix_page import grid_block
 from unlearnable_kernels.report.matrix_text import csv_text, figure, latex, markdown, text_rows
-from unlearnable_kernels.report.plots import budgets, curves, parts
+from unlearnable_kernels.report.plots import bars, budgets, curves, parts
 from unlearnable_kernels.training import TrainConfig
 from unlearnable_kernels.training.run_folder import write_run
 
@@ -135,6 +135,22 @@ def test_figures_are_drawn_where_there_is_something_to_draw() -> None:
     for result in before:
         del result["accuracy"]["by_epoch"]
     assert curves(one(before)) is None
+
+
+def test_names_are_text_in_figures_and_tables(tmp_path: Path) -> None:
+    name = r"x/$\frac{1}{$/_none"
+    result = sample_result("small-grid/plain/none", [0.5, 0.6])
+    result |= {"row": name, "machine": result["machine"] | {"cpu": "a\n\\input{b}"}}
+    table = one([result])
+    for drawn in (bars(table), curves(table)):
+        assert r"$\frac{1}{$" in str(drawn)
+        assert "_none" in str(drawn)
+    assert r"a\n\input{b}" in latex(table).splitlines()[1]
+    path = tmp_path / "result.json"
+    for bad in ("plain", "x/y\n/z"):
+        path.write_text(json.dumps(result | {"row": bad}))
+        with pytest.raises(UserError, match="'row' is missing or malformed"):
+            read_result(path)
 
 
 @pytest.fixture(scope="module")

@@ -10,25 +10,36 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import read_json, write_json, writing
 from unlearnable_kernels.recipes.row import Row
 
-_NEEDED = {
+_NUMBER = float | int
+# Of each field its type, or the fields of an object, in a list what each item is, in a tuple what it may be.
+_NEEDED: dict[str, Any] = {
     "row": str,
-    "published": list | None,
+    "published": (type(None), [_NUMBER]),
+    "dataset": str,
     "protection": str | None,
-    "training": dict,
+    "training": {
+        "network": str,
+        "epochs": int,
+        "protected_fraction": _NUMBER | None,
+        "defences": [{"name": str}],
+    },
     "test": str,
     "test_images": int,
-    "scaled": dict | None,
+    "scaled": (
+        type(None),
+        {"epochs": _NUMBER, "images": int | None, "network": str | None, "training": dict},
+    ),
     "seeds": list,
     "accuracy": dict,
-    "mean": float,
-    "standard_deviation": float | None,
-    "quality": list,
-    "machine": dict,
-    "runs": list,
+    "mean": _NUMBER,
+    "standard_deviation": _NUMBER | None,
+    "standard_error": _NUMBER,
+    "quality": [{"psnr": _NUMBER | None, "ssim": _NUMBER | None}],
+    "machine": {"cpu": str, "gpu": str | None, "cores": int},
+    "data": {"train": {"sha256": str}},
+    "runs": [{"versions": {"torch": str}}],
     "date": str,
 }
-_MACHINE = {"cpu": str, "gpu": str | None, "cores": int}
-_SCALED = {"epochs": float | int, "images": int | None, "network": str | None, "training": dict}
 
 
 def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
@@ -81,18 +92,31 @@ def read_result(path: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     result = read_json(path)
-    _require(result, _NEEDED, path)
-    _require(result["machine"], _MACHINE, path)
-    if result["scaled"] is not None:
-        _require(result["scaled"], _SCALED, path)
+    damaged = [name for name, kind in _NEEDED.items() if not _fits(result, {name: kind})]
+    if not damaged:
+        curves = result["accuracy"].get("by_epoch", [])
+        well_formed = {
+            "row": result["row"].count("/") >= 2 and result["row"].isprintable(),
+            "published": result["published"] is None or len(result["published"]) == 2,
+            "runs": result["runs"],
+            "accuracy": _fits(curves, [[_NUMBER]]) and len(set(map(len, curves))) <= 1,
+        }
+        damaged = [name for name, well in well_formed.items() if not well]
+    if damaged:
+        raise UserError(f"{path} is damaged: {damaged[0]!r} is missing or malformed")
     found: dict[str, Any] = result
     return found
 
 
-def _require(value: Any, fields: dict[str, Any], path: Path) -> None:
-    for name, kind in fields.items():
-        if not isinstance(value, dict) or name not in value or not isinstance(value[name], kind):
-            raise UserError(f"{path} is damaged: {name!r} is missing or malformed")
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is as something like ``_NEEDED`` says."""
+    if isinstance(kind, tuple):
+        return any(_fits(value, each) for each in kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(each, kind[0]) for each in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(n in value and _fits(value[n], k) for n, k in kind.items())
+    return isinstance(value, kind)
 
 
 def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 from unlearnable_kernels.data.manifest import find_manifest, read_manifest, sample_entries
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
-from unlearnable_kernels.errors import ImageError, UserError
+from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import replacing, require_replaceable, resolved
 from unlearnable_kernels.progress import no_progress
 from unlearnable_kernels.protect.keys import Secret
@@ -187,13 +187,13 @@ def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: st
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    draw.text((GAP, 5), heading, "black", font)
+    draw.text((GAP, 5), shown(heading), "black", font)
     difference = f"difference x{factor}" if factor > 1 else "difference"
     for column, text in enumerate(("clean", difference, "protected")):
         draw.text((GAP + column * (CELL + GAP), TITLE), text, "gray", font)
     for row, (name, before, after) in enumerate(triples):
         top = 2 * TITLE + row * (CELL + TITLE)
-        draw.text((GAP, top), name, "black", font)
+        draw.text((GAP, top), shown(name), "black", font)
         for column, image in enumerate((before, amplified_difference(before, after, factor), after)):
             cell = _fitted(image)
             left = GAP + column * (CELL + GAP) + (CELL - cell.width) // 2

@@ -1,13 +1,19 @@
 """What all figures of the pages share: colours, and an SVG element in the text colour of its page."""
 
 import io
-from collections.abc import Iterator
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from unlearnable_kernels.errors import shown
 
 _COLOURS = ("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80", "#14a0b0", "#8a8f2a")
 INK = "#010203"  # stands for the page's own text colour until the figure is in the page
@@ -21,7 +27,10 @@ def colour(index: int) -> str:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Figures drawn and turned into SVG within this look alike, and have the same bytes every time."""
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}):
+    look = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}
+    # Names are text: a dollar sign in one begins no formula.
+    with rc_context({**look, "text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts draw the text, not matplotlib's
         yield
 
 
@@ -33,11 +42,21 @@ def as_svg(figure: Figure) -> Markup:
     return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))
 
 
-def legend(figure: Figure, columns: int, **entries: object) -> None:
-    """One legend below all axes."""
-    figure.legend(
-        loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK, fontsize="small", **entries
+def legend(figure: Figure, columns: int, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """One legend below all axes: a name for each of ``handles``."""
+    drawn = figure.legend(
+        handles,
+        ["name"] * len(names),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        labelcolor=INK,
+        fontsize="small",
     )
+    width = int(10 * figure.get_figwidth()) // columns
+    # Put in afterwards: what begins with an underscore would be left out.
+    for text, name in zip(drawn.get_texts(), names, strict=True):
+        text.set_text(textwrap.fill(shown(name), width, break_on_hyphens=False))
 
 
 def finish(axes: Axes) -> None:
@@ -50,3 +69,10 @@ def finish(axes: Axes) -> None:
     axes.tick_params(colors=INK)
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
         text.set_color(INK)
+
+
+def number_epochs(axes: Axes) -> None:
+    """Count epochs below the axes in whole numbers, however few there are."""
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, max(1.0, axes.dataLim.xmax) * 1.04)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

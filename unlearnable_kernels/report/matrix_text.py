@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from unlearnable_kernels.errors import shown
 from unlearnable_kernels.recipes.results import band, outside
 from unlearnable_kernels.report.matrix import DEFENCES, Line, Result, Table
 
@@ -104,7 +105,7 @@ def latex(table: Table) -> str:
         rows = [[*row[:WORST], rf"\textbf{{{row[WORST]}}}", *row[WORST + 1 :]] for row in rows]
     body = "\n".join(f"{' & '.join(row)} \\\\" for row in rows)
     return (
-        f"% {table.title}\n% {' '.join(table.conditions)}\n"
+        f"% {shown(table.title)}\n% {shown(' '.join(table.conditions))}\n"
         f"\\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}\n\\hline\n"
         f"{' & '.join(heading)} \\\\\n\\hline\n{body}\n\\hline\n\\end{{tabular}}\n"
     )

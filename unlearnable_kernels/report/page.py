@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 
 from unlearnable_kernels.environment import versions
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import replacing, require_replaceable, writing
 from unlearnable_kernels.report.curves import learning_curves
 from unlearnable_kernels.report.figures import colour
@@ -72,6 +72,7 @@ def write_page(out: Path, template: str, **values: Any) -> None:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("unlearnable_kernels.report", ""),
         autoescape=True,
+        finalize=_one_line,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -81,6 +82,11 @@ def write_page(out: Path, template: str, **values: Any) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _one_line(value: Any) -> Any:
+    """A name as it may stand in a page: no control characters, nothing that UTF-8 cannot hold."""
+    return shown(value) if type(value) is str else value  # markup is of a class of its own
 
 
 def bar(entry: Entry, colour: str) -> tuple[str, float | None, str, str]:

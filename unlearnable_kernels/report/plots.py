@@ -8,9 +8,9 @@ from statistics import fmean
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from unlearnable_kernels.report.figures import as_svg, colour, drawing, finish, legend
+from unlearnable_kernels.errors import shown
+from unlearnable_kernels.report.figures import as_svg, colour, drawing, finish, legend, number_epochs
 from unlearnable_kernels.report.matrix import PARTS, TESTS, Result, Table
 
 _BUDGETS = {
@@ -26,22 +26,23 @@ def bars(table: Table) -> Markup:
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / len(table.lines)
+        drawn = []
         for index, line in enumerate(table.lines):
             shift = (index - (len(table.lines) - 1) / 2) * width
             places = [place + shift for place, c in enumerate(table.columns) if c in line.results]
             results = [line.results[c] for c in table.columns if c in line.results]
-            axes.bar(
+            container = axes.bar(
                 places,
                 [100 * result["mean"] for result in results],
                 width,
                 yerr=[100 * (result["standard_deviation"] or 0) for result in results],
                 color=colour(index),
                 ecolor="gray",
-                label=line.protection,
             )
+            drawn.append(container)
         finish(axes)
-        axes.set_xticks(range(len(table.columns)), table.columns, rotation=30, ha="right")
-        legend(figure, 4)
+        axes.set_xticks(range(len(table.columns)), [shown(c) for c in table.columns], rotation=30, ha="right")
+        legend(figure, 4, drawn, [line.protection for line in table.lines])
         return as_svg(figure)
 
 
@@ -57,12 +58,12 @@ def budgets(table: Table) -> Markup | None:
                 found = series[name][line.protection]
                 found[:0] = [(0.0, result) for result in plain[: not found]]
                 found.append((_BUDGETS[name][0] * defences[0]["eps"], result))
-    shown = {
+    drawn = {
         _BUDGETS[name][1]: lines
         for name, lines in series.items()
         if max(len({eps for eps, _ in points if eps}) for points in lines.values()) > 1
     }
-    return _lines(table, shown) if shown else None
+    return _lines(table, drawn) if drawn else None
 
 
 def parts(table: Table) -> Markup | None:
@@ -100,23 +101,24 @@ def curves(table: Table) -> Markup | None:
             for name, seeds in lines.items():
                 epochs = list(zip(*seeds, strict=True))
                 at, shade = range(1, len(epochs) + 1), colour(names.index(name))
-                axes.plot(at, [100 * fmean(each) for each in epochs], color=shade, lw=1.8)
+                axes.plot(
+                    at, [100 * fmean(each) for each in epochs], "-o", color=shade, lw=1.8, markersize=2.5
+                )
                 low, high = [100 * min(each) for each in epochs], [100 * max(each) for each in epochs]
                 axes.fill_between(at, low, high, color=shade, alpha=0.15, lw=0)
-            axes.set_title(column, fontsize="medium")
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_title(shown(column), fontsize="medium")
+            number_epochs(axes)
             finish(axes)
         _legend_of_lines(figure, grid[0], names)
         return as_svg(figure)
 
 
-def _lines(table: Table, shown: dict[str, dict[str, list[tuple[float, Result]]]]) -> Markup:
-    """Accuracy against a number, axes for each of ``shown``, a line for each protection."""
+def _lines(table: Table, drawn: dict[str, dict[str, list[tuple[float, Result]]]]) -> Markup:
+    """Accuracy against a number, axes for each of ``drawn``, a line for each protection."""
     names = [line.protection for line in table.lines]
     with drawing():
-        figure, grid = _grid(len(shown))
-        for axes, (label, lines) in zip(grid, shown.items(), strict=True):
+        figure, grid = _grid(len(drawn))
+        for axes, (label, lines) in zip(grid, drawn.items(), strict=True):
             for name, points in lines.items():
                 at, results = zip(*sorted(points, key=lambda point: point[0]), strict=True)
                 spread = [100 * (result["standard_deviation"] or 0) for result in results]
@@ -138,4 +140,4 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
 
 def _legend_of_lines(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     handles = [axes.plot([], [], color=colour(index))[0] for index in range(len(names))]
-    legend(figure, 4, handles=handles, labels=list(names))
+    legend(figure, 4, handles, names)
