@@ -8,6 +8,7 @@ from unlearnable_kernels.recipes.papers import (
     beo_arms,
     cuda_cvpr2023,
     dune_icml2026,
+    intensities,
     later_breaks,
     small_grid,
 )
@@ -20,6 +21,7 @@ PAPERS = (
     dune_icml2026.PAPER,
     small_grid.PAPER,
     beo_arms.PAPER,
+    intensities.PAPER,
 )
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
