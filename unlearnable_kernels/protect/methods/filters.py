@@ -35,6 +35,7 @@ INTENSITIES = {
     SMALL: {"mild": (3, 0.1), NORMAL: SMALL, "strong": (5, 0.3)},
     LARGE: {"mild": (5, 0.06), NORMAL: LARGE, "strong": (13, 0.06)},
 }
+INTENSITY_NAMES = tuple(INTENSITIES[SMALL])
 MAX_KERNEL_SIZE = 255
 MAX_STRENGTH = 1000.0
 SQUARE, VERTICAL, HORIZONTAL, SHARED, IRP = "square", "vertical", "horizontal", "shared", "irp"

@@ -3,6 +3,8 @@
 from contextlib import closing
 from typing import Any
 
+import numpy as np
+
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
@@ -16,6 +18,7 @@ from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.plan import Plan
 from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.sample_quality import sample_quality
 
 
 class Job:
@@ -29,7 +32,7 @@ class Job:
         self.destination = Destination(
             staging.tree, staging.parts, source.without_samples(), plan.task.image.shape
         )
-        self.outcome: dict[str, Any] = {}
+        self.perturbation: Perturbation | None = None
 
     def render(self, workers: int | None, notify: Notify) -> dict[int, Result]:
         """Every chunk's result: from the journal where its files are still there, otherwise rendered."""
@@ -47,7 +50,7 @@ class Job:
                 # Nothing is lost, and a remedy that the message names is another plan.
                 staging.remove()
             raise
-        self.outcome = perturbation.outcome
+        self.perturbation = perturbation
         results = staging.finished(self._is_whole)
         total = len(plan.outputs)
         done = sum(len(chunk.samples) for chunk in plan.chunks if chunk.index in results)
@@ -95,6 +98,19 @@ class Job:
         except OSError:
             return False
 
+    def _outcome(self, chunks: list[WrittenChunk]) -> dict[str, Any]:
+        """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
+        perturbation = self.perturbation
+        assert perturbation is not None
+        ends = np.cumsum([len(chunk.outputs) for chunk in chunks])
+        skipped = {
+            int(end) - len(chunk.outputs) + position
+            for end, chunk in zip(ends, chunks, strict=True)
+            for position in chunk.skipped
+        }
+        quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
+        return {**perturbation.outcome, **quality}
+
     def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> dict[str, Any]:
         """Put the dataset together, write the manifest last, and publish.
 
@@ -121,7 +137,7 @@ class Job:
         ]
         manifest = {
             **self.plan.header,
-            **self.outcome,
+            **self._outcome(chunks),
             "skipped": [*map(list, self.source.skipped), *skipped],
             **entries,
         }
