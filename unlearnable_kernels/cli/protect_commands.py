@@ -36,6 +36,12 @@ Insecure = Annotated[
 MethodOption = Annotated[
     str, typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="How to protect; methods are listed below.")
 ]
+Intensity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mild|normal|strong", help="Of classwise-conv, by the pictures' size.  [default: normal]"
+    ),
+]
 Resize = Annotated[
     int | None,
     typer.Option(help="Shorter side to this many pixels, then the central square, before all else."),
@@ -81,6 +87,11 @@ def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Sec
     return Seed(seed)
 
 
+def method_text(method: str, intensity: str | None) -> str:
+    """``--method`` with ``--intensity`` as one of its settings."""
+    return method if intensity is None else f"{method}{',' if ':' in method else ':'}intensity={intensity}"
+
+
 def keygen(
     path: Annotated[Path, typer.Argument(help="File to create, mode 0600; never overwritten.")],
 ) -> None:
@@ -101,6 +112,7 @@ def protect(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     method: MethodOption = "classwise-conv",
+    intensity: Intensity = None,
     fraction: Fraction = 1.0,
     format: Format = None,
     labels: Labels = None,
@@ -144,6 +156,7 @@ def protect(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.run import check_places, protect_dataset
 
+    method = method_text(method, intensity)
     chosen = METHODS.create(method)
     how: dict[str, Any] = {
         "fraction": fraction,
@@ -163,7 +176,7 @@ def protect(
         raise UserError("--extend works on this machine alone: leave out --executor and --address")
     if dry_run:
         check_places(find(src), dst)
-        check(src, method, format, labels, resize, on_error, dataset_name, json)
+        check(src, method, None, format, labels, resize, on_error, dataset_name, json)
         return
     with progress() as report:
         common: dict[str, Any] = {
@@ -204,6 +217,7 @@ def summary_of(manifest: Path) -> dict[str, Any]:
 def check(
     src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
     method: MethodOption = "classwise-conv",
+    intensity: Intensity = None,
     format: Format = None,
     labels: Labels = None,
     resize: Resize = None,
@@ -225,7 +239,7 @@ def check(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
 
-    options = Options(METHODS.create(method), 1.0, format, resize, dataset_name)
+    options = Options(METHODS.create(method_text(method, intensity)), 1.0, format, resize, dataset_name)
     with progress() as report:
         found = check_dataset(src, options, Key.generate(), labels=labels, progress=report)
     stops = found.stops("skip" if on_error is OnError.skip else "raise")
@@ -270,6 +284,7 @@ def verify(
 
     Example: unlearnable verify protected --key-file my.key
     """
+    from unlearnable_kernels.data.quality import quality_text
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -284,7 +299,9 @@ def verify(
         for kind in ("missing", "extra", "changed"):
             for name in getattr(found, kind):
                 print(f"{kind}: {shown(name)}")
-        print(f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}")
+        looks = quality_text(found.quality)
+        verdict = f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}"
+        print(verdict + (f"; {shown(looks)}" if looks else ""))
     if not found.ok:
         raise typer.Exit(1)
 
@@ -302,6 +319,10 @@ def preview(
         str | None,
         typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="As for `protect`.  [default: classwise-conv]"),
     ] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(metavar="mild|normal|strong|all", help="As for `protect`, or all three side by side."),
+    ] = None,
     resize: Resize = None,
     dataset_name: DatasetName = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
@@ -313,23 +334,28 @@ def preview(
     A method that optimises all images together has nothing to show without a protected copy.
 
     Example: unlearnable preview photos --key-file my.key
+
+    Example: unlearnable preview photos --key-file my.key --intensity all --method classwise-conv:centred=true
     """
+    from unlearnable_kernels.protect.methods.filters import INTENSITY_NAMES
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.report.contact_sheet import write_comparison, write_preview
 
     if protected is not None:
-        given = (key_file, seed_compat, method, resize, dataset_name)
+        given = (key_file, seed_compat, method, intensity, resize, dataset_name)
         if on_error is OnError.skip or any(option is not None for option in given):
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
         print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
         return
+    name = method or "classwise-conv"
+    every = INTENSITY_NAMES if intensity == "all" else (intensity,)
     written = write_preview(
         src,
         out,
         secret_from(key_file, seed_compat, insecure_key_permissions),
-        method=METHODS.create(method or "classwise-conv"),
+        method=[METHODS.create(method_text(name, each)) for each in every],
         resize=resize,
         dataset_name=dataset_name,
         classes=classes,

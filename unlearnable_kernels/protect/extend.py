@@ -18,6 +18,7 @@ from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
+from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -276,7 +277,11 @@ def extend_dataset(
                 raise
             manifest = job.finish(results, secret, replacing=True)
     before, now = set(earlier.manifest["files"]), set(manifest["files"])
-    notify(f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}")
+    looks = quality_text(manifest.get("picture_quality"))
+    notify(
+        f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}"
+        + (f"; {looks}" if looks else "")
+    )
     notify_skipped(manifest, notify)
     return dst / MANIFEST_NAME
 

@@ -10,6 +10,7 @@ from typing import Any
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find, resolve
+from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
@@ -193,7 +194,8 @@ def notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
     protected = sum(entry["protected"] for entry in sample_entries(manifest).values())
     used = manifest.get("budget_used")
     share = f", using {used['mean']:.0%} of the budget (at most {used['largest']:.0%})" if used else ""
-    notify(f"protected {protected} of {total} images{share}")
+    looks = quality_text(manifest.get("picture_quality"))
+    notify(f"protected {protected} of {total} images{share}" + (f"; {looks}" if looks else ""))
     if used and used["mean"] < _LITTLE:
         notify("warning: less than half of the budget was used on average: give more steps")
     notify_skipped(manifest, notify)

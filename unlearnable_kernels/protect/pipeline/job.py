@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
@@ -26,6 +28,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import (
     write_plan,
 )
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.sample_quality import sample_quality
 
 OF_THE_SOURCE = ("source_listing_sha256", "classes", "left_out", "versions", "plugins")
 """What may differ in an unfinished run that the same command goes on with."""
@@ -160,6 +163,18 @@ class Job:
         except OSError:
             return False
 
+    def _outcome(self, chunks: list[WrittenChunk]) -> dict[str, Any]:
+        """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
+        perturbation = self._perturb(lambda message: None)
+        ends = np.cumsum([len(chunk.outputs) for chunk in chunks])
+        skipped = {
+            int(end) - len(chunk.outputs) + position
+            for end, chunk in zip(ends, chunks, strict=True)
+            for position in chunk.skipped
+        }
+        quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
+        return {**perturbation.outcome, **quality}
+
     def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> dict[str, Any]:
         """Put the dataset together, write the manifest last, and publish.
 
@@ -186,7 +201,7 @@ class Job:
         ]
         manifest = {
             **self.plan.header,
-            **self._perturb(lambda message: None).outcome,
+            **self._outcome(chunks),
             "skipped": [*map(list, self.source.skipped), *skipped],
             **entries,
         }

@@ -9,6 +9,7 @@ from unlearnable_kernels.recipes.papers import (
     cuda_cvpr2023,
     dune_icml2026,
     formats,
+    intensities,
     later_breaks,
     small_grid,
 )
@@ -22,6 +23,7 @@ PAPERS = (
     small_grid.PAPER,
     beo_arms.PAPER,
     formats.PAPER,
+    intensities.PAPER,
 )
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
