@@ -120,15 +120,21 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
-def read_at(path: Path, offset: int, size: int) -> bytes:
+def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
     """``size`` bytes of a file from ``offset`` on, fewer where it ends. Safe from any thread and process.
+
+    Args:
+        path: The file.
+        offset: In bytes, from its beginning.
+        size: In bytes.
+        version: Another number than before where a remote file may have changed since it was last read.
 
     Raises:
         UserError: It cannot be read.
     """
     with _reading(path):
         if is_remote(path):
-            file = _kept_open(path)
+            file = _kept_open(path, version)
             file.seek(offset)
             return file.read(size)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -141,17 +147,18 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
             os.close(descriptor)
 
 
-def _kept_open(path: Path) -> IO[bytes]:
+def _kept_open(path: Path, version: int) -> IO[bytes]:
     """This thread's open file of that name: a store is asked for many images at once."""
     if getattr(_kept, "process", None) != os.getpid():  # a fork shares no connection
         _kept.process, _kept.files = os.getpid(), OrderedDict()
-    files: OrderedDict[Path, IO[bytes]] = _kept.files
-    if path not in files:
-        files[path] = open_file(path)
+    files: OrderedDict[tuple[Path, int], IO[bytes]] = _kept.files
+    key = path, version
+    if key not in files:
+        files[key] = open_file(path)
         if len(files) > _OPEN:
             files.popitem(last=False)[1].close()
-    files.move_to_end(path)
-    return files[path]
+    files.move_to_end(key)
+    return files[key]
 
 
 def _system(path: Path) -> tuple[Any, str]:
@@ -166,6 +173,9 @@ def _system(path: Path) -> tuple[Any, str]:
 
 def _time_of(entry: dict[str, Any]) -> int:
     for name in ("LastModified", "mtime", "created", "last_modified"):
-        if isinstance(time := entry.get(name), datetime):
-            return int(time.timestamp() * 1_000_000) * 1000
+        time = entry.get(name)
+        if isinstance(time, datetime):
+            time = time.timestamp()
+        if isinstance(time, int | float):
+            return round(time * 1_000_000) * 1000
     return 0

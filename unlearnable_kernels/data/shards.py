@@ -113,7 +113,8 @@ def find_shards(root: Path, split: str, suffix: str) -> Shards | None:
         UserError: The folder cannot be read, or has shards of other splits alone.
     """
     if root.name.endswith(suffix) and (file := file_at(root)) is not None:
-        return Shards(root.parent, [file], split_of(root.name), [], set())
+        others = {each.name for each in list_folder(root.parent)[1]}
+        return Shards(root.parent, [file], split_of(root.name), [], others)
     if not is_remote(root) and not root.is_dir():
         return None
     folders, files = list_folder(root)
@@ -148,7 +149,8 @@ def split_of(name: str) -> str:
 
 def sample_name(classes: Sequence[str], label: int, name: str) -> str:
     """What an image is called that a shard calls ``name``: a copy as files needs the folder of its class."""
-    return name if name.startswith(f"{classes[label]}/") else f"{classes[label]}/{name}"
+    folder = f"{classes[label]}/"
+    return name if name.startswith((folder, "/")) else folder + name  # an absolute one is refused later
 
 
 class Row(NamedTuple):
@@ -256,9 +258,7 @@ class ShardWriter(Writer):
     def write_shard(self, path: Path, rows: Iterable[Row], source: Source) -> Any:
         """Write a shard and return what ``write_index`` has to know of it. Raises OSError."""
 
-    def write_index(  # noqa: B027 (not every format has one)
-        self, destination: Destination, names: Sequence[str], tables: Sequence[Any]
-    ) -> None:
+    def write_index(self, destination: Destination, names: Sequence[str], tables: Sequence[Any]) -> None:
         """Write what ``index_name`` names. Raises OSError."""
 
     def index_name(self, source: Source) -> str | None:

@@ -49,7 +49,7 @@ class WebDatasetSource(ShardedSource):
         assert isinstance(sample, ShardedSample)
         path = self.path_of(sample)
         try:
-            data = read_at(path, sample.position, sample.size)
+            data = read_at(path, sample.position, sample.size, sample.mtime_ns)
         except UserError as error:
             raise ImageError(str(error)) from None
         if len(data) != sample.size:
@@ -99,12 +99,14 @@ def _take_index(source: WebDatasetSource, shards: Shards, path: Path) -> None:
         classes, tables = index["classes"], index["shards"]
         if index["version"] != _INDEX_VERSION or not all(isinstance(name, str) for name in classes):
             raise ValueError("another version, or no classes")
-        listed = [table["name"] for table in tables]
         for table in tables:
             _check_table(table, len(classes))
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{url_of(path)}: not an index of shards, or damaged ({error})") from None
     source.classes = classes
+    if source.root.name.endswith(".tar"):  # one of the shards
+        tables = [table for table in tables if table["name"] in source.shards]
+    listed = [table["name"] for table in tables]
     for number, (file, table) in enumerate(zip(shards.files, tables, strict=False)):
         if table["name"] == file.name and table["bytes"] != file.size:
             raise UserError(
@@ -113,11 +115,11 @@ def _take_index(source: WebDatasetSource, shards: Shards, path: Path) -> None:
             )
         rows = zip(*(table[column] for column in _COLUMNS), strict=True)
         source.samples += [ShardedSample(n, y, s, file.mtime_ns, number, at) for n, y, at, s in rows]
-    if differing := sorted(set(listed) ^ set(source.shards)):
-        missing = differing[0] in listed
+    if listed != source.shards:
+        name = min(set(listed) ^ set(source.shards), default=path.name)
         raise UserError(
-            f"{url_of(shards.folder / differing[0])}: {'missing' if missing else 'not listed'}, "
-            f"by {path.name}; without that file the shards are taken as they are"
+            f"{url_of(shards.folder / name)}: the shards here are not those that {path.name} lists; without "
+            "that file they are taken as they are"
         )
 
 
@@ -130,7 +132,7 @@ def _check_table(table: dict[str, Any], classes: int) -> None:
     end = table["bytes"]
     if not all(0 <= label < classes for label in labels):
         raise ValueError("a label without a class")
-    if not all(0 <= at and 0 <= size and at + size <= end for at, size in zip(offsets, sizes, strict=True)):
+    if not all(at >= 0 and size >= 0 and at + size <= end for at, size in zip(offsets, sizes, strict=True)):
         raise ValueError("an image beyond the end of its shard")
 
 
@@ -210,6 +212,10 @@ def _members(path: Path) -> Iterator[_Member]:
                 check_archive_names([name], [], path)
                 yield _Member(name, member.size, member.offset_data)
                 archive.members.clear()  # type: ignore[attr-defined]
+            # A damaged header ends a tar as far as tarfile is concerned; a mark of zeros ends a whole one.
+            file.seek(archive.offset)  # type: ignore[attr-defined]
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")  # type: ignore[attr-defined]
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{url_of(path)}: not a tar, or truncated ({error})") from None
 
