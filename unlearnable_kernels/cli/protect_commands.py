@@ -115,6 +115,9 @@ def protect(
     intensity: Intensity = None,
     fraction: Fraction = 1.0,
     format: Format = None,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]")
+    ] = None,
     labels: Labels = None,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
@@ -158,6 +161,10 @@ def protect(
 
     method = method_text(method, intensity)
     chosen = METHODS.create(method)
+    if shard_size is not None:
+        if format is None:
+            raise UserError("--shard-size goes with --format webdataset or parquet")
+        format += f"{',' if ':' in format else ':'}shard_size={shard_size}"
     how: dict[str, Any] = {
         "fraction": fraction,
         "format": format,

@@ -86,7 +86,7 @@ def read_earlier(dst: Path, secret: Secret) -> Earlier:
             "would change those of others"
         )
     if any("samples" in entry for entry in manifest["files"].values()):
-        raise UserError(f"{dst} cannot be extended: it is one array, and not a tree of pictures")
+        raise UserError(f"{dst} cannot be extended: it is one array, or shards, and not a tree of pictures")
     report = verify_dataset(dst, secret)
     for kind in ("missing", "changed", "extra"):
         if names := getattr(report, kind):

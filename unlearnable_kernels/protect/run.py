@@ -11,6 +11,7 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
+from unlearnable_kernels.data.remote import is_remote
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
@@ -219,8 +220,8 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     Raises:
         UserError: They, or the staging folder and the source, do not lie clear of each other.
     """
-    src, dst = resolved(src), resolved(dst)
-    if not src.exists():
+    src, dst = src if is_remote(src) else resolved(src), resolved(dst)
+    if not is_remote(src) and not src.exists():
         raise UserError(f"{src}: no such file or folder")
     if not dst.name:
         raise UserError(f"{dst} cannot be replaced by the protected dataset; choose a folder within it")

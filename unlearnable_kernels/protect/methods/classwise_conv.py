@@ -125,7 +125,8 @@ class ClasswiseConv(Method):
             "resize": task.resize,
             "filter_acts": "on the stored image" if task.resize is None else "after the resize",
             "format": task.format,
-            "quality": task.format_settings.get("quality"),
+            "quality": None,
+            **task.format_settings,
         }
 
     def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
