@@ -10,6 +10,7 @@ from unlearnable_kernels.recipes.papers import (
     dune_icml2026,
     later_breaks,
     small_grid,
+    worst_defence,
 )
 from unlearnable_kernels.recipes.row import Row
 
@@ -20,6 +21,7 @@ PAPERS = (
     dune_icml2026.PAPER,
     small_grid.PAPER,
     beo_arms.PAPER,
+    worst_defence.PAPER,
 )
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
