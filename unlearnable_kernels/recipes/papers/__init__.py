@@ -12,6 +12,7 @@ from unlearnable_kernels.recipes.papers import (
     intensities,
     later_breaks,
     small_grid,
+    worst_defence,
 )
 from unlearnable_kernels.recipes.row import Row
 
@@ -24,6 +25,7 @@ PAPERS = (
     beo_arms.PAPER,
     formats.PAPER,
     intensities.PAPER,
+    worst_defence.PAPER,
 )
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
