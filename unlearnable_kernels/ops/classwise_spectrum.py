@@ -186,7 +186,7 @@ def _basis(n: int, like: Tensor) -> Tensor:
 
 
 def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by (S11) to (S14), with the transforms as matrix products."""
+    """The gradients by (S11) to (S13), with the transforms as matrix products."""
     images, labels, weights, curves = call
     dtype, of = compute_dtype(images), labels.clamp(min=0)
     x, active = as_float(images), (labels >= 0)[:, None, None, None]
