@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from unlearnable_kernels import bayes_error, classwise_conv, pgd_step, pgd_step_
+from unlearnable_kernels import bayes_error, classwise_conv, classwise_spectrum, pgd_step, pgd_step_
 from unlearnable_kernels.ops import ALL_OPS
 
 WITH_FLOATS = [op for op in ALL_OPS if op.name != "crop_flip"]
 DIFFERENTIABLE = [op for op in ALL_OPS if op.reference_backward is not None]
-FORWARD = ("classwise_conv", "pgd_step")
+FORWARD = ("classwise_conv", "classwise_spectrum", "pgd_step")
 WITHOUT_FORWARD = [op for op in WITH_FLOATS if op.name not in FORWARD]
 BY_NAME = {"ids": lambda op: op.name}
 NOT_FORWARD = "forward-mode derivatives are not implemented; use reverse mode"
@@ -60,6 +60,15 @@ def convolution(padding="reflect", rescale="max", dtype=torch.float64):
     return lambda x, s: classwise_conv(x, labels, s, padding, rescale), (images, filters)
 
 
+def spectrum(dtype=torch.float64):
+    """A function of images, weights and curves, and these; the image labelled -1 stays as it is."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = (4, 2, 4, 5), (3, 4, 5, 2, 2), (3, 2, 2, 2)
+    inputs = tuple(torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+    labels = torch.tensor([1, -1, 2, 1])
+    return lambda x, w, c: classwise_spectrum(x, labels, w, c), inputs
+
+
 def steps(norm, eps=0.3, dtype=torch.float64):
     """A function of x, gradient and origin; elements within and outside of ball and bounds, no edge near."""
     generator = torch.Generator().manual_seed(3)
@@ -73,6 +82,7 @@ FORMULAS = {
     "zeros": convolution("zeros"),
     "reflect": convolution(),
     "circular, none": convolution("circular", "none"),
+    "spectrum": spectrum(),
     "linf": steps("linf"),
     "l2 within the ball": steps("l2", 9.0),
     "l2": steps("l2", 1.0),
@@ -126,7 +136,7 @@ def test_derivatives_of_tangents(function, inputs):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize(("function", "inputs"), [convolution(), steps("l2")], ids=FORWARD)
+@pytest.mark.parametrize(("function", "inputs"), [convolution(), spectrum(), steps("l2")], ids=FORWARD)
 def test_jacobians_agree(function, inputs):
     (x, *others), tangents = inputs, directions(inputs)
     jacobian = torch.func.jacfwd(lambda x: function(x, *others))(x)

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -76,29 +77,33 @@ void check_range(const char* name, const Tensor& t, const Tensor& labels) {
   check(good, op, name, " must lie within ±1e20 for uint8 images");
 }
 
+using Kernel = void (*)(const ClasswiseSpectrum&, std::int64_t, std::int64_t);
+
 template <typename S>
-void run(ClasswiseSpectrum call, const Tensor& images, void (*kernel)(const ClasswiseSpectrum&, std::int64_t, std::int64_t)) {
+void run(ClasswiseSpectrum call, const Tensor& images, Kernel kernel) {
   using Stage = ClasswiseSpectrum::Stage;
   const CosinePlan<S> down(call.height), across(call.width());
   call.down = &down;
   call.across = &across;
   const std::int64_t size = call.image_size(), threads = torch::stable::get_num_threads();
   const std::int64_t work = 60 + 2 * (down.odd + across.odd);  // operations on an element, roughly
-  constexpr std::int64_t operations_a_piece = 1 << 18;
-  if (call.count >= threads || size * work < 4 * operations_a_piece) {
+  constexpr std::int64_t operations_a_piece = 1 << 18, kept_by_a_thread = 8 << 20;
+  const std::int64_t bytes = call.work_size() * static_cast<std::int64_t>(sizeof(S));
+  const bool large = bytes > kept_by_a_thread, few = call.count < threads && size * work >= 4 * operations_a_piece;
+  if (!large && !few) {
     share_out_work(call.count, size * work, operations_a_piece,
                    [&](std::int64_t begin, std::int64_t end) { kernel(call, begin, end); });
     return;
   }
-  const Tensor space = torch::stable::new_zeros(images, {call.work_size() * static_cast<std::int64_t>(sizeof(S))},
-                                                ScalarType::Byte);
+  const Tensor space = torch::stable::new_empty(images, {bytes}, ScalarType::Byte);
+  call.work = space.data_ptr();
+  call.clear_margin(static_cast<S*>(call.work));
   for (call.image = 0; call.image < call.count; ++call.image) {
     if (call.labels[call.image] < 0) {
       kernel(call, call.image, call.image + 1);
       continue;
     }
     ClasswiseSpectrum part = call;
-    part.work = space.data_ptr();
     for (const Stage stage : {Stage::forward, Stage::mix, Stage::inverse}) {
       part.stage = stage;
       const std::int64_t pieces = part.pieces(stage);
@@ -108,7 +113,7 @@ void run(ClasswiseSpectrum call, const Tensor& images, void (*kernel)(const Clas
   }
 }
 
-auto kernel_of(CpuCapability capability) {
+Kernel kernel_of(CpuCapability capability) {
 #if defined(__x86_64__)
   if (capability == CpuCapability::avx512) return classwise_spectrum_avx512;
   if (capability == CpuCapability::avx2) return classwise_spectrum_avx2;
@@ -149,7 +154,7 @@ Tensor forward(const Tensor& given, const Tensor& given_labels, const Tensor& gi
   call.step = last ? call.channels : 1;
   call.row = images.size(3) * call.step;
   call.sines = curves.size(2);
-  const auto kernel = kernel_of(cpu_capability());
+  const Kernel kernel = kernel_of(cpu_capability());
   if (wide)
     run<double>(call, images, kernel);
   else

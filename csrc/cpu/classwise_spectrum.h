@@ -36,6 +36,12 @@ struct ClasswiseSpectrum {
   std::int64_t stride() const { return (blocks(row) | 1) * block; }
   std::int64_t plane_size() const { return blocks(height) * block * stride(); }
   std::int64_t work_size() const { return planes * plane_size(); }
+  // The rows that only fill up the last block of rows: numbers, but which ones does not matter.
+  template <typename S>
+  void clear_margin(S* of) const {
+    for (std::int64_t p = 0; p < planes; ++p)
+      std::fill(of + p * plane_size() + height * stride(), of + (p + 1) * plane_size(), S(0));
+  }
   std::int64_t pieces(Stage of) const { return of == Stage::mix ? blocks(height) : planes * blocks(row); }
 };
 

@@ -121,13 +121,7 @@ struct SpectrumWorker {
     matrices = rows + all_rows;
     lanes = matrices + w * (w + 1) * squared;
     work = call.work == nullptr ? lanes + 2 * w * channels * call.sines : static_cast<S*>(call.work);
-    if (call.work == nullptr) clear_margin(work);
-  }
-
-  // The rows that only fill up the last vector of rows: numbers, but which ones does not matter.
-  UNLEARN_TARGET void clear_margin(S* of) const {
-    for (std::int64_t p = 0; p < call.planes; ++p)
-      std::fill(of + p * plane + call.height * stride, of + (p + 1) * plane, S(0));
+    if (call.work == nullptr) call.clear_margin(work);
   }
 
   UNLEARN_TARGET void take(std::int64_t n) {

@@ -54,16 +54,17 @@ def classwise_spectrum(images: Tensor, labels: Tensor, weights: Tensor, curves: 
         labels: int64 ``[N]``, each in ``[-1, K)``; an image labelled -1 is returned as it is.
         weights: ``[K, H, W, C, C]``, float32 (float64 too where the images are float64): for class and
             frequency (u, v) the matrix that the channels' coefficients are multiplied by; for uint8 images
-            finite and within ±1e20.
+            finite and within ±1e20 in every class that occurs.
         curves: ``[K, C, F, 2]``, dtypes as for weights: amplitude and phase of the sine of f = 1 … F
             three-quarter turns (1.5π f) over the range of tones; F may be 0; for uint8 images finite and
-            within ±1e20.
+            within ±1e20 in every class that occurs.
 
     Returns:
         Dtype, shape and memory format of ``images``. uint8 results are clamped to 0…1 and rounded to the
         nearest 255th, ties to even, and the same bytes on every backend, instruction set, thread count and
         batch split. Float results are not clamped, and are differentiable with respect to ``images``,
-        ``weights`` and ``curves``: once in reverse mode.
+        ``weights`` and ``curves``: once in reverse mode, any number of times in forward mode, and in
+        reverse mode over forward mode.
 
     Raises:
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.
@@ -92,11 +93,18 @@ def check_arguments(call: Arguments) -> None:
 
 
 def check_values(call: Arguments) -> None:
-    """Refuses labels out of range, and weights and curves that bytes would not survive."""
-    check.values_within("labels", call.labels, -1, call.weights.shape[0])
+    """Refuses labels out of range, and weights and curves in use that bytes would not survive."""
+    labels, classes = call.labels, call.weights.shape[0]
+    check.values_within("labels", labels, -1, classes)
     if call.images.dtype == torch.uint8:
-        for name, values in (("weights", call.weights), ("curves", call.curves)):
-            check.values(values, values.abs() <= LARGEST, name, "must lie within ±1e20 for uint8 images")
+        used = torch.zeros(classes + 1, dtype=torch.bool, device=labels.device)
+        used = used.index_fill(0, labels + 1, True)[1:].view(-1, 1, 1, 1)
+        for name, values, unused in (
+            ("weights", call.weights, ~used[..., None]),
+            ("curves", call.curves, ~used),
+        ):
+            good = unused | (values.abs() <= LARGEST)
+            check.values(values, good, name, "must lie within ±1e20 for uint8 images")
 
 
 def empty_result(call: Arguments) -> Tensor:
@@ -178,7 +186,7 @@ def _basis(n: int, like: Tensor) -> Tensor:
 
 
 def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by (S11) to (S14), with the transforms as matrix products."""
+    """The gradients by (S11) to (S13), with the transforms as matrix products."""
     images, labels, weights, curves = call
     dtype, of = compute_dtype(images), labels.clamp(min=0)
     x, active = as_float(images), (labels >= 0)[:, None, None, None]
@@ -209,6 +217,32 @@ def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor, 
     grad_x = down.mT @ torch.einsum("nuvcd,ncuv->nduv", w, grad_mixed) @ across
     grad_images = empty_result(call).copy_(torch.where(active, grad_x, grad.to(dtype)))
     return grad_images, grad_weights.to(weights.dtype), grad_curves.to(curves.dtype)
+
+
+def _tangent(call: Arguments, tangents: dict[str, Tensor]) -> Tensor:
+    """The derivative along tangents: (S2) and (S3) are linear in images and weights, (S4) follows (S11)."""
+    dtype, of = compute_dtype(call.images), call.labels.clamp(min=0)
+    images, weights, curves = (t.to(dtype) for t in (call.images, call.weights, call.curves))
+    active = (call.labels >= 0)[:, None, None, None]
+
+    def mixed(x: Tensor, w: Tensor) -> Tensor:
+        return classwise_spectrum(x.to(dtype), call.labels, w.to(dtype), curves[:, :, :0])
+
+    along = torch.zeros_like(images)
+    if "images" in tangents:
+        along = along + mixed(tangents["images"], weights)
+    if "weights" in tangents:
+        along = along + torch.where(active, mixed(images, tangents["weights"]), 0)
+    y, bent = mixed(images, weights), along
+    for f in range(curves.shape[2] if weights.shape[0] else 0):
+        rate = 1.5 * math.pi * (f + 1)
+        amplitudes, phases = curves[of, :, f, :, None, None].unbind(2)
+        sine, cosine = torch.sin(rate * y + phases), torch.cos(rate * y + phases)
+        bent = bent + amplitudes * rate * cosine * along
+        if "curves" in tangents:
+            by_amplitude, by_phase = tangents["curves"].to(dtype)[of, :, f, :, None, None].unbind(2)
+            bent = bent + by_amplitude * sine + by_phase * amplitudes * cosine
+    return torch.where(active, bent, along).to(call.images.dtype)
 
 
 def _fake_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,5 +280,6 @@ OPERATOR = define(
     fake=empty_result,
     sample_inputs=sample_inputs,
     autograd=Backward(_reference_backward, _fake_backward, of=("images", "weights", "curves")),
+    tangent=_tangent,
 )
 reference, reference_backward = OPERATOR.reference, OPERATOR.reference_backward
