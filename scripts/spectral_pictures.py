@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=2)
     options = parser.parse_args()
     methods = [f"spectral:intensity={name}" for name in INTENSITIES]
-    methods += [f"spectral:parts={part}" for part in PARTS]
+    methods += [f"spectral:intensity=strong,parts={part}" for part in PARTS]
     methods += ["classwise-conv:padding=zeros", "classwise-conv:padding=reflect"]
     found: list[dict[str, Any]] = []
     with progress() as report:

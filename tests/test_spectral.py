@@ -100,7 +100,7 @@ def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
 
 
 def test_files_are_those_of_the_equations(zoo: Path, tmp_path: Path) -> None:
-    protect(zoo, tmp_path / "out")
+    protect(zoo, tmp_path / "out", intensity="strong")
     for path in sorted(zoo.rglob("*.png")):
         before = np.asarray(Image.open(path))
         wanted = expected(before, path.parent.name)
@@ -170,7 +170,7 @@ def test_a_part_that_is_left_out_changes_nothing(zoo: Path, tmp_path: Path) -> N
     assert (spectra.gains == 1).all()
     assert not spectra.mixings.any()
     assert not spectra.curves[..., 0].any()
-    protect(zoo, tmp_path / "a", parts="tone+cells", intensity="weak", tone=0.1)
+    protect(zoo, tmp_path / "a", parts="tone+cells", intensity="mild", tone=0.1)
     parameters = read_manifest(tmp_path / "a")["parameters"]
     named = {name: parameters[name] for name in ("parts", *STRONG)}
     assert named == {"parts": "cells+tone", "cells": 0.4, "colour": None, "tone": 0.1}
@@ -214,12 +214,12 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert verify_dataset(tmp_path / "out", KEY).ok
     text = (tmp_path / "out" / "manifest.json").read_text()
     assert KEY.material.hex() not in text
-    gain = class_spectra(KEY, "src", ["c0"], STRONG).gains[0, 0, 1]
+    gain = class_spectra(KEY, "src", ["c0"], module.INTENSITIES["normal"]).gains[0, 0, 1]
     assert str(gain)[:6] not in text
 
 
 def test_a_set_grows_and_keeps_its_bytes(tree: Path, tmp_path: Path) -> None:
-    before = protect(tree, tmp_path / "dst", parts="colour+tone", intensity="weak", format="jpeg:quality=90")
+    before = protect(tree, tmp_path / "dst", parts="colour+tone", intensity="mild", format="jpeg:quality=90")
     shutil.copytree(tree / "train" / "c1", tree / "train" / "b")
     extend_dataset(tree, tmp_path / "dst", secret=KEY, workers=0)
     assert verify_dataset(tmp_path / "dst", KEY).ok
@@ -240,7 +240,7 @@ def test_it_can_be_previewed_and_checked_before(tree: Path, tmp_path: Path) -> N
 REFUSED = {
     "parts=cells+noise": "parts must be some of cells+colour+tone, not 'cells+noise'",
     "parts=tone+tone": "parts must be some of cells+colour+tone, not 'tone+tone'",
-    "intensity=huge": "intensity must be one of strong, weak, not 'huge'",
+    "intensity=huge": "intensity must be one of mild, normal, strong, not 'huge'",
     "parts=cells,tone=0.1": "tone must be among the parts if it has a strength, not 'cells'",
     "cells=0": "cells must be above 0 and at most 1, not 0.0",
     "colour=1.5": "colour must be above 0 and at most 1, not 1.5",

@@ -38,8 +38,8 @@ class ClassSpectra:
 
     def weights(self, classes: np.ndarray, height: int, width: int) -> torch.Tensor:
         """What ``spectral_weights`` gives for some of the classes, float32 [k, H, W, 3, 3]."""
-        chosen = (torch.from_numpy(each[classes]) for each in (self.gains, self.mixings))
-        return spectral_weights(*chosen, height, width)
+        gains, mixings = (torch.from_numpy(each[classes]) for each in (self.gains, self.mixings))
+        return spectral_weights(gains, mixings, height, width)
 
 
 def class_spectra(
@@ -100,7 +100,8 @@ class _Draw:
     def normal(self, what: str, *shape: int) -> np.ndarray:
         """float64, nearly N(0, 1): a sum of twelve uniform numbers, less its mean."""
         uniform = self.uniform(what, _UNIFORMS, *shape)
-        return sum(uniform[1:], uniform[0]) - _UNIFORMS / 2
+        total: np.ndarray = sum(uniform[1:], uniform[0])
+        return total - _UNIFORMS / 2
 
 
 def _gains(draw: _Draw, strength: float) -> np.ndarray:

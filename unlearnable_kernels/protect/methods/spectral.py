@@ -18,12 +18,14 @@ from unlearnable_kernels.protect.methods.class_spectra import (
     check_strengths,
     class_spectra,
 )
+from unlearnable_kernels.protect.methods.filters import NORMAL
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
 from unlearnable_kernels.protect.methods.selection import check_fraction, exact_subset
 
 INTENSITIES = {
+    "mild": {CELLS: 0.4, COLOUR: 0.43, TONE: 0.04},
+    NORMAL: {CELLS: 0.55, COLOUR: 0.55, TONE: 0.055},
     "strong": {CELLS: 0.6, COLOUR: 0.6, TONE: 0.06},
-    "weak": {CELLS: 0.4, COLOUR: 0.43, TONE: 0.04},
 }
 _WEIGHTS = 1 << 26  # bytes of matrices at a time
 
@@ -77,7 +79,7 @@ class Spectral(Method):
     """
 
     parts: str = "+".join(PARTS)
-    intensity: str = "strong"
+    intensity: str = NORMAL
     cells: float | None = None
     colour: float | None = None
     tone: float | None = None

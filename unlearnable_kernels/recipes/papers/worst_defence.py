@@ -11,11 +11,12 @@ NAME = "worst-defence"
 PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
-    "strong": "spectral",
-    "weak": "spectral:intensity=weak",
-    "cells": "spectral:parts=cells",
-    "colour": "spectral:parts=colour",
-    "tone": "spectral:parts=tone",
+    "strong": "spectral:intensity=strong",
+    "normal": "spectral",
+    "mild": "spectral:intensity=mild",
+    "cells": "spectral:intensity=strong,parts=cells",
+    "colour": "spectral:intensity=strong,parts=colour",
+    "tone": "spectral:intensity=strong,parts=tone",
 }
 PUBLISHED = {
     "plain": (),
