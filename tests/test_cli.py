@@ -179,7 +179,12 @@ BAD_CALLS = {
     (*PROTECT, "bayes-error:norm=l1"): "norm must be one of linf, l2",
     (*PROTECT, "bayes-error:steps=0"): "steps must be 1 or more",
     (*PROTECT, "bayes-error:network=alexnet"): "resnet18",
-    (*PROTECT, "bayes-error", "--format", "jpeg"): "format must be one of npz, png, webp with bayes-error",
+    (
+        *PROTECT,
+        "bayes-error",
+        "--format",
+        "jpeg",
+    ): "parquet, png, webdataset, webp with bayes-error",
     (*PROTECT, "beo-aaai2026:norm=l2"): "norm must be linf with rule adamw, not 'l2'",
     (*PROTECT, "bayes-error:rule=sgd"): "rule must be one of pgd, adamw, not 'sgd'",
     (*PROTECT, "bayes-error:inner_steps=0"): "inner_steps must be 1 or more, not 0",

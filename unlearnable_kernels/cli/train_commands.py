@@ -80,6 +80,13 @@ def train(
             metavar="tensorboard", help="Also write metrics to OUT/tensorboard.", rich_help_panel=_WHERE
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode as it trains; 0: all at the beginning.  [default: 0 if that fits]",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
 ) -> None:
     """Train a network, plainly (ERM) or with defences; with torchrun on several processes.
 
@@ -113,7 +120,7 @@ def train(
     }
     config = TrainConfig(**given, **parse_settings(set or [], (*given, "seed")))
     with progress() as report:
-        records = train_seeds(config, parse_seeds(seeds), out, report, device, log)
+        records = train_seeds(config, parse_seeds(seeds), out, report, device, log, workers)
     print_results(records)
     print_spread([record["final"] for record in records.values()])
 

@@ -108,10 +108,33 @@ def load_arrays(
     Raises:
         UserError: The dataset cannot be read, has no images, or has several sizes without ``image_size``.
     """
+    source, samples = open_split(path, split, limit_per_class)
+    return load_samples(source, samples, path, split, image_size, progress=progress)
+
+
+def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Source, list[Sample]]:
+    """A dataset, and which of its samples are wanted, as for ``load_arrays``.
+
+    Raises:
+        UserError: It cannot be read, or has no images.
+    """
     source = open_source(path, split)
     samples = source.samples if limit_per_class is None else first_of_each_class(source, limit_per_class)
     if not samples:
         raise UserError(f"{path} has no images to {split} on")
+    return source, samples
+
+
+def load_samples(
+    source: Source,
+    samples: list[Sample],
+    path: Path,
+    split: str,
+    image_size: int | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> LabelledImages:
+    """Decode what ``open_split`` gave into one array, as ``load_arrays`` does."""
     height, width, _ = load_image(source, samples[0], image_size).shape
     images = allocate((len(samples), height, width, 3))
 
@@ -120,10 +143,7 @@ def load_arrays(
         for row, sample in enumerate(chunk, start):
             image = load_image(source, sample, image_size)
             if image.shape != images.shape[1:]:
-                raise UserError(
-                    f"{path}: {sample.name} has {image.shape[1]}x{image.shape[0]} px and {samples[0].name} "
-                    f"{width}x{height} px: give an image size that all are brought to"
-                )
+                raise UserError(different_size(path, sample, image.shape, samples[0], images.shape[1:]))
             images[row] = image
         return len(chunk)
 
@@ -142,6 +162,21 @@ def load_arrays(
     return LabelledImages(torch.from_numpy(images), labels, list(source.classes), names, find_manifest(path))
 
 
+def different_size(
+    path: Path, sample: Sample, shape: tuple[int, ...], first: Sample, expected: tuple[int, ...]
+) -> str:
+    """The line for an image of another size than the first; sizes are (H, W, 3)."""
+    return (
+        f"{path}: {sample.name} has {shape[1]}x{shape[0]} px and {first.name} "
+        f"{expected[1]}x{expected[0]} px: give an image size that all are brought to"
+    )
+
+
+def fits(shape: tuple[int, ...]) -> bool:
+    """Whether an array of bytes takes at most half of the free memory."""
+    return int(np.prod(shape, dtype=np.int64)) <= _available_memory() // 2
+
+
 def first_of_each_class(source: Source, limit: int) -> list[Sample]:
     """The first ``limit`` samples of every class in name order, in the order of the dataset."""
     taken: set[str] = set()
@@ -155,9 +190,9 @@ def first_of_each_class(source: Source, limit: int) -> list[Sample]:
 
 def allocate(shape: tuple[int, ...]) -> np.ndarray:
     """An uninitialised uint8 array, in an unnamed temporary file if it is large for this machine."""
-    size = int(np.prod(shape, dtype=np.int64))
-    if size <= _available_memory() // 2:
+    if fits(shape):
         return np.empty(shape, np.uint8)
+    size = int(np.prod(shape, dtype=np.int64))
     with tempfile.TemporaryFile() as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk must show here, not as a bus error

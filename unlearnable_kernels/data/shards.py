@@ -27,6 +27,7 @@ from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import sha256_of, write_all, writing
 
 SHARD_SIZE = 1000
+_NEIGHBOURS = 100  # of a remote store's images, which are asked for by the megabyte
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -65,6 +66,10 @@ class ShardedSource(Source):
 
     written_as: ClassVar[str] = "png"
     is_encoded: ClassVar[bool] = True
+
+    @property
+    def block(self) -> int:
+        return _NEIGHBOURS if is_remote(self.folder) else 1
 
     def bytes_to_read(self, sample: Sample) -> int:
         return sample.size

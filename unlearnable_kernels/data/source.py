@@ -89,6 +89,11 @@ class Source(ABC):
             ImageError: The file is gone, cannot be read, or does not have the size it had when opened.
         """
 
+    @property
+    def block(self) -> int:
+        """How many neighbouring samples are read at the cost of one; 1 where each can be read alone."""
+        return 1
+
     @abstractmethod
     def bytes_to_read(self, sample: Sample) -> int:
         """How much ``read`` reads from disk for one sample."""

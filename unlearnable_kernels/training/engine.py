@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from unlearnable_kernels.data.augment import draw_crop_flip, to_float
+from unlearnable_kernels.data.stream import ImageStream
 from unlearnable_kernels.defences import Batch, Defence
 from unlearnable_kernels.device import autocast, sent
 from unlearnable_kernels.errors import UserError
@@ -85,7 +86,7 @@ class Engine:
     Args:
         model: On the device of ``group``, where it is trained in place.
         images: uint8 [N, H, W, 3], or float32 in [0, 1] where the recipe neither crops nor flips; on any
-            device.
+            device. Or a stream of them.
         labels: int64 [N], on any device.
         recipe: How to train.
         group: This process among those that train together.
@@ -97,7 +98,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        images: Tensor,
+        images: Tensor | ImageStream,
         labels: Tensor,
         recipe: Recipe,
         group: Processes,
@@ -139,7 +140,12 @@ class Engine:
             rows: int64, those of the images to train on; None takes all.
         """
         count, device = len(self.labels if rows is None else rows), self.group.device
-        order = torch.randperm(count, generator=generator, device=device).to(self.images.device)
+        stream = self.images if isinstance(self.images, ImageStream) else None
+        if stream is None:
+            order = torch.randperm(count, generator=generator, device=device)
+        else:
+            order = stream.order(count, generator, device)
+        order = order.to(self.images.device)
         if rows is not None:
             order = rows.to(order.device)[order]
         batches = order.split(self.recipe.batch_size)
@@ -149,6 +155,8 @@ class Engine:
         for defence in self.defences:
             defence.begin_epoch(self.model, epoch)
         start = time.perf_counter()
+        if stream is not None:
+            self._decoded = stream.batches([index[self.group.part(len(index))] for index in batches])
         for step, index in enumerate(batches):
             if self.recipe.skip_single and 1 == len(index) < min(count, self.recipe.batch_size):
                 continue
@@ -171,7 +179,9 @@ class Engine:
         part = self.group.part(count)
         images, picked = self.images, index[part]
         labels = sent(self.labels[picked], device)
-        if images.device != device:
+        if isinstance(images, ImageStream):
+            images, picked = sent(next(self._decoded), device), torch.arange(len(picked), device=device)
+        elif images.device != device:
             images, picked = sent(images[picked], device), torch.arange(len(picked), device=device)
         if images.is_floating_point():
             inputs = to_float(images[picked], self._dtype)

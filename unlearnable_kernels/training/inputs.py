@@ -1,5 +1,6 @@
 """What a run begins with: its datasets, checked against each other, and its record."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
+from unlearnable_kernels.data.arrays import LabelledImages, fits, load_arrays, load_samples, open_split
+from unlearnable_kernels.data.manifest import find_manifest
 from unlearnable_kernels.data.mixture import mix
+from unlearnable_kernels.data.source import load_image
+from unlearnable_kernels.data.stream import ImageStream, stream
 from unlearnable_kernels.defences import Defence
-from unlearnable_kernels.environment import commit, machine, versions
+from unlearnable_kernels.environment import commit, machine, usable_cores, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.training.config import TrainConfig
@@ -20,8 +24,17 @@ from unlearnable_kernels.training.reproducible import derived_seed
 from unlearnable_kernels.training.run_folder import plugins_of
 
 
-def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, LabelledImages | None]:
+def load_sets(
+    config: TrainConfig, progress: Progress, workers: int | None = None
+) -> tuple[LabelledImages, LabelledImages | None]:
     """The training set and, with labels that index the training set's classes, the test set, if any.
+
+    Args:
+        config: Says which.
+        progress: Takes progress.
+        workers: Processes that decode the training set while it is trained on; 0 decodes it now, into memory.
+            None does so where it takes at most half of the free memory, otherwise a process for each core
+            decodes. A mixture is always in memory, and so is the test set.
 
     Raises:
         UserError: A set cannot be used.
@@ -30,7 +43,11 @@ def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, 
     def load(path: str, split: str, limit: int | None) -> LabelledImages:
         return load_arrays(Path(path), split, config.image_size, limit_per_class=limit, progress=progress)
 
-    train_set = load(config.train, "train", config.limit_per_class)
+    mixed = config.clean is not None
+    if workers is not None and (workers < 0 or (mixed and workers)):
+        allowed = "0 with a mixture, which is put together in memory" if mixed else "0 or more"
+        raise UserError(f"workers must be {allowed}, not {workers}")
+    train_set = _load_or_stream(config, progress, 0 if mixed else workers)
     if config.clean is not None and config.protected_fraction is not None:
         clean_set = load(config.clean, "train", config.limit_per_class)
         train_set = mix(train_set, clean_set, config.protected_fraction, config.only_clean)
@@ -48,6 +65,20 @@ def load_sets(config: TrainConfig, progress: Progress) -> tuple[LabelledImages, 
     )
     require_size(test_set, height, config.test)
     return train_set, test_set
+
+
+def _load_or_stream(config: TrainConfig, progress: Progress, workers: int | None) -> LabelledImages:
+    path = Path(config.train)
+    source, samples = open_split(path, "train", config.limit_per_class)
+    if workers is None:
+        workers = 0
+        image = load_image(source, samples[0], config.image_size)
+        if source.is_encoded and not fits((len(samples), *image.shape)):
+            # torchrun's processes on one machine share its cores.
+            workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if workers:
+        return stream(source, samples, config.image_size, workers, find_manifest(path))
+    return load_samples(source, samples, path, "train", config.image_size, progress=progress)
 
 
 def describe(
@@ -85,6 +116,14 @@ def prepare(config: TrainConfig, defences: Sequence[Defence], data: LabelledImag
         Images uint8 [N, H, W, 3] and labels int64 [N].
     """
     images, labels = data.images, data.labels
+    if isinstance(images, ImageStream):
+        for each in defences:
+            if each.overrides("prepare") and getattr(each, "when", "before") == "before":
+                raise UserError(
+                    f"defence {each.name} changes all images before training, so they have to be in memory: "
+                    "give workers 0, and a smaller image size or fewer images if they do not fit"
+                )
+        return images, labels
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "defences"))
     for defence in defences:
         images, labels = defence.prepare(images, labels, generator)

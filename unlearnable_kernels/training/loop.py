@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unlearnable_kernels.data.arrays import LabelledImages
 from unlearnable_kernels.data.mixture import protected_share
+from unlearnable_kernels.data.stream import ImageStream, decoding
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import append_jsonl, resumable, write_json, write_jsonl
 from unlearnable_kernels.networks.normalise import normalised
@@ -44,6 +45,7 @@ def train(
     progress: Progress = no_progress,
     device: str | None = None,
     log: str | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Train a network into the run folder ``out``.
 
@@ -58,6 +60,8 @@ def train(
         progress: Called with images over all epochs.
         device: "cpu", "cuda" or "cuda:N"; None is the first GPU, or the CPU where there is none.
         log: "tensorboard" also writes the metrics for TensorBoard, those of earlier epochs included.
+        workers: Processes that decode images while the network trains, for sets larger than memory; 0 decodes
+            all of them at the beginning. None decides by the free memory, see ``load_sets``.
 
     Returns:
         The run's run.json, with the last epoch's metrics under "final". Accuracies are in [0, 1], those in
@@ -72,16 +76,21 @@ def train(
     with resumable():
         group = join_processes(device)
         group.first(lambda: check_places(out, config))
-        return _train(config, out, group, progress if group.rank == 0 else no_progress, log)
+        return _train(config, out, group, progress if group.rank == 0 else no_progress, log, workers)
 
 
 def _train(
-    config: TrainConfig, out: Path, group: Processes, progress: Progress, log: str | None
+    config: TrainConfig,
+    out: Path,
+    group: Processes,
+    progress: Progress,
+    log: str | None,
+    workers: int | None,
 ) -> dict[str, Any]:
     before = group.first(lambda: find_run(out, config))
     if before is not None and before["status"] == "finished":
         return before
-    train_set, test_set = group.together(lambda: load_sets(config, progress))
+    train_set, test_set = group.together(lambda: load_sets(config, progress, workers))
 
     def begin() -> dict[str, Any]:
         record = describe(config, train_set, test_set, group)
@@ -178,7 +187,8 @@ class _Run:
         seed = derived_seed(config.seed, f"epoch {epoch}")
         torch.manual_seed(seed + group.rank)  # for layers that draw for themselves
         generator = torch.Generator(group.device).manual_seed(seed)
-        result = self.engine.train_epoch(epoch, generator, report, rows)
+        with decoding():
+            result = self.engine.train_epoch(epoch, generator, report, rows)
         if result.diverged:
             raise UserError(f"the loss diverged in epoch {epoch + 1}: give a lower lr than {config.lr}")
         line = {
@@ -278,7 +288,9 @@ def engine_for(
     )
     defences = config.make_defences()
     images, labels = prepare(config, defences, data)
-    home = fitting_device(images.nbytes, group.device)
+    if not isinstance(images, ImageStream):
+        home = fitting_device(images.nbytes, group.device)
+        images, labels = images.to(home), labels.to(home)
     for defence in defences:
         defence.setup(model, config.network)
-    return Engine(model, images.to(home), labels.to(home), recipe, group, defences, len(data.classes))
+    return Engine(model, images, labels, recipe, group, defences, len(data.classes))

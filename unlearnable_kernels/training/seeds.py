@@ -19,6 +19,7 @@ def train_seeds(
     progress: Progress = no_progress,
     device: str | None = None,
     log: str | None = None,
+    workers: int | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Train from each seed in turn.
 
@@ -30,6 +31,7 @@ def train_seeds(
         progress: Called with the images of each run, and which run it is where there are several.
         device: As for ``train``.
         log: As for ``train``.
+        workers: As for ``train``.
 
     Returns:
         The run.json of each run by its folder.
@@ -41,12 +43,13 @@ def train_seeds(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds must be one or more, each once, not {', '.join(map(str, seeds))}")
     if len(seeds) == 1:
-        return {out: train(replace(config, seed=seeds[0]), out, progress, device, log)}
+        return {out: train(replace(config, seed=seeds[0]), out, progress, device, log, workers)}
     if (out / CONFIG).exists():
         raise UserError(f"{out} is the folder of one run: give several seeds another folder")
     records = {}
     for number, seed in enumerate(seeds, 1):
         folder = out / f"{SEED}{seed}"
         prefix = f"run {number} of {len(seeds)}, seed {seed}: "
-        records[folder] = train(replace(config, seed=seed), folder, prefixed(progress, prefix), device, log)
+        told = prefixed(progress, prefix)
+        records[folder] = train(replace(config, seed=seed), folder, told, device, log, workers)
     return records

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,10 @@ class ParquetSource(ShardedSource):
 
     column: str = field(kw_only=True)
     starts: list[list[int]] = field(kw_only=True)
+
+    @property
+    def block(self) -> int:
+        return max(end - start for starts in self.starts for start, end in pairwise(starts))
 
     def read(self, sample: Sample) -> bytes:
         assert isinstance(sample, ShardedSample)
