@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 SANITIZED := build/sanitized
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv crop_flip pgd_step bayes_error bayes_ascent_step)
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv classwise_spectrum crop_flip pgd_step bayes_error bayes_ascent_step)
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
 

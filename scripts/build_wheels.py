@@ -26,7 +26,15 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORM = "manylinux_2_28_x86_64"
 # What torch, or a package that it requires, brings.
 OTHERS = ("libtorch*", "libc10*", "libcudart.so.*")
-OPERATORS = ("operators", "classwise_conv", "crop_flip", "pgd_step", "bayes_error", "bayes_ascent_step")
+OPERATORS = (
+    "operators",
+    "classwise_conv",
+    "classwise_spectrum",
+    "crop_flip",
+    "pgd_step",
+    "bayes_error",
+    "bayes_ascent_step",
+)
 SAMPLES = """
 import torch, unlearnable_kernels
 from unlearnable_kernels.ops import ALL_OPS

@@ -126,7 +126,8 @@ def backward(cuda, grad, images, labels, filters, padding="zeros", rescale="max"
     k = filters.shape[1]
     out, check = guarded(images)
     work = torch.full((images.numel(),), torch.nan, dtype=filters.dtype)
-    each = torch.full((len(images), k, k), torch.nan, dtype=filters.dtype)
+    parts = cuda.backward_parts(ctypes.byref(call))
+    each = torch.full((len(images), parts, k, k), torch.nan, dtype=filters.dtype)
     sums = torch.zeros_like(filters)
     call.grad, call.out, call.work = grad.data_ptr(), out.data_ptr(), work.data_ptr()
     call.each_filter, call.filter_grads = each.data_ptr(), sums.data_ptr()
@@ -198,3 +199,22 @@ def test_gradients_agree_with_float64(cuda, padding, rescale):
             tolerance = {"rtol": 1e-3, "atol": 2e-3} if result.dtype == torch.float32 else TOLERANCES[dtype]
             scale = float(expected.abs().max().clamp(min=1e-9))
             torch.testing.assert_close(result.double() / scale, expected / scale, **tolerance)
+
+
+# Clusters of two and of eight blocks; without clusters one block goes over all of it.
+@pytest.mark.parametrize(
+    ("shape", "device", "parts"),
+    [((2, 3, 88, 80), H100, 2), ((1, 2, 4, 10_000), H100, 8), ((2, 3, 88, 80), A100, 1)],
+)
+def test_gradients_of_large_images_agree_with_float64(cuda, shape, device, parts):
+    cuda.set_device(*device, True)
+    images, labels, filters = random_call(6, shape, 3, 2, torch.float32)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    assert cuda.backward_parts(ctypes.byref(filled(images, labels, filters, "reflect", "max"))) == parts
+    results = backward(cuda, grad, images, labels, filters, "reflect", "max")
+    exact = contract.reference_backward(
+        grad.double(), images.double(), labels, filters.double(), "reflect", "max"
+    )
+    for result, expected in zip(results, exact, strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(result.double() / scale, expected / scale, rtol=1e-3, atol=1e-5)

@@ -9,6 +9,7 @@ import torch
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key, Seed
 from unlearnable_kernels.protect.methods.filters import (
+    INTENSITIES,
     KINDS,
     class_filters,
     default_parameters,
@@ -168,6 +169,29 @@ def test_defaults_by_name_and_by_size() -> None:
     assert default_parameters("tiny-imagenet-200", 64) == (9, 0.06)
     assert default_parameters("holidays", 63) == (3, 0.3)
     assert default_parameters("holidays", 64) == (9, 0.06)
+
+
+def test_intensities_by_size() -> None:
+    assert default_parameters("holidays", 32, "mild") == (3, 0.1)
+    assert default_parameters("cifar10", 224, "strong") == (5, 0.3)
+    assert default_parameters("holidays", 224, "mild") == (5, 0.06)
+    assert default_parameters("imagenet", 32, "strong") == (13, 0.06)
+    for size in INTENSITIES:
+        assert INTENSITIES[size]["normal"] == size
+    with pytest.raises(UserError, match="intensity must be one of mild, normal, strong, not 'odd'"):
+        default_parameters("holidays", 32, "odd")
+
+
+@pytest.mark.filterwarnings("ignore:an integer seed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_centred_filters_have_their_one_in_the_middle(kind: str) -> None:
+    for secret in (FIXED, Seed(3)):
+        filters = class_filters(secret, "pets", 20, 3, 0.3, kind, centred=True)
+        assert (filters[:, 1, 1] == 1).all()
+        filters[:, 1, 1] = 0
+        assert 0 < filters.max() < 0.3
+        others = class_filters(secret, "pets", 20, 3, 0.3, kind)
+        assert not set(filters[filters > 0].tolist()) & set(others[others > 0].tolist())
 
 
 @pytest.mark.parametrize("kind", ["vertical", "horizontal"])

@@ -21,6 +21,8 @@ bayes_error_backward(Tensor grad, Tensor mass, Tensor winner, Tensor features, T
 classwise_conv(Tensor images, Tensor labels, Tensor filters, str padding="zeros", str rescale="max") -> Tensor
 classwise_conv_backward(Tensor grad, Tensor images, Tensor labels, Tensor filters, str padding, str rescale) -> (Tensor grad_images, Tensor grad_filters)
 classwise_conv_into(Tensor(a!) out, Tensor images, Tensor labels, Tensor filters, str padding="zeros", str rescale="max") -> ()
+classwise_spectrum(Tensor images, Tensor labels, Tensor weights, Tensor curves) -> Tensor
+classwise_spectrum_backward(Tensor grad, Tensor images, Tensor labels, Tensor weights, Tensor curves) -> (Tensor grad_images, Tensor grad_weights, Tensor grad_curves)
 crop_flip(Tensor images, Tensor offsets, Tensor flips, int padding=4, Tensor? index=None, ScalarType dtype=6) -> Tensor
 crop_flip_into(Tensor(a!) out, Tensor images, Tensor offsets, Tensor flips, int padding=4, Tensor? index=None, ScalarType dtype=6) -> ()
 pgd_step(Tensor x, Tensor grad, Tensor origin, float step_size, float eps, str norm, float lower=0., float upper=1.) -> Tensor

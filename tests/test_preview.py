@@ -11,6 +11,7 @@ from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key, create_key_file
+from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.report.contact_sheet import (
     CELL,
@@ -60,6 +61,22 @@ def test_it_shows_what_protect_will_write(tree: Path, tmp_path: Path) -> None:
         # Differences of random pixels are so large that they are shown as they are.
         signed = after.astype(int) - before
         np.testing.assert_array_equal(difference, np.clip(128 + signed, 0, 255))
+
+
+def test_several_intensities_stand_side_by_side(tree: Path, tmp_path: Path) -> None:
+    several = [METHODS.create(f"classwise-conv:intensity={each}") for each in ("mild", "strong")]
+    sheet = write_preview(tree, tmp_path / "sheet.png", KEY, method=several, classes=1)
+    for each in ("mild", "strong"):
+        protect_dataset(tree, tmp_path / each, secret=KEY, workers=0, intensity=each)
+    with Image.open(sheet) as image:
+        found = np.asarray(image.convert("RGB"))
+    width = GAP + 3 * (CELL + GAP)
+    assert found.shape[1] == width
+    for column, folder in enumerate((tree, tmp_path / "mild", tmp_path / "strong")):
+        left = GAP + column * (CELL + GAP)
+        bottom = found.shape[0] - GAP - 4
+        shown = found[bottom - CELL : bottom, left : left + CELL]
+        np.testing.assert_array_equal(shown, decode((folder / "ant" / "0.png").read_bytes(), ""))
 
 
 def test_it_writes_nothing_else(tree: Path, tmp_path: Path) -> None:

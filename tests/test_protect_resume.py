@@ -28,7 +28,6 @@ from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.pipeline import chunk as render
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import staging
-from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -205,52 +204,58 @@ def test_finished_chunks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert notes[1:] == ["resuming: 6 of 12 images are done", "protected 12 of 12 images"]
 
 
-def test_a_journal_is_believed_only_as_far_as_the_files_go(tmp_path: Path) -> None:
+DAMAGED = ["\0" * 64, '[5, ["ab", nul', "[" * 100_000, '{"a": 1}']
+
+
+def records_of(dst: Path) -> list[Path]:
+    return sorted((dst.with_name(dst.name + ".partial") / "records").iterdir())
+
+
+def test_a_record_is_believed_only_as_far_as_the_files_go(tmp_path: Path) -> None:
     tree, dst = make_tree(tmp_path / "src", 12), tmp_path / "dst"
     whole = protect(tree, tmp_path / "whole")
     interrupted(tree, dst, 8)
-    partial = tmp_path / "dst.partial"
-    written = sorted((partial / "tree").rglob("*.png"))
+    written = sorted((tmp_path / "dst.partial" / "tree").rglob("*.png"))
     written[0].write_bytes(b"")
     written[3].unlink()
-    journal = partial / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes() + b'[5, ["ab", nul')
     assert protect(tree, dst) == whole
     interrupted(tree, tmp_path / "dst2", 8)
-    (tmp_path / "dst2.partial" / "journal.jsonl").write_bytes(b"\0" * 64 + b'\n[99, [], {}]\n{"a": 1}\n[1]\n')
+    for record, text in zip(records_of(tmp_path / "dst2"), DAMAGED, strict=True):
+        record.write_text(text)
     assert protect(tree, tmp_path / "dst2") == whole
 
 
-def test_a_journal_without_the_keys_signature_is_not_believed(tmp_path: Path) -> None:
+def test_a_record_without_the_keys_signature_is_not_believed(tmp_path: Path) -> None:
     """Else whoever can write there publishes a set without its pictures, or with others."""
     tree, dst = make_tree(tmp_path / "src", 12), tmp_path / "dst"
     whole = protect(tree, tmp_path / "whole")
     interrupted(tree, dst, 8)
-    journal = tmp_path / "dst.partial" / "journal.jsonl"
-    lines = [json.loads(line) for line in journal.read_bytes().splitlines()]
     for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
         picture.unlink()
-    lines[0][1] = [None, None]
-    lines[1][1:3] = [None, None], {"0": "cannot be read", "1": "cannot be read"}
-    lines[2] = [2, [None, None], {}, ""]
-    text = "\n".join(map(json.dumps, lines)) + "\n[3, [null, null], Infinity]\n" + "[" * 100_000 + "\n"
-    journal.write_text(text)
+    one, two, three, four = records_of(dst)
+    found = [json.loads(path.read_bytes()) for path in (one, two, three)]
+    skipped = {"0": "cannot be read", "1": "cannot be read"}
+    one.write_text(json.dumps([found[0][0], [None, None], *found[0][2:]]))
+    two.write_text(json.dumps([found[1][0], [None, None], skipped, found[1][3]]))
+    three.write_text(json.dumps([found[2][0], [None, None], skipped, ""]))
+    four.write_text("[3, [null, null], Infinity]")
     assert protect(tree, dst, on_error="skip") == whole
 
 
-def test_a_line_of_another_run_is_not_believed(tmp_path: Path) -> None:
+def test_a_record_of_another_run_is_not_believed(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "src", 12)
     whole = protect(tree, tmp_path / "whole", strength=0.2)
     for name, strength in (("dst", 0.3), ("dst2", 0.2)):
         interrupted(tree, tmp_path / name, 8, strength=strength)
-    for part in ("journal.jsonl", "tree"):
-        place = tmp_path / "dst2.partial" / part
-        place.rename(tmp_path / f"old-{part}")
-        (tmp_path / "dst.partial" / part).rename(place)
+    theirs = {json.loads(path.read_bytes())[0]: path for path in records_of(tmp_path / "dst")}
+    for ours in records_of(tmp_path / "dst2"):
+        theirs[json.loads(ours.read_bytes())[0]].replace(ours)
+    (tmp_path / "dst2.partial" / "tree").rename(tmp_path / "old")
+    (tmp_path / "dst.partial" / "tree").rename(tmp_path / "dst2.partial" / "tree")
     assert protect(tree, tmp_path / "dst2", strength=0.2) == whole
 
 
-@pytest.mark.parametrize("planted", ["tree", "work", "tree/train", "journal.jsonl", "."])
+@pytest.mark.parametrize("planted", ["tree", "work", "tree/train", "plan.jsonl", "records", "."])
 def test_links_in_the_staging_folder_are_not_followed(tmp_path: Path, planted: str) -> None:
     tree, dst, other = make_tree(tmp_path / "src", 4), tmp_path / "dst", tmp_path / "other"
     other.mkdir()
@@ -264,12 +269,16 @@ def test_links_in_the_staging_folder_are_not_followed(tmp_path: Path, planted: s
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, "[]", "3", '{"digest": Infinity}', '{"digest": "", "header": 3}', "\0"]
+    "text",
+    ["[" * 100_000, "[]", "3", '{"digest": Infinity}', '{"digest": "", "header": 3}', "\0", "cut", "forged"],
 )
 def test_a_damaged_plan_is_one_line(tree: Path, tmp_path: Path, text: str) -> None:
     interrupted(tree, tmp_path / "dst", 2)
-    (tmp_path / "dst.partial" / "plan.json").write_text(text)
-    with pytest.raises(UserError, match=r"plan\.json is damaged; delete .* to start over$"):
+    path = tmp_path / "dst.partial" / "plan.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = {"cut": "".join(lines[:-1]), "forged": "".join(lines).replace("c0/000", "c0/999")}
+    path.write_text(damaged.get(text, text))
+    with pytest.raises(UserError, match=r"plan\.jsonl is damaged; delete .* to start over$"):
         protect(tree, tmp_path / "dst")
 
 
@@ -281,14 +290,98 @@ def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
         protect(tree, dst, strength=0.2)
     with pytest.raises(UserError, match="differs in the key"):
         protect(tree, dst, secret=Key(bytes(32)))
-    image = next((tree / "train" / "c0").iterdir())
-    stamp = image.stat().st_mtime_ns
-    os.utime(image, ns=(stamp, stamp + 1))
-    with pytest.raises(UserError, match="differs in the source's files"):
-        protect(tree, dst)
-    os.utime(image, ns=(stamp, stamp))
     assert contents(tmp_path / "dst.partial") == before
     assert protect(tree, dst) == protect(tree, tmp_path / "whole")
+
+
+def rendered_pictures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is rendered from now on."""
+    names: list[str] = []
+    original = render.Rendering.render
+
+    def noting(self: render.Rendering, chunk: render.Chunk) -> render.Result:
+        names.extend(sample.name for sample in chunk.samples)
+        return original(self, chunk)
+
+    monkeypatch.setattr(render.Rendering, "render", noting)
+    return names
+
+
+def change(tree: Path, how: str) -> None:
+    """Change a tree that ``make_tree`` made: 000, 002 and so on in c0, the others in c1."""
+    picture = tree / "train" / "c0" / "002.png"
+    if how == "gone":
+        picture.unlink()
+    elif how == "mended":
+        Image.new("RGB", (9, 7)).save(picture)
+    elif how == "touched":
+        os.utime(picture, ns=(1, 1))
+    elif how == "new":
+        shutil.copy(picture, picture.with_name("001.png"))
+    else:
+        (tree / "train" / "b0").mkdir()
+        shutil.copy(picture, tree / "train" / "b0" / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("how", "told", "again"),
+    [
+        ("gone", "c0/002.png is gone; what is done of 6 pictures is kept", ["c0/000.png"]),
+        ("mended", "c0/002.png is changed; what", ["c0/000.png", "c0/002.png"]),
+        ("touched", "c0/002.png is changed; what", ["c0/000.png", "c0/002.png"]),
+        ("new", "c0/001.png is new; what", ["c0/000.png", "c0/001.png", "c0/002.png"]),
+        ("class", "b0/x.png is new; what is done of 8 pictures is kept", ["b0/x.png"]),
+    ],
+)
+def test_a_changed_source_costs_what_has_changed(
+    tmp_path: Path, how: str, told: str, again: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    interrupted(tree, dst, 8)
+    change(tree, how)
+    rendered, notes = rendered_pictures(monkeypatch), list[str]()
+    after = protect(tree, dst, notify=notes.append)
+    assert rendered == again
+    assert any(note.startswith(f"changed since this was begun: {told}") for note in notes)
+    assert after == protect(tree, tmp_path / "whole")
+    assert verify_dataset(dst, KEY).ok
+
+
+def test_a_bad_picture_is_no_dead_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    bad = tree / "train" / "c1" / "003.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no picture")
+    for _ in range(2):  # the same command says the same
+        with pytest.raises(UserError, match=r"c1/003\.png"):
+            protect(tree, dst)
+    bad.write_bytes(good)
+    rendered = rendered_pictures(monkeypatch)
+    whole = protect(tree, dst)
+    assert rendered == [f"c1/{number:03}.png" for number in (1, 3, 5, 7)]
+    assert whole == protect(tree, tmp_path / "whole")
+
+
+def test_a_method_that_looks_at_all_pictures_begins_anew_when_one_changes(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 6), tmp_path / "dst"
+    how: dict[str, Any] = {"filters": "irp", "kernel_size": 3}
+    interrupted(tree, dst, 4, **how)
+    (tmp_path / "dst.partial" / "work" / "images").write_bytes(b"of all pictures")
+    (tree / "train" / "c1" / "001.png").unlink()
+    notes: list[str] = []
+    interrupted(tree, dst, 4, notify=notes.append, **how)
+    assert "what is done of 0 pictures is kept" in notes[1]
+    assert not any((tmp_path / "dst.partial" / "work").iterdir())
+    assert protect(tree, dst, **how) == protect(tree, tmp_path / "whole", **how)
+
+
+def test_what_stopped_before_it_wrote_anything_leaves_nothing(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 4), tmp_path / "new" / "deep" / "dst"
+    (tree / "train" / "c0" / "002.png").write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"c0/002\.png"):
+            protect(tree, dst)
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_class_keeps_its_filter_when_others_come(tmp_path: Path) -> None:
@@ -446,31 +539,6 @@ def test_ctrl_c_says_how_to_go_on(tree: Path, tmp_path: Path) -> None:
         assert notes[-1] == "interrupted; run the same command again to resume"
     assert not (tmp_path / "dst").exists()
     assert protect(tree, tmp_path / "dst") == protect(tree, tmp_path / "whole")
-
-
-def render_with(rendering: object, lock: Path) -> list[Any]:
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
-    try:
-        return list(execute(rendering, [0], 1, descriptor))  # type: ignore[arg-type,list-item]
-    finally:
-        os.close(descriptor)
-
-
-class _Suicide:
-    def render(self, chunk: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class _OpenFiles:
-    def render(self, chunk: object) -> list[str]:
-        return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
-
-
-def test_workers_hold_the_lock_and_their_death_is_reported(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    assert str(lock) in render_with(_OpenFiles(), lock)[0]
-    with pytest.raises(UserError, match="a worker process died"):
-        render_with(_Suicide(), lock)
 
 
 def test_what_another_version_left_is_named_with_a_remedy(tree: Path, tmp_path: Path) -> None:

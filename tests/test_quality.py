@@ -1,6 +1,7 @@
 """How much protected images look like their originals: PSNR and SSIM, and of which images they are taken."""
 
 import math
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from PIL import Image
 from small_runs import write_tree
 
 from unlearnable_kernels.data import quality
-from unlearnable_kernels.data.quality import picture_quality, psnr, ssim
+from unlearnable_kernels.data.manifest import read_manifest
+from unlearnable_kernels.data.quality import central, picture_quality, psnr, quality_text, ssim
+from unlearnable_kernels.data.source import load_image
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect import sample_quality
 from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.pipeline import plan
 from unlearnable_kernels.protect.run import protect_dataset
 
 KEY = Key(bytes(range(32)))
@@ -72,6 +77,48 @@ def test_a_sample_is_taken_at_even_distances(
     assert found == {"images": 3, "unchanged": 3, "psnr": None, "ssim": pytest.approx(1)}
     assert [name.partition("/")[0] for name in seen] == ["cat"] * 4 + ["dog"] * 2
     assert len(set(seen)) == 3  # the original's name is its copy's
+
+
+def test_what_protect_measured_is_in_the_manifest(sets: tuple[Path, Path]) -> None:
+    """The mean over the same six images, before they were written."""
+    found, written = picture_quality(str(sets[0]), sets[1]), read_manifest(sets[1])["picture_quality"]
+    assert written == {"images": 6, "psnr": round(found["psnr"], 2), "ssim": round(found["ssim"], 4)}
+    told = quality_text(written)
+    assert told == f"PSNR {found['psnr']:.1f} dB, SSIM {found['ssim']:.2f} (mean of 6 pictures)"
+
+
+def test_what_a_lossy_format_loses_counts(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    protect_dataset(sets[0], tmp_path / "out", secret=KEY, workers=0, resize=12, format="jpeg:quality=20")
+    found = picture_quality(str(sets[0]), tmp_path / "out")
+    assert read_manifest(tmp_path / "out")["picture_quality"]["psnr"] == round(found["psnr"], 2)
+
+
+def test_of_a_large_set_a_few_are_measured_and_none_that_was_skipped(
+    sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(sets[0], tmp_path / "src")
+    (tmp_path / "src" / "train" / "cat" / "bad.png").write_bytes(b"no image")
+    monkeypatch.setattr(sample_quality, "FEW", 5)
+    monkeypatch.setattr(sample_quality, "load_image", lambda *of: names.append(of[1].name) or load_image(*of))
+    names: list[str] = []
+    for dst, chunk in (("a", 256), ("b", 3)):
+        monkeypatch.setattr(plan, "CHUNK_IMAGES", chunk)
+        protect_dataset(tmp_path / "src", tmp_path / dst, secret=KEY, workers=0, on_error="skip")
+    assert len(set(names[:5])) == 5
+    assert names[5:] == names[:5]
+    assert "cat/bad.png" not in names
+
+
+def test_of_large_images_the_middle_is_compared() -> None:
+    image = np.arange(700 * 600 * 3).reshape(700, 600, 3)
+    assert central(image).shape == (512, 512, 3)
+    assert central(image)[0, 0, 0] == image[94, 44, 0]
+    assert central(image[:11, :9]).shape == (11, 9, 3)
+
+
+@pytest.mark.parametrize("forged", [None, 3, {}, {"psnr": "x\n", "ssim": []}])
+def test_a_forged_figure_is_not_told(forged: object) -> None:
+    assert quality_text(forged) == ""
 
 
 def ones() -> np.ndarray:

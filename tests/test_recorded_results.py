@@ -106,7 +106,7 @@ def operator_digest(name: str) -> str:
 
 
 def protected_digest(root: Path, target: Path, options: dict[str, Any]) -> str:
-    """SHA-256 over names and bytes of all files, and over the manifest but for versions and signature."""
+    """SHA-256 over names and bytes of all files, and over the manifest without what other versions change."""
     options = dict(options)
     source = root / options.pop("source", "zoo")
     seed = options.pop("seed", None)
@@ -118,7 +118,7 @@ def protected_digest(root: Path, target: Path, options: dict[str, Any]) -> str:
             digest.update(f"{path.relative_to(target).as_posix()} {path.stat().st_size} ".encode())
             digest.update(path.read_bytes())
     manifest = json.loads((target / "manifest.json").read_text())
-    del manifest["versions"], manifest["mac"]
+    del manifest["versions"], manifest["mac"], manifest["picture_quality"]
     digest.update(json.dumps(manifest).encode())
     return digest.hexdigest()
 

@@ -247,6 +247,20 @@ def test_sets_of_two_sizes_stay_apart(data: dict[str, str], tmp_path: Path) -> N
     assert len(folders) == 2
 
 
+def test_a_set_stored_with_loss_is_another(data: dict[str, str], tmp_path: Path) -> None:
+    row = ROWS["formats/jpeg-25/reflect"]
+    row = replace(row, dataset="cifar10", training={"crop_padding": 1, "batch_size": 8, "epochs": 1})
+    found = {}
+    for each in (row, replace(row, name="formats/lossless/reflect", stored_as=None)):
+        result = reproduce([each], tmp_path, tmp_path / "results", data=data)[each.name]
+        assert result is not None
+        found[each.name] = result
+    lossy, lossless = (found[f"formats/{name}/reflect"] for name in ("jpeg-25", "lossless"))
+    assert (lossy["stored_as"], lossless.get("stored_as")) == ("jpeg:quality=25", None)
+    assert lossy["quality"][0]["psnr"] != lossless["quality"][0]["psnr"]
+    assert len(list((tmp_path / "sets").glob("*/train/cat/*.jpg"))) == 10
+
+
 def test_the_command(
     work: Path, data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from unlearnable_kernels.ops.bayes_ascent_step import bayes_ascent_step
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
 from unlearnable_kernels.ops.crop_flip import crop_flip
 from unlearnable_kernels.ops.native import cpu_capability, cuda_backend
 from unlearnable_kernels.ops.pgd_step import pgd_step, pgd_step_
@@ -14,6 +15,7 @@ __all__ = [
     "bayes_ascent_step",
     "bayes_error",
     "classwise_conv",
+    "classwise_spectrum",
     "cpu_capability",
     "crop_flip",
     "cuda_backend",

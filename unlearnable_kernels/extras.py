@@ -24,7 +24,12 @@ DISTRIBUTIONS = {
 }
 """What the extra ``commands`` installs, by the name it is imported by."""
 
-OTHERS = {"pillow_heif": ("pillow-heif", "heif")}
+OTHERS = {
+    "pillow_heif": ("pillow-heif", "heif"),
+    "pyarrow": ("pyarrow", "parquet"),
+    "ray": ("ray", "ray"),
+    "fsspec": ("fsspec", "remote"),
+}
 """What another extra installs: the package, and the extra."""
 
 

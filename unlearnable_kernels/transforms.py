@@ -45,6 +45,7 @@ class ClasswiseConv:
         strength: p_b of the filters; likewise.
         padding: What lies beyond the border; by default reflect with a key and zeros with a seed.
         filters: Their kind, as for ``protect``; but not irp, which is fitted to a dataset's images.
+        centred: Whether the 1 of every filter is in its middle.
 
     Attributes:
         filters: float32 [K, k, k].
@@ -65,6 +66,7 @@ class ClasswiseConv:
         strength: float | None = None,
         padding: str | None = None,
         filters: str = SQUARE,
+        centred: bool = False,
     ) -> None:
         if not isinstance(secret, Key | Seed):
             raise UserError(f"secret must be a Key or a Seed, such as read_key_file gives, not {secret!r}")
@@ -86,7 +88,7 @@ class ClasswiseConv:
         assert own.padding is not None
         self._side = size if name not in DEFAULTS and None in (kernel_size, strength) else None
         derived = classes if isinstance(secret, Key) else count  # a seed's filters go by place alone
-        self.filters = class_filters(secret, name, derived, own.kernel_size, own.strength, filters)
+        self.filters = class_filters(secret, name, derived, own.kernel_size, own.strength, filters, centred)
         self.padding = own.padding
 
     def __call__(self, images: Any, labels: Any) -> tuple[Any, Any]:

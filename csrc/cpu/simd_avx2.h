@@ -17,12 +17,18 @@ struct Avx2 {
   UNLEARN_AVX2 static Avx2 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   UNLEARN_AVX2 void store(float* p) const { _mm256_storeu_ps(p, v); }
   UNLEARN_AVX2 static Avx2 set1(float x) { return {_mm256_set1_ps(x)}; }
+  UNLEARN_AVX2 static Avx2 add(Avx2 a, Avx2 b) { return {_mm256_add_ps(a.v, b.v)}; }
+  UNLEARN_AVX2 static Avx2 sub(Avx2 a, Avx2 b) { return {_mm256_sub_ps(a.v, b.v)}; }
   UNLEARN_AVX2 static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
   UNLEARN_AVX2 static Avx2 div(Avx2 a, Avx2 b) { return {_mm256_div_ps(a.v, b.v)}; }
   UNLEARN_AVX2 static Avx2 max(Avx2 a, Avx2 b) { return {_mm256_max_ps(a.v, b.v)}; }
   UNLEARN_AVX2 static Avx2 min(Avx2 a, Avx2 b) { return {_mm256_min_ps(a.v, b.v)}; }
   UNLEARN_AVX2 static Avx2 fma(Avx2 a, Avx2 b, Avx2 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   UNLEARN_AVX2 static Avx2 fnma(Avx2 a, Avx2 b, Avx2 c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+  // To the nearest whole number, ties to even.
+  UNLEARN_AVX2 static Avx2 round(Avx2 a) {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
   UNLEARN_AVX2 static float hmax(Avx2 a) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -30,6 +36,29 @@ struct Avx2 {
   }
   // Holds a loaded value in a register: otherwise the compiler loads it again for every multiply-add.
   UNLEARN_AVX2 static void keep(Avx2& a) { asm("" : "+x"(a.v)); }
+  // Column j of eight rows, from `at` on, becomes the vector at to + j·step.
+  UNLEARN_AVX2 static void transpose(const float* const* from, std::int64_t at, float* to, std::int64_t step) {
+    __m256 r[8], s[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from[i] + at);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+      s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+      r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xEE);
+      r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+      r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xEE);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      _mm256_storeu_ps(to + i * step, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+      _mm256_storeu_ps(to + (i + 4) * step, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+  }
   UNLEARN_AVX2 static Avx2 load_bytes(const std::uint8_t* p) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
   }

@@ -5,11 +5,12 @@
 #include <cstdint>
 
 // The vector type of the kernels without intrinsics: lanes in an array, fused by std::fma, which is one
-// instruction where the target has it. float with one lane also serves rows too short for a real vector.
+// instruction where the target has it, or rounded twice where `fused` is false. float with one lane also serves rows too
+// short for a real vector.
 
 namespace unlearn {
 
-template <typename S, int lanes>
+template <typename S, int lanes, bool fused = true>
 struct Portable {
   using Scalar = S;
   static constexpr int width = lanes;
@@ -25,18 +26,27 @@ struct Portable {
   static Portable load(const S* p) { return make([=](int i) { return p[i]; }); }
   void store(S* p) const { std::copy(lane, lane + lanes, p); }
   static Portable set1(S x) { return make([=](int) { return x; }); }
+  static Portable add(Portable a, Portable b) { return make([&](int i) { return a.lane[i] + b.lane[i]; }); }
+  static Portable sub(Portable a, Portable b) { return make([&](int i) { return a.lane[i] - b.lane[i]; }); }
   static Portable mul(Portable a, Portable b) { return make([&](int i) { return a.lane[i] * b.lane[i]; }); }
   static Portable div(Portable a, Portable b) { return make([&](int i) { return a.lane[i] / b.lane[i]; }); }
   static Portable max(Portable a, Portable b) { return make([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; }); }
   static Portable min(Portable a, Portable b) { return make([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; }); }
   static Portable fma(Portable a, Portable b, Portable c) {
-    return make([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+    return make([&](int i) { return fused ? std::fma(a.lane[i], b.lane[i], c.lane[i]) : a.lane[i] * b.lane[i] + c.lane[i]; });
   }
   static Portable fnma(Portable a, Portable b, Portable c) {
-    return make([&](int i) { return std::fma(-a.lane[i], b.lane[i], c.lane[i]); });
+    return make([&](int i) { return fused ? std::fma(-a.lane[i], b.lane[i], c.lane[i]) : c.lane[i] - a.lane[i] * b.lane[i]; });
   }
+  // To the nearest whole number, ties to even.
+  static Portable round(Portable a) { return make([&](int i) { return std::nearbyint(a.lane[i]); }); }
   static S hmax(Portable a) { return *std::max_element(a.lane, a.lane + lanes); }
   static void keep(Portable&) {}
+  // Column j of as many rows as there are lanes, from `at` on, becomes the vector at to + j·step.
+  static void transpose(const S* const* from, std::int64_t at, S* to, std::int64_t step) {
+    for (int j = 0; j < lanes; ++j)
+      for (int i = 0; i < lanes; ++i) to[j * step + i] = from[i][at + j];
+  }
   static Portable load_bytes(const std::uint8_t* p) {
     return make([=](int i) { return static_cast<S>(p[i]); });
   }

@@ -87,7 +87,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& images, co
   const std::int64_t count = images.size(0), k = filters.size(1);
   Tensor grad_images = empty_result(prepared.images);
   Tensor work = torch::stable::new_empty(prepared.filters, {images.numel()});
-  Tensor each = torch::stable::new_empty(prepared.filters, {count, k * k});
+  const std::int64_t parts = classwise_conv_backward_parts(prepared.call);
+  Tensor each = torch::stable::new_empty(prepared.filters, {count, parts, k * k});
   Tensor sums = torch::stable::new_zeros(prepared.filters, {filters.size(0), k, k});
   prepared.call.grad = grad_like_images.data_ptr();
   prepared.call.out = grad_images.data_ptr();

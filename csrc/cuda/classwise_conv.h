@@ -16,7 +16,7 @@ struct ClasswiseConvCuda {
   const void* grad;            // backward only: of the result, like `images`
   void* out;                   // forward: the result, like `images`; backward: the gradient of `images`
   void* work;                  // backward only: S [count, elements of an image]
-  void* each_filter;           // backward only: S [count, k, k], each image's share
+  void* each_filter;           // backward only: S [count, parts, k, k], each block's share
   void* filter_grads;          // backward only: S [classes, k, k]
   const std::int64_t* labels;  // [count]: a row of `filters`, or negative for an image that stays as it is
   const void* filters;         // S [classes, k, k], k odd; S is double where `type` is, otherwise float
@@ -34,6 +34,9 @@ struct ClasswiseConvCuda {
 void check_classwise_values(const ClasswiseConvCuda& call);
 void classwise_conv_forward(const ClasswiseConvCuda& call);
 void classwise_conv_backward(const ClasswiseConvCuda& call);
+
+// How many blocks share an image of the backward.
+int classwise_conv_backward_parts(const ClasswiseConvCuda& call);
 
 // The forward for the filter sizes 3, 5 and 9 and all but double; see classwise_conv_tiles.cuh.
 template <int K>

@@ -78,7 +78,7 @@ unsigned blocks_for(std::int64_t count) {
 template <class T>
 void launch_any(const ClasswiseConvCuda& call) {
   const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(call.count, INT_MAX));
-  launch(classwise_conv_any<T>, blocks, threads, call.stream, "classwise_conv", call);
+  launch(classwise_conv_any<T>, {blocks, threads, call.stream, "classwise_conv"}, call);
 }
 
 bool launch_for_size(const ClasswiseConvCuda& call) {
@@ -95,7 +95,8 @@ void check_classwise_values(const ClasswiseConvCuda& call) {
   const std::int64_t weights = call.type == ElementType::byte ? call.classes * call.k * call.k : 0;
   const std::int64_t most = std::max(call.count, weights);
   if (most > 0)
-    launch(check_values, blocks_for(most), threads, call.stream, "classwise_conv: the check of values", call, weights);
+    launch(check_values, {blocks_for(most), threads, call.stream, "classwise_conv: the check of values"}, call,
+           weights);
 }
 
 void classwise_conv_forward(const ClasswiseConvCuda& call) {

@@ -21,8 +21,6 @@
 // in sm_90 code 288 are multiply-adds. Its speed is not yet measured.
 #pragma once
 
-#include <cooperative_groups.h>
-
 #include <algorithm>
 #include <climits>
 #include <cstring>
@@ -167,20 +165,6 @@ __device__ inline float patch_peak(const Patch& sum, int rows, int columns) {
   return peak;
 }
 
-// The maximum over all blocks of the cluster. `own` is this block's place for it.
-__device__ inline float cluster_peak(float peak, int parts, float* own) {
-#if __CUDA_ARCH__ >= 900
-  if (parts > 1) {
-    const auto cluster = cooperative_groups::this_cluster();
-    if (threadIdx.x == 0) *own = peak;
-    cluster.sync();
-    for (int part = 0; part < parts; ++part) peak = larger(peak, *cluster.map_shared_rank(own, part));
-    cluster.sync();
-  }
-#endif
-  return peak;
-}
-
 // This part's share of an image that is left as it is.
 template <class T>
 __device__ void copy_image(const T* from, T* to, std::int64_t size, bool vector, int part, int parts) {
@@ -263,8 +247,8 @@ __global__ void __launch_bounds__(most_threads)
         else if (place.columns > 0) peak = larger(peak, patch_peak(sum, place.rows, place.columns));
       }
       if (pass == 0) {
-        peak = reduce_block(peak, scratch, [](float a, float b) { return larger(a, b); });
-        peak = cluster_peak(peak, tiling.parts, &own_peak);
+        const auto largest = [](float a, float b) { return larger(a, b); };
+        peak = reduce_cluster(reduce_block(peak, scratch, largest), tiling.parts, &own_peak, largest);
       }
     }
     __syncthreads();  // the next image's weights replace these
@@ -316,18 +300,10 @@ void launch_tiles(const ClasswiseConvCuda& call) {
   const std::size_t shared = tiling.shared_floats(K) * sizeof(float);
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
              "classwise_conv: shared memory");
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(tiling.parts), 1, 1};
-  cudaLaunchConfig_t config{};
   const std::int64_t at_once = std::min<std::int64_t>(call.count, INT_MAX / tiling.parts);
-  config.gridDim = dim3(static_cast<unsigned>(at_once * tiling.parts));
-  config.blockDim = dim3(static_cast<unsigned>(tiling.threads()));
-  config.dynamicSmemBytes = shared;
-  config.stream = call.stream;
-  config.attrs = &cluster;
-  config.numAttrs = tiling.parts > 1 ? 1 : 0;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, call, tiling), "classwise_conv");
+  const Launch where{static_cast<unsigned>(at_once), static_cast<unsigned>(tiling.threads()), call.stream,
+                     "classwise_conv", tiling.parts, shared};
+  launch(kernel, where, call, tiling);
 }
 
 template <int K>

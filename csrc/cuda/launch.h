@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 
@@ -20,14 +21,27 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
+struct Launch {
+  unsigned clusters, threads;
+  cudaStream_t stream;
+  const char* what;
+  int parts = 1;  // blocks of a cluster; more than one needs sm_90
+  std::size_t shared = 0;
+};
+
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, cudaStream_t stream,
-            const char* what, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), const Launch& where, const Arguments&... arguments) {
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(where.parts), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(threads);
-  config.stream = stream;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+  config.gridDim = dim3(where.clusters * static_cast<unsigned>(where.parts));
+  config.blockDim = dim3(where.threads);
+  config.dynamicSmemBytes = where.shared;
+  config.stream = where.stream;
+  config.attrs = &cluster;
+  config.numAttrs = where.parts > 1 ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), where.what);
 }
 
 }  // namespace unlearn

@@ -34,3 +34,7 @@ extern "C" const char* forward(const unlearn::ClasswiseConvCuda* call) {
 extern "C" const char* backward(const unlearn::ClasswiseConvCuda* call) {
   return caught([&] { unlearn::classwise_conv_backward(*call); });
 }
+
+extern "C" int backward_parts(const unlearn::ClasswiseConvCuda* call) {
+  return unlearn::classwise_conv_backward_parts(*call);
+}

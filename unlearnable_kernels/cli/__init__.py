@@ -15,6 +15,7 @@ from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
 from unlearnable_kernels.cli.options import AsJson, Command, Plugin, listing, print_json, registries
 from unlearnable_kernels.cli.protect_commands import check, keygen, preview, protect, verify
 from unlearnable_kernels.cli.reproduce_commands import reproduce
+from unlearnable_kernels.cli.stages_commands import finish, plan, render
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
 from unlearnable_kernels.errors import UserError, shown
@@ -66,6 +67,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     keygen,
     check,
     protect,
+    plan,
+    render,
+    finish,
     verify,
     preview,
     train,
@@ -82,7 +86,8 @@ for command in COMMANDS:
 
 
 def _say(message: object) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one line, however many processes torchrun started
+    # One line, however many processes torchrun started; but the ranks of `render` each have their own.
+    if os.environ.get("RANK", "0") == "0" or sys.argv[1:2] == ["render"]:
         print(f"unlearnable: {shown(str(message))}", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LISTED = {
     "check": ("methods", "writers"),
     "protect": ("methods", "writers"),
+    "plan": ("methods", "writers"),
     "preview": ("methods",),
     "train": ("networks", "defences"),
     "sweep": ("networks", "defences"),

@@ -36,6 +36,12 @@ Insecure = Annotated[
 MethodOption = Annotated[
     str, typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="How to protect; methods are listed below.")
 ]
+Intensity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mild|normal|strong", help="Of classwise-conv, by the pictures' size.  [default: normal]"
+    ),
+]
 Resize = Annotated[
     int | None,
     typer.Option(help="Shorter side to this many pixels, then the central square, before all else."),
@@ -57,6 +63,18 @@ OnErrorOption = Annotated[
     OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
 ]
 
+Source = Annotated[
+    Path, typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet.")
+]
+Fraction = Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")]
+Earlier = Annotated[
+    list[Path] | None,
+    typer.Option(help="A set published before; repeatable: says what both would expose."),
+]
+AcceptExposure = Annotated[
+    bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
+]
+
 
 def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Secret":
     from unlearnable_kernels.protect.keys import Seed, read_key_file
@@ -67,6 +85,11 @@ def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Sec
         return read_key_file(key_file, insecure_permissions=insecure)
     assert seed is not None
     return Seed(seed)
+
+
+def method_text(method: str, intensity: str | None) -> str:
+    """``--method`` with ``--intensity`` as one of its settings."""
+    return method if intensity is None else f"{method}{',' if ':' in method else ':'}intensity={intensity}"
 
 
 def keygen(
@@ -83,20 +106,27 @@ def keygen(
 
 
 def protect(
-    src: Annotated[
-        Path,
-        typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet."),
-    ],
+    src: Source,
     dst: Annotated[Path, typer.Argument(help="Folder to create; appears when it is whole.")],
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     method: MethodOption = "classwise-conv",
-    fraction: Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")] = 1.0,
+    intensity: Intensity = None,
+    fraction: Fraction = 1.0,
     format: Format = None,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]")
+    ] = None,
     labels: Labels = None,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="local|ray", help="Processes here, or tasks of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]")
+    ] = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
     extend: Annotated[
@@ -105,13 +135,8 @@ def protect(
     prune: Annotated[
         bool, typer.Option("--prune", help="With --extend: remove what is gone from SRC.")
     ] = False,
-    earlier: Annotated[
-        list[Path] | None,
-        typer.Option(help="A set published before; repeatable: says what both would expose."),
-    ] = None,
-    accept_exposure: Annotated[
-        bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
-    ] = False,
+    earlier: Earlier = None,
+    accept_exposure: AcceptExposure = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="As `unlearnable check`: write nothing.")
     ] = False,
@@ -134,7 +159,12 @@ def protect(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.run import check_places, protect_dataset
 
+    method = method_text(method, intensity)
     chosen = METHODS.create(method)
+    if shard_size is not None:
+        if format is None:
+            raise UserError("--shard-size goes with --format webdataset or parquet")
+        format += f"{',' if ':' in format else ':'}shard_size={shard_size}"
     how: dict[str, Any] = {
         "fraction": fraction,
         "format": format,
@@ -149,9 +179,11 @@ def protect(
         raise UserError("--extend goes by DST's own manifest: give neither --earlier nor --accept-exposure")
     if extend and dry_run:
         raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
+    if extend and (executor, address) != ("local", None):
+        raise UserError("--extend works on this machine alone: leave out --executor and --address")
     if dry_run:
         check_places(find(src), dst)
-        check(src, method, format, labels, resize, on_error, dataset_name, json)
+        check(src, method, None, format, labels, resize, on_error, dataset_name, json)
         return
     with progress() as report:
         common: dict[str, Any] = {
@@ -166,6 +198,7 @@ def protect(
             manifest = extend_dataset(src, dst, prune=prune, **common)
         else:
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
+            common |= {"executor": executor, "address": address}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     if json:
         print_json(summary_of(manifest))
@@ -191,6 +224,7 @@ def summary_of(manifest: Path) -> dict[str, Any]:
 def check(
     src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
     method: MethodOption = "classwise-conv",
+    intensity: Intensity = None,
     format: Format = None,
     labels: Labels = None,
     resize: Resize = None,
@@ -212,7 +246,7 @@ def check(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
 
-    options = Options(METHODS.create(method), 1.0, format, resize, dataset_name)
+    options = Options(METHODS.create(method_text(method, intensity)), 1.0, format, resize, dataset_name)
     with progress() as report:
         found = check_dataset(src, options, Key.generate(), labels=labels, progress=report)
     stops = found.stops("skip" if on_error is OnError.skip else "raise")
@@ -257,6 +291,7 @@ def verify(
 
     Example: unlearnable verify protected --key-file my.key
     """
+    from unlearnable_kernels.data.quality import quality_text
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -271,7 +306,9 @@ def verify(
         for kind in ("missing", "extra", "changed"):
             for name in getattr(found, kind):
                 print(f"{kind}: {shown(name)}")
-        print(f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}")
+        looks = quality_text(found.quality)
+        verdict = f"{'ok' if found.ok else 'NOT ok'}: {found.checked:,} files checked, key {found.key}"
+        print(verdict + (f"; {shown(looks)}" if looks else ""))
     if not found.ok:
         raise typer.Exit(1)
 
@@ -289,6 +326,10 @@ def preview(
         str | None,
         typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="As for `protect`.  [default: classwise-conv]"),
     ] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(metavar="mild|normal|strong|all", help="As for `protect`, or all three side by side."),
+    ] = None,
     resize: Resize = None,
     dataset_name: DatasetName = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
@@ -300,23 +341,28 @@ def preview(
     A method that optimises all images together has nothing to show without a protected copy.
 
     Example: unlearnable preview photos --key-file my.key
+
+    Example: unlearnable preview photos --key-file my.key --intensity all --method classwise-conv:centred=true
     """
+    from unlearnable_kernels.protect.methods.filters import INTENSITY_NAMES
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.report.contact_sheet import write_comparison, write_preview
 
     if protected is not None:
-        given = (key_file, seed_compat, method, resize, dataset_name)
+        given = (key_file, seed_compat, method, intensity, resize, dataset_name)
         if on_error is OnError.skip or any(option is not None for option in given):
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
         print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
         return
+    name = method or "classwise-conv"
+    every = INTENSITY_NAMES if intensity == "all" else (intensity,)
     written = write_preview(
         src,
         out,
         secret_from(key_file, seed_compat, insecure_key_permissions),
-        method=METHODS.create(method or "classwise-conv"),
+        method=[METHODS.create(method_text(name, each)) for each in every],
         resize=resize,
         dataset_name=dataset_name,
         classes=classes,

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unlearnable_kernels.data.named import parse
+from unlearnable_kernels.data.remote import file_at, is_remote, read_file
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import parse_json
 
@@ -64,7 +65,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_bytes()
+        text = read_file(path) if is_remote(path) else path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{folder}: not a protected dataset: it has no {MANIFEST_NAME}") from None
     except OSError as error:
@@ -114,7 +115,7 @@ def find_manifest(path: Path) -> dict[str, Any] | None:
 def locate_manifest(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """As ``find_manifest``, with the folder that holds it."""
     path = parse(path).path
-    if (path / MANIFEST_NAME).is_file():
+    if file_at(path / MANIFEST_NAME) is not None:
         return path, read_manifest(path)
     if (path.is_file() or path.name == "train") and (path.parent / MANIFEST_NAME).is_file():
         manifest = read_manifest(path.parent)

@@ -7,6 +7,8 @@ imagenet100:SET,classes=FILE  its classes that FILE lists
 subset:SET,classes=10         the first 10 classes of any data set, or those that a file lists
 subset:SET,images=1000        the first 1,000 images of every class, also after classes
 
+s3://BUCKET/SET               shards in a remote store, see ``remote``
+
 SET is a path or a name, and without it ``imagenet100`` is that of the name imagenet. The data folder is the
 one that UNLEARNABLE_DATA names, otherwise ~/.cache/unlearnable/data.
 """
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from unlearnable_kernels.data.remote import is_remote
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.files import resolved, writing
@@ -77,7 +80,7 @@ class Reference:
     """What was written where a path goes, taken apart. ``str`` puts it together again.
 
     Attributes:
-        path: The folder or file, absolute.
+        path: The folder or file, absolute; or a URL.
         subset: The one of ``SUBSETS`` that was asked for; "" for the whole data set.
         classes: A number, for the first so many classes, or the absolute path of a file that lists them; ""
             for all.
@@ -155,6 +158,8 @@ def resolve(text: str | Path) -> str:
         UserError: As ``parse``; or a link leads to itself.
     """
     reference = parse(text)
+    if is_remote(reference.path):
+        return str(reference)
     return str(replace(reference, path=resolved(reference.path)))
 
 
@@ -165,7 +170,7 @@ def find(text: str | Path) -> Path:
         UserError: There is none, or it cannot be downloaded.
     """
     path = parse(text).path
-    if not _exists(path):
+    if not is_remote(path) and not _exists(path):
         if path.parent != data_folder() or path.name not in DOWNLOADS:
             resolved(path)  # tells a name too long, or a link that leads to itself
             named = f", nor in {data_folder()}, nor one of {', '.join(DOWNLOADS)}"
@@ -191,6 +196,8 @@ def _place(text: str) -> Path:
     """The absolute path that a path, or a name in the data folder, means."""
     path = Path(text)
     if not _exists(path):
+        if is_remote(path):
+            return path
         path = path.expanduser()
         name = _ALIASES.get(text, text)
         if len(path.parts) == 1 and (_exists(data_folder() / name) or name in DOWNLOADS or name != text):

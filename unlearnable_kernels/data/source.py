@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from unlearnable_kernels.data.folder_scan import refuse_case_twins
-from unlearnable_kernels.data.formats import FORMATS
+from unlearnable_kernels.data.formats import FORMATS, REMOTE
 from unlearnable_kernels.data.images import decode, resize
 from unlearnable_kernels.data.named import find, parse
+from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.errors import ImageError, UserError, shown
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ def open_source(path: Path, split: str = "train", on_error: str = "raise") -> So
 
 def _open(path: Path, split: str, on_error: str) -> Source:
     # Any folder may be one of class folders, and any without folders one of pictures: asked last.
-    for name in sorted(FORMATS, key=lambda name: (name in _LAST, name == "image-folder")):
+    names = REMOTE if is_remote(path) else FORMATS
+    for name in sorted(names, key=lambda name: (name in _LAST, name == "image-folder")):
         try:
             source = FORMATS[name](path, split, on_error)
         except (UserError, OSError):
@@ -268,8 +270,9 @@ def _open(path: Path, split: str, on_error: str) -> Source:
 
 def not_a_dataset(path: Path, reason: str) -> UserError:
     """The error for a path that holds none, which lists what is understood."""
-    understood = "; ".join(entry.description for entry in FORMATS.entries())
-    return UserError(f"{shown(str(path))}: {reason}; understood are {understood}")
+    names = REMOTE if is_remote(path) else FORMATS
+    understood = "; ".join(entry.description for entry in FORMATS.entries() if entry.name in names)
+    return UserError(f"{url_of(path)}: {reason}; understood are {understood}")
 
 
 def load_image(source: Source, sample: Sample, size: int | None) -> np.ndarray:

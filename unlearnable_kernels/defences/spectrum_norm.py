@@ -17,9 +17,9 @@ from unlearnable_kernels.defences.image_changes import MeanMatch, from_planes, t
 from unlearnable_kernels.errors import UserError
 
 MODES = ("ring", "cell")
-_UNIT = 32  # rings and cells are given for images of 32 px
+UNIT = 32  # rings and cells are given for images of 32 px
 _RINGS = (3.0, 7.0, 13.0)  # radii at which the second, third and fourth ring begin
-_ROUNDING = 1 / 12  # energy of a coefficient that is rounding alone, in squared grey levels
+ROUNDING = 1 / 12  # energy of a coefficient that is rounding alone, in squared grey levels
 
 
 @DEFENCES.register("spectrum-norm", "each image's DCT energies set to the training set's mean")
@@ -46,8 +46,8 @@ class SpectrumNorm(MeanMatch):
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
-        if not 1 <= self.cell <= _UNIT:
-            raise UserError(f"cell must be 1 to {_UNIT}, not {self.cell}")
+        if not 1 <= self.cell <= UNIT:
+            raise UserError(f"cell must be 1 to {UNIT}, not {self.cell}")
 
     def measure(self, images: Tensor) -> tuple[Tensor]:
         """Energy by band, float32 [n, 3, bands], in squared grey levels."""
@@ -59,7 +59,7 @@ class SpectrumNorm(MeanMatch):
             return images.clone()  # nothing but the mean
         coefficients = dct2(to_planes(images))
         band, members = bands(*images.shape[1:3], self.mode, self.cell)
-        energy = self._energy(coefficients).maximum(members.sum(0) * _ROUNDING)
+        energy = self._energy(coefficients).maximum(members.sum(0) * ROUNDING)
         gains = (self._means["energy"].float() / energy).sqrt()
         gains = torch.cat([gains, torch.ones_like(gains[..., :1])], -1)  # the last one for the mean
         return from_planes(inverse_dct2(coefficients * gains[..., band]))
@@ -70,7 +70,9 @@ class SpectrumNorm(MeanMatch):
 
 
 @cache
-def bands(height: int, width: int, mode: str, cell: int) -> tuple[Tensor, Tensor]:
+def bands(
+    height: int, width: int, mode: str, cell: int, rings: tuple[float, ...] = _RINGS
+) -> tuple[Tensor, Tensor]:
     """The bands of an image's DCT, those alone that have coefficients.
 
     Args:
@@ -78,17 +80,18 @@ def bands(height: int, width: int, mode: str, cell: int) -> tuple[Tensor, Tensor
         width: Of the image, in pixels.
         mode: One of ``MODES``.
         cell: See ``SpectrumNorm``.
+        rings: Radii at which the second ring and those after it begin, for images of 32 px.
 
     Returns:
         Each coefficient's band, int64 [height, width], with the number of bands for coefficient (0, 0); and
         float32 [height * width, bands], which coefficient is in which.
     """
-    rows = torch.arange(height, dtype=torch.float64)[:, None] * _UNIT / height
-    columns = torch.arange(width, dtype=torch.float64) * _UNIT / width
+    rows = torch.arange(height, dtype=torch.float64)[:, None] * UNIT / height
+    columns = torch.arange(width, dtype=torch.float64) * UNIT / width
     if mode == "ring":
-        band = torch.bucketize(torch.hypot(rows, columns), torch.tensor(_RINGS).double(), right=True)
+        band = torch.bucketize(torch.hypot(rows, columns), torch.tensor(rings).double(), right=True)
     else:
-        band = (rows // cell).long() * _UNIT + (columns // cell).long()
+        band = (rows // cell).long() * UNIT + (columns // cell).long()
     kept = band.flatten()[1:].unique()
     band = torch.searchsorted(kept, band)
     band[0, 0] = len(kept)

@@ -4,6 +4,7 @@ from unlearnable_kernels.ops import (
     bayes_ascent_step,
     bayes_error,
     classwise_conv,
+    classwise_spectrum,
     crop_flip,
     native,
     pgd_step,
@@ -11,6 +12,7 @@ from unlearnable_kernels.ops import (
 
 ALL_OPS = (
     classwise_conv.OPERATOR,
+    classwise_spectrum.OPERATOR,
     crop_flip.OPERATOR,
     pgd_step.OPERATOR,
     bayes_error.OPERATOR,

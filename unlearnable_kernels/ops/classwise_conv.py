@@ -166,17 +166,17 @@ def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.where((error != 0) & even, torch.nextafter(total, toward), total).float()
 
 
-def _compute_dtype(images: Tensor) -> torch.dtype:
+def compute_dtype(images: Tensor) -> torch.dtype:
     """The dtype that is computed in."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
-def _as_float(images: Tensor) -> Tensor:
+def as_float(images: Tensor) -> Tensor:
     """The images as numbers; bytes as b/255, correctly rounded."""
     if images.dtype == torch.uint8:
         table = torch.arange(256, dtype=torch.float64, device=images.device) / 255
         return table.float()[images.int()]
-    return images.to(_compute_dtype(images))
+    return images.to(compute_dtype(images))
 
 
 def _filtered(x: Tensor, weights: Tensor, padding: str) -> Tensor:
@@ -211,8 +211,8 @@ def _reference(call: Arguments) -> Tensor:
         return result
     if filters.shape[0] == 0:
         return result.copy_(images)
-    weights = filters.to(_compute_dtype(images))[labels.clamp(min=0)]
-    filtered = _filtered(_as_float(images), weights, padding)
+    weights = filters.to(compute_dtype(images))[labels.clamp(min=0)]
+    filtered = _filtered(as_float(images), weights, padding)
     if rescale == "max":
         filtered = filtered / _divisor(filtered)
     if images.dtype == torch.uint8:
@@ -232,14 +232,14 @@ def _before_division(g: Tensor, filtered: Tensor) -> Tensor:
 def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor]:
     """The gradients by (5) to (7), summed over the images of a class."""
     images, labels, filters, padding, rescale = call
-    dtype, k = _compute_dtype(images), filters.shape[-1]
+    dtype, k = compute_dtype(images), filters.shape[-1]
     height, width = images.shape[2:]
     active = (labels >= 0)[:, None, None, None]
     weights = filters.to(dtype)[labels.clamp(min=0)]
-    padded = _pad(_as_float(images), k // 2, padding)
+    padded = _pad(as_float(images), k // 2, padding)
     g = grad.to(dtype)
     if rescale == "max":
-        g = _before_division(g, _filtered(_as_float(images), weights, padding))
+        g = _before_division(g, _filtered(as_float(images), weights, padding))
     g = torch.where(active, g, 0)
     grad_padded = torch.zeros_like(padded)
     grad_weights = torch.zeros_like(weights)
@@ -255,7 +255,7 @@ def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor]:
 
 def _tangent(call: Arguments, tangents: dict[str, Tensor]) -> Tensor:
     """The derivative along tangents of images and filters: (1) is linear in both, (2) divides by the peak."""
-    dtype = _compute_dtype(call.images)
+    dtype = compute_dtype(call.images)
     images, filters = call.images.to(dtype), call.filters.to(dtype)
     d_images, d_filters = (tangents.get(name) for name in ("images", "filters"))
     active = (call.labels >= 0)[:, None, None, None]

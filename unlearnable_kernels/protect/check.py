@@ -13,7 +13,7 @@ import numpy as np
 
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.named import find
-from unlearnable_kernels.data.quality import psnr, ssim
+from unlearnable_kernels.data.quality import central, mean_quality
 from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.data.writer import Destination
 from unlearnable_kernels.environment import usable_cores
@@ -205,15 +205,14 @@ def _trial(
         perturbation.apply(before[None], [plan.assignment[rows[sample.name]]], after[None])
         written += len(plan.writer.encode(after, destination, sample.name))
         pixels += before.shape[0] * before.shape[1]
-        pairs.append((before, after))
+        pairs.append((central(before), central(after)))
     spent = time.perf_counter() - start
-    changed = [each for each in (psnr(*pair) for pair in pairs) if np.isfinite(each)]
-    likeness = [ssim(*pair) for pair in pairs]
+    looks = mean_quality(pairs)
     whole = sum(width * height for width, height in sizes.values()) / max(1, pixels)
     return {
         "output_bytes": round(written * whole),
         "seconds": spent * whole / usable_cores(),
-        "psnr": float(np.mean(changed)) if changed else None,
-        "ssim": None if np.isnan(likeness).any() else float(np.mean(likeness)),
+        "psnr": looks["psnr"],
+        "ssim": looks["ssim"],
         "sampled": len(chosen),
     }

@@ -18,6 +18,7 @@ from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
+from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -25,13 +26,14 @@ from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.selection import exact_subset
 from unlearnable_kernels.protect.pipeline.chunk import Result
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
-from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_chunks, make_plan
+from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_plan
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences
 from unlearnable_kernels.protect.run import (
+    check_on_error,
     check_places,
-    check_workers,
     notify_about,
     notify_skipped,
     telling_how_to_resume,
@@ -84,7 +86,7 @@ def read_earlier(dst: Path, secret: Secret) -> Earlier:
             "would change those of others"
         )
     if any("samples" in entry for entry in manifest["files"].values()):
-        raise UserError(f"{dst} cannot be extended: it is one array, and not a tree of pictures")
+        raise UserError(f"{dst} cannot be extended: it is one array, or shards, and not a tree of pictures")
     report = verify_dataset(dst, secret)
     for kind in ("missing", "changed", "extra"):
         if names := getattr(report, kind):
@@ -134,9 +136,8 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
         header=header,
         assignment=assignment,
         outputs=outputs,
-        chunks=make_chunks(plan.task.source, assignment, outputs),
         digest=digest_of([header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
-    )
+    ).cut()
 
 
 def _refuse_doubtful(published: Collection[str], new: Sequence[str]) -> None:
@@ -243,7 +244,8 @@ def extend_dataset(
             or as ``protect_dataset`` does.
     """
     refuse_within_import()
-    check_workers(workers, on_error)
+    check_on_error(on_error)
+    executor = Executor(workers=workers)
     notify = notify or logging.getLogger(__name__).info
     _, dst = check_places(find(src), Path(dst))
     read_earlier(dst, secret)
@@ -265,7 +267,9 @@ def extend_dataset(
         staging.drop_other(plan.digest)
         job = Job(source, plan, staging, on_error == "skip", progress)
         with telling_how_to_resume(notify):
-            results = job.render(workers, notify)
+            with job.leaving_nothing():
+                job.begin(notify)
+                results = job.render(executor, notify)
             try:
                 results = keep_published(plan, earlier, results, staging.tree)
             except UserError:
@@ -273,7 +277,11 @@ def extend_dataset(
                 raise
             manifest = job.finish(results, secret, replacing=True)
     before, now = set(earlier.manifest["files"]), set(manifest["files"])
-    notify(f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}")
+    looks = quality_text(manifest.get("picture_quality"))
+    notify(
+        f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}"
+        + (f"; {looks}" if looks else "")
+    )
     notify_skipped(manifest, notify)
     return dst / MANIFEST_NAME
 

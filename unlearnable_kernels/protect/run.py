@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
-from unlearnable_kernels.data.named import find
+from unlearnable_kernels.data.named import find, resolve
+from unlearnable_kernels.data.quality import quality_text
+from unlearnable_kernels.data.remote import is_remote
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
@@ -16,6 +19,7 @@ from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Method, make_method
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
@@ -41,6 +45,8 @@ def protect_dataset(
     earlier: Sequence[Path] = (),
     accept_exposure: bool = False,
     workers: int | None = None,
+    executor: str = "local",
+    address: str | None = None,
     on_error: str = "raise",
     progress: Progress = no_progress,
     notify: Notify | None = None,
@@ -68,6 +74,8 @@ def protect_dataset(
             published in another way, see ``exposed``.
         accept_exposure: Whether to do so nevertheless.
         workers: Processes that write images, 0 for none; by default one for each core.
+        executor: Where, a name in ``executor.NAMES``.
+        address: Of a Ray cluster.
         on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
         progress: Takes progress.
         notify: Takes messages of one line; by default they are logged.
@@ -83,36 +91,70 @@ def protect_dataset(
     """
     refuse_within_import()
     options = Options(make_method(method, method_settings), fraction, format, resize, dataset_name)
-    check_options(options)
-    check_workers(workers, on_error)
+    where = Executor(executor, workers, address)
     notify = notify or logging.getLogger(__name__).info
+    ready = prepare(src, dst, options, secret, labels, on_error, notify)
+    dst = ready.dst
+    check_exposure(ready.plan, earlier, accept_exposure, notify)
+    if _is_complete(ready) and not staging_folder(dst).exists():
+        notify(f"{dst} is complete already")
+        return dst / MANIFEST_NAME
+    with resumable(), Staging(dst, secret) as staging:
+        # Asked again: another process may have finished it while this one waited.
+        if _is_complete(ready):
+            staging.remove()
+            notify(f"{dst} is complete already")
+            return dst / MANIFEST_NAME
+        job = Job(ready.source, ready.plan, staging, on_error == "skip", progress)
+        with telling_how_to_resume(notify):
+            with job.leaving_nothing():
+                job.begin(notify)
+                results = job.render(where, notify)
+            manifest = job.finish(results, secret)
+    notify_result(manifest, len(ready.plan.outputs), notify)
+    return dst / MANIFEST_NAME
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A source that is to be protected, and how.
+
+    Attributes:
+        source: The dataset.
+        plan: What becomes of it.
+        dst: Where, resolved.
+    """
+
+    source: Source
+    plan: Plan
+    dst: Path
+
+
+def prepare(
+    src: Path,
+    dst: Path,
+    options: Options,
+    secret: Secret,
+    labels: Path | None,
+    on_error: str,
+    notify: Notify,
+) -> Ready:
+    """Check all that can be checked before anything is written, and plan. As for ``protect_dataset``."""
+    check_options(options)
+    check_on_error(on_error)
     _, dst = check_places(find(src), Path(dst))
     source = open_training_images(src, labels, on_error)
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
     notify_about(source, notify)
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
-    _check_exposure(plan, earlier, accept_exposure, notify)
     if plan.protects_nothing:
         notify(f"warning: no image is protected: {plan.protects_nothing}")
-    if _is_complete(dst, plan, secret) and not staging_folder(dst).exists():
-        notify(f"{dst} is complete already")
-        return dst / MANIFEST_NAME
-    with resumable(), Staging(dst, secret) as staging:
-        # Asked again: another process may have finished it while this one waited.
-        if _is_complete(dst, plan, secret):
-            staging.remove()
-            notify(f"{dst} is complete already")
-            return dst / MANIFEST_NAME
-        job = Job(source, plan, staging, on_error == "skip", progress)
-        with telling_how_to_resume(notify):
-            results = job.render(workers, notify)
-            manifest = job.finish(results, secret)
-    _notify_result(manifest, len(plan.outputs), notify)
-    return dst / MANIFEST_NAME
+    origin = resolve(src), None if labels is None else str(resolved(labels))
+    return Ready(source, replace(plan, origin=origin), dst)
 
 
-def _check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: Notify) -> None:
+def check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: Notify) -> None:
     """Raise UserError if pictures would be exposed and that is not accepted."""
     found: dict[str, None] = {}
     for path in earlier:
@@ -149,11 +191,12 @@ def notify_about(source: Source, notify: Notify) -> None:
         notify(f"left out: {', '.join(source.left_out)}")
 
 
-def _notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
+def notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
     protected = sum(entry["protected"] for entry in sample_entries(manifest).values())
     used = manifest.get("budget_used")
     share = f", using {used['mean']:.0%} of the budget (at most {used['largest']:.0%})" if used else ""
-    notify(f"protected {protected} of {total} images{share}")
+    looks = quality_text(manifest.get("picture_quality"))
+    notify(f"protected {protected} of {total} images{share}" + (f"; {looks}" if looks else ""))
     if used and used["mean"] < _LITTLE:
         notify("warning: less than half of the budget was used on average: give more steps")
     notify_skipped(manifest, notify)
@@ -165,10 +208,8 @@ def notify_skipped(manifest: dict[str, Any], notify: Notify) -> None:
         notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
 
 
-def check_workers(workers: int | None, on_error: str) -> None:
-    """Raise UserError for a number of processes, or a way to treat bad images, that there is not."""
-    if workers is not None and workers < 0:
-        raise UserError(f"workers must be 0 or more, not {workers}")
+def check_on_error(on_error: str) -> None:
+    """Raise UserError for a way to treat bad images that there is not."""
     if on_error not in ON_ERROR:
         raise UserError(f"on_error must be one of {', '.join(ON_ERROR)}, not {on_error!r}")
 
@@ -179,8 +220,8 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     Raises:
         UserError: They, or the staging folder and the source, do not lie clear of each other.
     """
-    src, dst = resolved(src), resolved(dst)
-    if not src.exists():
+    src, dst = src if is_remote(src) else resolved(src), resolved(dst)
+    if not is_remote(src) and not src.exists():
         raise UserError(f"{src}: no such file or folder")
     if not dst.name:
         raise UserError(f"{dst} cannot be replaced by the protected dataset; choose a folder within it")
@@ -190,8 +231,9 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     return src, dst
 
 
-def _is_complete(dst: Path, plan: Plan, secret: Secret) -> bool:
+def _is_complete(ready: Ready) -> bool:
     """Whether ``dst`` is the whole result of this plan. Raises UserError if it holds anything else."""
+    dst, plan, secret = ready.dst, ready.plan, ready.plan.task.secret
     if not dst.exists():
         return False
     if not dst.is_dir():

@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, file_digests, read_manifest
 from unlearnable_kernels.errors import UserError
@@ -25,6 +26,7 @@ class VerifyReport:
         changed: Files with other bytes, or unreadable ones.
         key: "not checked", "matches", "another key" or "manifest changed" (the key's fingerprint is there,
             but it did not sign this).
+        quality: The manifest's "picture_quality", of when the set was written; None in older sets.
     """
 
     checked: int
@@ -32,6 +34,7 @@ class VerifyReport:
     extra: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     key: str = "not checked"
+    quality: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -82,6 +85,7 @@ def verify_dataset(dst: Path, secret: Secret | None = None, progress: Progress =
         extra=sorted(present - digests.keys()),
         changed=changed,
         key=verdict,
+        quality=manifest.get("picture_quality"),
     )
 
 

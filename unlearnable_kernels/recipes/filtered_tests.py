@@ -49,7 +49,13 @@ def accuracy_on_filtered(run: Path, protected: Path, secret: Secret, test: str) 
     data = data.relabelled(classes, config.test)
     derived = classes if manifest.get("scheme") == 2 else len(classes)
     filters = class_filters(
-        secret, manifest["dataset_name"], derived, settings["kernel_size"], settings["strength"], kind
+        secret,
+        manifest["dataset_name"],
+        derived,
+        settings["kernel_size"],
+        settings["strength"],
+        kind,
+        settings.get("centred", False),
     )
     shown = data.labels
     if test == PERMUTED:

@@ -162,7 +162,8 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     settings: dict[str, Any] = {"network": row.network, "defences": row.defences, **row.training}
     if row.protection is not None:
         size = (settings | dict(scale.training)).get("image_size")
-        protected = work / "sets" / _digest([source, row.protection, size, key.fingerprint])
+        stored = [] if row.stored_as is None else [row.stored_as]
+        protected = work / "sets" / _digest([source, row.protection, size, key.fingerprint, *stored])
     settings |= {"train": source if protected is None else str(protected), "test": source, "seed": seed}
     if "protected_fraction" in settings:
         settings["clean"] = source
@@ -200,7 +201,13 @@ def run_jobs(
             assert job.row.protection is not None
             method, size = METHODS.create(job.row.protection), job.config.image_size
             protect_dataset(
-                source, job.protected, secret=job.key, method=method, resize=size, progress=report
+                source,
+                job.protected,
+                secret=job.key,
+                method=method,
+                format=job.row.stored_as,
+                resize=size,
+                progress=report,
             )
         train(job.config, job.folder, report)
         before += weight
@@ -249,6 +256,8 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         # No secrets: whoever reads this can make the same sets.
         "burnt_keys": [] if row.protection is None else [job.key.material.hex() for job in jobs],
     }
+    if row.stored_as is not None:
+        result["stored_as"] = row.stored_as
     return write_result(result, results)
 
 

@@ -24,6 +24,7 @@ class Row:
         defences: As ``train --defence`` takes them.
         training: Fields of ``TrainConfig`` that are not its defaults.
         test: One of ``TESTS``.
+        stored_as: As ``protect --format`` takes it; None stores without loss.
         lacking: What it needs that is not here; it cannot be run, then. Empty where nothing is lacking.
     """
 
@@ -35,6 +36,7 @@ class Row:
     defences: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     test: str = CLEAN
+    stored_as: str | None = None
     lacking: str = ""
 
     @property

@@ -11,12 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 from unlearnable_kernels.data.manifest import find_manifest, read_manifest, sample_entries
+from unlearnable_kernels.data.quality import mean_quality
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import replacing, require_replaceable, resolved
 from unlearnable_kernels.progress import no_progress
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.methods.method import METHODS, Method, Workspace, make_method
+from unlearnable_kernels.protect.methods.method import METHODS, Method, Task, Workspace, make_method
 from unlearnable_kernels.protect.pipeline.plan import (
     Options,
     check_options,
@@ -38,7 +39,7 @@ def write_preview(
     out_png: Path,
     secret: Secret,
     *,
-    method: str | Method = "classwise-conv",
+    method: str | Method | list[Method] = "classwise-conv",
     resize: int | None = None,
     dataset_name: str | None = None,
     classes: int = 10,
@@ -57,6 +58,7 @@ def write_preview(
         out_png: Where to write the sheet.
         secret: Key or seed of the perturbation.
         method: A name in ``METHODS``, or a method with its settings; one that perturbs images one by one.
+            Of several, each has a column of protected images, and there are none of differences.
         resize: As in ``protect_dataset``.
         dataset_name: As in ``protect_dataset``.
         classes: At most so many rows, from 1 to ``MAX_CLASSES``.
@@ -70,28 +72,49 @@ def write_preview(
         UserError: Bad arguments, a source without images, or an ``out_png`` that lies within ``src`` or
             exists and is not a PNG file.
     """
-    chosen = make_method(method, method_settings)
-    if not chosen.per_image:
-        raise UserError(
-            f"{chosen.name} optimises all images together: protect them, and preview with --protected"
-        )
-    options = Options(chosen, resize=resize, dataset_name=dataset_name)
-    check_options(options)
+    several = [
+        make_method(each, method_settings) for each in (method if isinstance(method, list) else [method])
+    ]
+    for chosen in several:
+        if not chosen.per_image:
+            raise UserError(
+                f"{chosen.name} optimises all images together: protect them, and preview with --protected"
+            )
+        check_options(Options(chosen, resize=resize, dataset_name=dataset_name))
     _check_arguments(classes, out_png, {"source": src})
     source = open_source(Path(src), "train", on_error)
     rows = _first_images(source, classes, resize, on_error)
-    task = make_task(source, secret, options, make_writer(options, source), rows[0][1])
-    parameters = chosen.parameters(task)
-    assignment = dict(zip(task.names, chosen.assignment(task, parameters), strict=True))
-    triples = []
+    names = [source.classes[sample.label] for sample, _ in rows]
+    clean = [image for _, image in rows]
+    protected, headings = [], []
+    for chosen in several:
+        options = Options(chosen, resize=resize, dataset_name=dataset_name)
+        task = make_task(source, secret, options, make_writer(options, source), clean[0])
+        images, heading = _protected_now(task, chosen, rows, on_error)
+        protected.append(images)
+        headings.append(heading)
+    if len(several) == 1:
+        triples = list(zip(names, clean, protected[0], strict=True))
+        return _write_sheet(contact_sheet(triples, f"{task.name}: {headings[0]}"), out_png)
+    columns = list(zip(headings, protected, strict=True))
+    return _write_sheet(comparison_sheet(names, clean, columns, task.name), out_png)
+
+
+def _protected_now(
+    task: Task, method: Method, rows: list[tuple[Sample, np.ndarray]], on_error: str
+) -> tuple[list[np.ndarray], str]:
+    """The protected images of ``rows``, and what was done to them."""
+    parameters = method.parameters(task)
+    assignment = dict(zip(task.names, method.assignment(task, parameters), strict=True))
+    images = []
     with TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder), on_error == "skip", _ignore, no_progress)
-        perturbation = chosen.perturbation(task, parameters, list(assignment.values()), workspace)
+        perturbation = method.perturbation(task, parameters, list(assignment.values()), workspace)
         for sample, clean in rows:
             protected = np.empty_like(clean)[None]
             perturbation.apply(clean[None], [assignment[sample.name]], protected)
-            triples.append((source.classes[sample.label], clean, protected[0]))
-    return _write_sheet(triples, f"{task.name}: {chosen.heading(parameters)}", out_png)
+            images.append(protected[0])
+    return images, method.heading(parameters)
 
 
 def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:
@@ -127,7 +150,7 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
         raise UserError(f"{dst}: its manifest is damaged: {error}") from None
     if not pairs:
         raise UserError(f"{dst}: none of the images of the first {classes} classes is protected")
-    return _write_sheet(triples, heading, out_png)
+    return _write_sheet(contact_sheet(triples, heading), out_png)
 
 
 def _protected_pairs(
@@ -163,9 +186,9 @@ def _check_arguments(classes: int, out_png: Path, folders: dict[str, Path]) -> N
     require_replaceable(Path(out_png), PNG_SIGNATURE, "a PNG file")
 
 
-def _write_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: str, out_png: Path) -> Path:
+def _write_sheet(sheet: Image.Image, out_png: Path) -> Path:
     stream = io.BytesIO()
-    contact_sheet(triples, heading).save(stream, "png")
+    sheet.save(stream, "png")
     with replacing(Path(out_png)) as temporary:
         temporary.write_bytes(stream.getvalue())
     return Path(out_png)
@@ -183,21 +206,72 @@ def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: st
         The sheet, RGB.
     """
     factor = amplification((before, after) for _, before, after in triples)
-    width, height = 4 * GAP + 3 * CELL, 2 * TITLE + len(triples) * (CELL + TITLE) + GAP
-    sheet = Image.new("RGB", (width, height), "white")
+    difference = f"difference x{factor}" if factor > 1 else "difference"
+    rows = [
+        (name, [before, amplified_difference(before, after, factor), after])
+        for name, before, after in triples
+    ]
+    return _grid(heading, [["clean"], [difference], ["protected"]], rows)
+
+
+def comparison_sheet(
+    names: list[str], clean: list[np.ndarray], columns: list[tuple[str, list[np.ndarray]]], heading: str
+) -> Image.Image:
+    """Draw rows of clean | protected in one way | protected in another | ….
+
+    Args:
+        names: Of the classes, one for each row.
+        clean: uint8 [H, W, 3] each.
+        columns: (what was done, protected images), with the mean PSNR and SSIM of these images above them.
+        heading: One line above all rows.
+
+    Returns:
+        The sheet, RGB.
+    """
+    titles = [["clean"]]
+    for what, images in columns:
+        found = mean_quality(zip(clean, images, strict=True))
+        looks = [f"{found['psnr']:.1f} dB"] if found["psnr"] is not None else []
+        looks += [f"SSIM {found['ssim']:.2f}"] if found["ssim"] is not None else []
+        titles.append([*_wrapped(what), ", ".join(looks)])
+    rows = [
+        (name, [before, *(images[row] for _, images in columns)])
+        for row, (name, before) in enumerate(zip(names, clean, strict=True))
+    ]
+    return _grid(heading, titles, rows)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Parts between commas on as few lines as a cell's width allows."""
+    lines: list[str] = []
+    for part in text.split(", "):
+        longer = f"{lines[-1]}, {part}" if lines else part
+        if lines and ImageFont.load_default(13).getlength(longer) <= CELL:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
+
+
+def _grid(heading: str, titles: list[list[str]], rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
+    """Rows of named images below the lines of each column's title."""
+    lines = max(map(len, titles))
+    top = TITLE + lines * TITLE
+    size = GAP + len(titles) * (CELL + GAP), top + len(rows) * (CELL + TITLE) + GAP
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
     draw.text((GAP, 5), shown(heading), "black", font)
-    difference = f"difference x{factor}" if factor > 1 else "difference"
-    for column, text in enumerate(("clean", difference, "protected")):
-        draw.text((GAP + column * (CELL + GAP), TITLE), text, "gray", font)
-    for row, (name, before, after) in enumerate(triples):
-        top = 2 * TITLE + row * (CELL + TITLE)
-        draw.text((GAP, top), shown(name), "black", font)
-        for column, image in enumerate((before, amplified_difference(before, after, factor), after)):
+    for column, title in enumerate(titles):
+        for line, text in enumerate(title):
+            draw.text((GAP + column * (CELL + GAP), (1 + line) * TITLE), shown(text), "gray", font)
+    for row, (name, images) in enumerate(rows):
+        above = top + row * (CELL + TITLE)
+        draw.text((GAP, above), shown(name), "black", font)
+        for column, image in enumerate(images):
             cell = _fitted(image)
             left = GAP + column * (CELL + GAP) + (CELL - cell.width) // 2
-            sheet.paste(cell, (left, top + TITLE + (CELL - cell.height) // 2 - 4))
+            sheet.paste(cell, (left, above + TITLE + (CELL - cell.height) // 2 - 4))
     return sheet
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.report.runs import Entry, Run, percent
 from unlearnable_kernels.training.attacks import read_attack
@@ -14,11 +15,13 @@ def table_rows(entries: list[Entry]) -> list[tuple[str, list[str]]]:
     """(heading, one cell for each entry) of each row, from what was trained on to what came out."""
     runs = [entry.first for entry in entries]
     plugins = [_plugins(run) for run in runs]
+    quality = [quality_text((run.protection or {}).get("picture_quality")) for run in runs]
     rows = {
         "Training set": [
             f"{run.train_set}, {run.record['train']['images']:,} images{_mixture(run.config)}" for run in runs
         ],
         "Protection": [_protection(run) for run in runs],
+        **({"Picture quality": [each or "-" for each in quality]} if any(quality) else {}),
         "Key fingerprint": [run.protected_by("key").get("fingerprint", "-") for run in runs],
         "Network": [f"{run.config.network}, {run.record['image_size']} px{_input(run)}" for run in runs],
         "Defences": [_defences(run.config) for run in runs],

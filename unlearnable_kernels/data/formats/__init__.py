@@ -18,5 +18,8 @@ FORMATS: Registry[Opener] = Registry("format", __name__)
 """``open(path, split, on_error)`` by name: the dataset at an absolute path that exists, as for
 ``open_source``, or None where it is not in this format."""
 
+REMOTE = ("parquet", "webdataset")
+"""The formats that are read from remote stores too."""
+
 WRITERS: Registry[type[Writer]] = Registry("output format", __name__)
 """What writes a protected set, by the name that ``--format`` takes."""

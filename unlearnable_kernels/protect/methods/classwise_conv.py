@@ -10,9 +10,11 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
 from unlearnable_kernels.protect.keys import Secret, Seed
 from unlearnable_kernels.protect.methods.filters import (
+    INTENSITIES,
     IRP,
     KINDS,
     LARGE,
+    NORMAL,
     SQUARE,
     check_filter_parameters,
     class_filters,
@@ -57,22 +59,28 @@ class ClasswiseConv(Method):
     """Class-wise convolution, CUDA (Sadasivan et al., CVPR 2023), docs/maths.md.
 
     Attributes:
-        kernel_size: Side of the filters, odd; by default that of ``filters.DEFAULTS``.
+        kernel_size: Side of the filters, odd; by default that of ``intensity``.
         strength: p_b of the filters; likewise.
         padding: What lies beyond the border, by default reflect with a key and zeros with a seed.
         filters: Their kind, one of ``filters.KINDS``.
+        intensity: "mild", "normal" (the published setting) or "strong": kernel size and strength by the size
+            of the pictures, ``filters.INTENSITIES``.
+        centred: Whether the 1 of every filter is in its middle, so that pictures are not displaced.
     """
 
     kernel_size: int | None = None
     strength: float | None = None
     padding: str | None = None
     filters: str = SQUARE
+    intensity: str = NORMAL
+    centred: bool = False
 
     def check(self) -> None:
         if self.padding is not None and self.padding not in PADDINGS:
             raise UserError(f"padding must be one of {', '.join(PADDINGS)}, not {self.padding!r}")
         if self.filters not in KINDS:
             raise UserError(f"filters must be one of {', '.join(KINDS)}, not {self.filters!r}")
+        default_parameters("", 1, self.intensity)
 
     def with_defaults(self, secret: Secret, name: str, classes: int, side: int) -> "ClasswiseConv":
         """The same with a value for every setting.
@@ -86,7 +94,10 @@ class ClasswiseConv(Method):
         Raises:
             UserError: A setting of the filters is out of range.
         """
-        kernel_size, strength = LARGE if self.filters == IRP else default_parameters(name, side)
+        if self.filters == IRP:
+            kernel_size, strength = INTENSITIES[LARGE][self.intensity]
+        else:
+            kernel_size, strength = default_parameters(name, side, self.intensity)
         kernel_size = kernel_size if self.kernel_size is None else self.kernel_size
         strength = strength if self.strength is None else self.strength
         check_filter_parameters(classes, kernel_size, strength)
@@ -102,7 +113,8 @@ class ClasswiseConv(Method):
         side = min(task.image.shape[:2])
         own = self.with_defaults(task.secret, task.name, len(task.source.classes), side)
         # Left out where it is the first kind, so that the manifests of older sets stay as they are.
-        kind = {} if self.filters == SQUARE else {"filters": self.filters}
+        kind: dict[str, Any] = {} if self.filters == SQUARE else {"filters": self.filters}
+        kind |= {"centred": True} if self.centred else {}
         return {
             "kernel_size": own.kernel_size,
             "strength": own.strength,
@@ -113,7 +125,8 @@ class ClasswiseConv(Method):
             "resize": task.resize,
             "filter_acts": "on the stored image" if task.resize is None else "after the resize",
             "format": task.format,
-            "quality": task.format_settings.get("quality"),
+            "quality": None,
+            **task.format_settings,
         }
 
     def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
@@ -141,6 +154,7 @@ class ClasswiseConv(Method):
             parameters["kernel_size"],
             parameters["strength"],
             self.filters,
+            self.centred,
         )
         if self.filters == IRP:
             filters = restored(filters, task, assignment, workspace)
@@ -152,7 +166,9 @@ class ClasswiseConv(Method):
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
-        kind = f"{parameters['filters']} filters, " if "filters" in parameters else ""
+        kind = "centred " if "centred" in parameters else ""
+        kind += parameters.get("filters", "")
+        kind = f"{kind.strip()} filters, " if kind else ""
         return (
             f"{cls.name}, {kind}k {parameters['kernel_size']}, strength {parameters['strength']:g}, "
             f"padding {parameters['padding']}"

@@ -2,7 +2,8 @@
 
 A filter is k*k, the same for all colour channels: one entry, at a random place, is 1; the others are drawn
 from U(0, strength) (Sadasivan, Soltanolkotabi, Feizi, CVPR 2023, arXiv 2303.04278). The other kinds are
-variants of it (docs/maths.md): stripes, and one filter for all classes.
+variants of it (docs/maths.md): stripes, and one filter for all classes. Centred filters have their 1 in the
+middle, and so do not displace the picture.
 """
 
 import math
@@ -27,6 +28,14 @@ DEFAULTS = {
     "imagenet-100": LARGE,
     "imagenet": LARGE,
 }
+NORMAL = "normal"
+# (kernel size, strength) by intensity, for the sizes whose normal setting is the published one. A larger
+# filter blurs and, unless it is centred, displaces more (docs/quality.md).
+INTENSITIES = {
+    SMALL: {"mild": (3, 0.1), NORMAL: SMALL, "strong": (5, 0.3)},
+    LARGE: {"mild": (5, 0.06), NORMAL: LARGE, "strong": (13, 0.06)},
+}
+INTENSITY_NAMES = tuple(INTENSITIES[SMALL])
 MAX_KERNEL_SIZE = 255
 MAX_STRENGTH = 1000.0
 SQUARE, VERTICAL, HORIZONTAL, SHARED, IRP = "square", "vertical", "horizontal", "shared", "irp"
@@ -35,9 +44,16 @@ KINDS = (SQUARE, VERTICAL, HORIZONTAL, SHARED, IRP)
 another behind it that is fitted to the images, ``restoration`` (ECCV 2024)."""
 
 
-def default_parameters(dataset_name: str, shorter_side: int) -> tuple[int, float]:
-    """(kernel size, strength) for a dataset; an unknown one is judged by its images' shorter side."""
-    return DEFAULTS.get(dataset_name, SMALL if shorter_side < SMALL_SIDE else LARGE)
+def default_parameters(dataset_name: str, shorter_side: int, intensity: str = NORMAL) -> tuple[int, float]:
+    """(kernel size, strength) for a dataset; an unknown one is judged by its images' shorter side.
+
+    Raises:
+        UserError: There is no such intensity.
+    """
+    known = INTENSITIES[DEFAULTS.get(dataset_name, SMALL if shorter_side < SMALL_SIDE else LARGE)]
+    if intensity not in known:
+        raise UserError(f"intensity must be one of {', '.join(known)}, not {intensity!r}")
+    return known[intensity]
 
 
 def class_filters(
@@ -47,18 +63,20 @@ def class_filters(
     kernel_size: int,
     strength: float,
     kind: str = SQUARE,
+    centred: bool = False,
 ) -> torch.Tensor:
     """The filters of all classes of a dataset from a key or a seed.
 
     Args:
-        secret: Key or seed. The released program defines what square filters a seed gives; the other kinds
-            are derived from it as from a key.
+        secret: Key or seed. The released program defines what square filters a seed gives; the others are
+            derived from it as from a key.
         dataset_name: Part of the derivation.
         classes: Names of the K classes, or their number. By name, a class keeps its filter whatever other
             classes there are; by number, filters belong to a class's place (scheme 1, see ``Task``).
         kernel_size: Side k of the filters, odd, from 1 to 255.
         strength: p_b of the paper, in (0, 1000].
         kind: One of ``KINDS``; with "irp" the first of the two filters is given.
+        centred: Whether the 1 is in the middle and not at a random place.
 
     Returns:
         float32 [K, kernel_size, kernel_size], entries in [0, max(1, strength)].
@@ -68,27 +86,29 @@ def class_filters(
     """
     each: Sequence[str | int] = range(classes) if isinstance(classes, int) else classes
     check_filter_parameters(len(each), kernel_size, strength)
-    if kind == SQUARE and not isinstance(secret, Key):
+    if kind == SQUARE and not centred and not isinstance(secret, Key):
         return seed_stream(secret.seed, len(each), kernel_size, strength)[0]
     filters = [
-        _derived_filter(secret, kind, dataset_name, 0 if kind == SHARED else one, kernel_size, strength)
+        _derived_filter(
+            secret, kind, dataset_name, 0 if kind == SHARED else one, kernel_size, strength, centred
+        )
         for one in each
     ]
     return torch.from_numpy(np.stack(filters))
 
 
 def _derived_filter(
-    secret: Secret, kind: str, dataset_name: str, index: str | int, k: int, strength: float
+    secret: Secret, kind: str, dataset_name: str, index: str | int, k: int, strength: float, centred: bool
 ) -> np.ndarray:
-    """float32 [k, k]. No two kinds share bytes, nor do a class's name and a number."""
-    purpose = "filter" if kind == SQUARE else f"filter {kind}"
+    """float32 [k, k]. No two kinds share bytes, centred or not, nor do a class's name and a number."""
+    purpose = ("filter" if kind == SQUARE else f"filter {kind}") + (" centred" if centred else "")
     stripe = kind in (VERTICAL, HORIZONTAL)
     taps = k if stripe else k * k
     data = secret.derive(purpose, dataset_name, index, k, float(strength), length=8 * taps + 16)
     words = np.frombuffer(data, dtype="<u8", count=taps)
     entries = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53 * strength
     # 128 bits modulo the number of taps: the bias is below 2⁻¹¹².
-    entries[int.from_bytes(data[8 * taps :], "little") % taps] = 1.0
+    entries[taps // 2 if centred else int.from_bytes(data[8 * taps :], "little") % taps] = 1.0
     if not stripe:
         return entries.astype(np.float32).reshape(k, k)
     result = np.zeros((k, k), dtype=np.float32)

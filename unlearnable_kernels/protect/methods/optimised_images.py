@@ -108,6 +108,7 @@ class OptimisedImages(Method):
             "fraction": float(task.fraction),
             "resize": task.resize,
             "format": task.format,
+            **task.format_settings,
         }
 
     def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:

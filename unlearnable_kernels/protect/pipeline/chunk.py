@@ -8,7 +8,7 @@ import numpy as np
 
 from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.data.writer import Destination, Writer
-from unlearnable_kernels.errors import ImageError
+from unlearnable_kernels.errors import ImageError, shown
 from unlearnable_kernels.protect.methods.method import Perturbation
 
 # Decoded pixels that wait to be perturbed: enough for a batch, little beside a worker's own size.
@@ -24,12 +24,23 @@ class Chunk:
         samples: Its images.
         assignment: Of each sample, as ``Method.assignment`` gives it.
         outputs: Of each sample, as ``Writer.outputs`` gives them.
+        digest: SHA-256, in hex, of all that decides what is written of it: while that is the same, it need
+            not be rendered again.
     """
 
     index: int
     samples: list[Sample]
     assignment: list[int]
     outputs: list[str]
+    digest: str = ""
+
+    @property
+    def pictures(self) -> str:
+        """Its pictures, for messages."""
+        first, last = self.samples[0].name, self.samples[-1].name
+        if len(self.samples) == 1:
+            return shown(first)
+        return f"{len(self.samples)} pictures from {shown(first)} to {shown(last)}"
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,42 @@
 """One run: a plan applied in a staging folder, chunk by chunk, and put together."""
 
-from contextlib import closing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
-from unlearnable_kernels.environment import usable_cores
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import sha256_of, write_file, writing
 from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
-from unlearnable_kernels.protect.pipeline.executors.local import execute
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.plan import Plan
-from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.pipeline.plan_file import (
+    Head,
+    head_of,
+    read_chunks,
+    read_head,
+    write_plan,
+)
+from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.sample_quality import sample_quality
+
+OF_THE_SOURCE = ("source_listing_sha256", "classes", "left_out", "versions", "plugins")
+"""What may differ in an unfinished run that the same command goes on with."""
+_SHOWN = 3
 
 
 class Job:
-    """One run's plan, applied in one staging folder."""
+    """One run's plan, applied in one staging folder: begun once, rendered by one or by many, and finished."""
 
     def __init__(
         self, source: Source, plan: Plan, staging: Staging, skip_bad: bool, progress: Progress
@@ -29,48 +46,97 @@ class Job:
         self.destination = Destination(
             staging.tree, staging.parts, source.without_samples(), plan.task.image.shape
         )
-        self.outcome: dict[str, Any] = {}
+        self._perturbation: Perturbation | None = None
+        self.is_new = False
 
-    def render(self, workers: int | None, notify: Notify) -> dict[int, Result]:
-        """Every chunk's result: from the journal where its files are still there, otherwise rendered."""
-        plan, staging = self.plan, self.staging
-        resumed = staging.begin(plan.digest, plan.header)
+    def begin(self, notify: Notify) -> None:
+        """Write the plan, and do all that comes before the first image.
+
+        What was begun here before by the same command is gone on with, even if the source has changed.
+
+        Raises:
+            UserError: Another command began something here, or the method cannot protect this dataset.
+        """
+        staging = self.staging
+        head = read_head(staging.folder)
+        self.is_new = head is None
+        if head is None:
+            # What a run left that was killed while it tidied up is no part of this one.
+            with writing(staging.folder):
+                staging.clear()
+        else:
+            refuse_another(head, self.plan, staging.folder)
+            before = read_chunks(staging.folder, staging.secret)
+            self.plan = self.plan.cut_as(before)
+            if (head.digest, head.made_on) != (self.plan.digest, self.plan.made_on):
+                self._drop_what_changed(before, notify)
+        if head != head_of(self.plan, self.skip_bad):
+            write_plan(staging.folder, self.plan, staging.secret, self.skip_bad)
         with writing(staging.folder):
             for folder in (staging.tree, staging.work):
                 folder.mkdir(exist_ok=True)
-            plan.writer.prepare(self.destination, plan.outputs)
-        workspace = Workspace(staging.work, self.skip_bad, notify, self.progress)
+            self.plan.writer.prepare(self.destination, self.plan.outputs)
+        self._perturb(notify)
+
+    @contextmanager
+    def leaving_nothing(self) -> Iterator[None]:
+        """Where the block ends with a UserError before anything was done, remove what it began.
+
+        Nothing is lost, and a remedy that the message names is another plan.
+        """
         try:
-            perturbation = plan.method.perturbation(plan.task, plan.parameters, plan.assignment, workspace)
+            yield
         except UserError:
-            if not resumed and not any(staging.work.iterdir()):
-                # Nothing is lost, and a remedy that the message names is another plan.
-                staging.remove()
+            if self.is_new and self.staging.is_bare:
+                self.staging.remove()
             raise
-        self.outcome = perturbation.outcome
-        results = staging.finished(self._is_whole)
-        total = len(plan.outputs)
-        done = sum(len(chunk.samples) for chunk in plan.chunks if chunk.index in results)
-        if resumed:
+
+    def _drop_what_changed(self, before: list[Chunk], notify: Notify) -> None:
+        plan, staging = self.plan, self.staging
+        known = {chunk.digest for chunk in before}
+        same = sum(len(chunk.samples) for chunk in plan.chunks if chunk.digest in known)
+        what = describe_changes(before, plan.chunks) or "how the pictures are treated"
+        notify(f"changed since this was begun: {what}; what is done of {same} pictures is kept")
+        files = {file for chunk in plan.chunks for file in self._files(chunk)}
+        with writing(staging.folder):
+            staging.keep_only(files)
+            if not plan.stands_alone and staging.work.exists():
+                shutil.rmtree(staging.work)
+
+    def _perturb(self, notify: Notify) -> Perturbation:
+        if self._perturbation is None:
+            plan = self.plan
+            workspace = Workspace(self.staging.work, self.skip_bad, notify, self.progress)
+            self._perturbation = plan.method.perturbation(
+                plan.task, plan.parameters, plan.assignment, workspace
+            )
+        return self._perturbation
+
+    def done(self) -> dict[int, Result]:
+        """The results of chunks that are finished, by their number."""
+        return self.staging.records.finished(self.plan.chunks, self._is_whole)
+
+    def render(
+        self, executor: Executor, notify: Notify, wanted: Callable[[int], bool] = lambda index: True
+    ) -> dict[int, Result]:
+        """The result of every chunk that is wanted, by its number: recorded before, or rendered now."""
+        chunks = [chunk for chunk in self.plan.chunks if wanted(chunk.index)]
+        results = self.staging.records.finished(chunks, self._is_whole)
+        total = sum(len(chunk.samples) for chunk in chunks)
+        done = sum(len(chunk.samples) for chunk in chunks if chunk.index in results)
+        if done:
             notify(f"resuming: {done} of {total} images are done")
         self.progress("protecting", done, total)
-        left = [chunk for chunk in plan.chunks if chunk.index not in results]
-        rendering = self._rendering(perturbation)
+        left = {chunk.index: chunk for chunk in chunks if chunk.index not in results}
+        rendering = self._rendering(self._perturb(notify))
         # Closed at once, whatever is raised here: that ends the workers.
-        with closing(execute(rendering, left, self._workers(workers, left), staging.lock)) as new:
+        with closing(executor.execute(rendering, [*left.values()], self.plan, self.staging)) as new:
             for result in new:
-                staging.record(result)
+                self.staging.records.add(left[result.index], result)
                 results[result.index] = result
-                done += len(plan.chunks[result.index].samples)
+                done += len(left[result.index].samples)
                 self.progress("protecting", done, total)
         return results
-
-    def _workers(self, wanted: int | None, left: list[Chunk]) -> int:
-        if wanted is None:
-            # Where there is nothing to decode or encode, starting a process takes longer than the work.
-            idle = not self.source.is_encoded and not self.plan.writer.encodes
-            wanted = 0 if idle or len(left) == 1 else usable_cores()
-        return min(wanted, len(left))
 
     def _rendering(self, perturbation: Perturbation) -> Rendering:
         return Rendering(
@@ -82,11 +148,13 @@ class Job:
             skip_bad=self.skip_bad,
         )
 
-    def _is_whole(self, result: Result) -> bool:
-        if not 0 <= result.index < len(self.plan.chunks) or (result.skipped and not self.skip_bad):
+    def _files(self, chunk: Chunk) -> list[Path]:
+        return self.plan.writer.files(self.destination, chunk.index, chunk.outputs)
+
+    def _is_whole(self, chunk: Chunk, result: Result) -> bool:
+        if result.skipped and not self.skip_bad:
             return False
-        outputs = self.plan.chunks[result.index].outputs
-        files = self.plan.writer.files(self.destination, result.index, outputs)
+        files = self._files(chunk)
         try:
             return len(files) == len(result.sha256) and all(
                 digest is None or sha256_of(file) == digest
@@ -94,6 +162,18 @@ class Job:
             )
         except OSError:
             return False
+
+    def _outcome(self, chunks: list[WrittenChunk]) -> dict[str, Any]:
+        """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
+        perturbation = self._perturb(lambda message: None)
+        ends = np.cumsum([len(chunk.outputs) for chunk in chunks])
+        skipped = {
+            int(end) - len(chunk.outputs) + position
+            for end, chunk in zip(ends, chunks, strict=True)
+            for position in chunk.skipped
+        }
+        quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
+        return {**perturbation.outcome, **quality}
 
     def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> dict[str, Any]:
         """Put the dataset together, write the manifest last, and publish.
@@ -121,7 +201,7 @@ class Job:
         ]
         manifest = {
             **self.plan.header,
-            **self.outcome,
+            **self._outcome(chunks),
             "skipped": [*map(list, self.source.skipped), *skipped],
             **entries,
         }
@@ -129,6 +209,42 @@ class Job:
         write_file(self.staging.tree / MANIFEST_NAME, text.encode())
         self.staging.publish(replacing)
         return manifest
+
+
+def refuse_another(head: Head, plan: Plan, folder: Path) -> None:
+    """Check that an unfinished run may be gone on with.
+
+    Raises:
+        UserError: Another command began it: options differ, or the key, or the dataset altogether.
+    """
+    found = differences(head.header, plan.header, but=OF_THE_SOURCE)
+    who = head.header["key"] == plan.header["key"] and head.header.get("scheme") == plan.header.get("scheme")
+    same_set = head.origin == plan.origin or head.header["dataset_name"] == plan.header["dataset_name"]
+    if found and not (head.asked == plan.asked and who and same_set):
+        raise UserError(
+            f"{folder} holds an unfinished run that differs in {', '.join(found)}; "
+            "run that command again to finish it, or delete the folder to start over"
+        )
+
+
+def describe_changes(before: Sequence[Chunk], now: Sequence[Chunk]) -> str:
+    """Which pictures came, went or changed, in few words."""
+    old, new = (
+        {sample.name: sample for chunk in chunks for sample in chunk.samples} for chunks in (before, now)
+    )
+    kinds = {
+        "changed": [name for name in new if name in old and new[name] != old[name]],
+        "new": [name for name in new if name not in old],
+        "gone": [name for name in old if name not in new],
+    }
+    # A label is a class's place, which changes when others come.
+    kinds["changed"] = [n for n in kinds["changed"] if replace(new[n], label=0) != replace(old[n], label=0)]
+    return "; ".join(_told(names, kind) for kind, names in kinds.items() if names)
+
+
+def _told(names: Sequence[str], kind: str) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(map(shown, names[:_SHOWN]))}{more} {'are' if len(names) > 1 else 'is'} {kind}"
 
 
 def _written(chunk: Chunk, result: Result) -> WrittenChunk:

@@ -1,13 +1,14 @@
 """Everything that is decided before the first image is written: parameters, samples, file names."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from unlearnable_kernels.data.formats import WRITERS
+from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.manifest import SCHEMA_VERSION, canonical
 from unlearnable_kernels.data.source import Source, load_image
 from unlearnable_kernels.data.writer import Writer
@@ -17,6 +18,7 @@ from unlearnable_kernels.plugins import describe_plugins
 from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
+from unlearnable_kernels.protect.pipeline.probe import fingerprint
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 16 * 2**20
@@ -45,8 +47,11 @@ class Plan:
         writer: How they are written.
         assignment: From ``Method.assignment``, one for each sample.
         outputs: From ``Writer.outputs``, one for each sample.
-        chunks: All samples, in the order of the dataset.
-        digest: SHA-256 of all of that; an unfinished run of another plan is not continued.
+        chunks: All samples, in the order of the dataset; where a rank renders, those that it read.
+        digest: SHA-256 of all of that.
+        asked: The options as they were given: what changes although they are the same, the source changed.
+        made_on: As ``probe.fingerprint`` gives it.
+        origin: The dataset as it was given, and the list of its classes if there is one.
     """
 
     header: dict[str, Any]
@@ -57,6 +62,9 @@ class Plan:
     outputs: list[str]
     chunks: list[Chunk]
     digest: str
+    asked: dict[str, Any]
+    made_on: dict[str, str]
+    origin: tuple[str, str | None] = ("", None)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -70,6 +78,53 @@ class Plan:
         if any(assigned >= 0 for assigned in self.assignment):
             return ""
         return f"--fraction {self.task.fraction:g} selects none of {len(self.outputs)} images"
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether what becomes of a picture depends on no other picture."""
+        return self.method.growable(self.parameters)
+
+    def cut_as(self, before: Sequence[Chunk]) -> "Plan":
+        """The same with chunks that begin where these did: when the source changes, most stay."""
+        if not isinstance(self.writer, FolderWriter):
+            return self  # others may write by chunks
+        starts = {chunk.samples[0].name for chunk in before}
+        return self._with_chunks(make_chunks(self.task.source, self.assignment, self.outputs, starts))
+
+    def cut(self) -> "Plan":
+        """The same, cut into chunks by its listing alone."""
+        return self._with_chunks(make_chunks(self.task.source, self.assignment, self.outputs))
+
+    def _with_chunks(self, chunks: list[Chunk]) -> "Plan":
+        """The same plan in these chunks, with their digests."""
+        header, classes = self.header, self.task.source.classes
+        names = ("method", "parameters", "dataset_name", "key", "plugins")
+        common: list[Any] = [[header.get(name) for name in names], self.made_on, self.task.scheme]
+        if not self.stands_alone:
+            common.append(self.digest)
+        elif self.task.scheme == 1:
+            common.append(classes)
+        if self.writer.one_size:
+            common.append(list(self.task.image.shape))
+        start = hashlib.sha256(canonical(common)).hexdigest()
+        in_tree = isinstance(self.writer, FolderWriter)
+
+        def digest(chunk: Chunk) -> str:
+            rows = [
+                [
+                    s.name,
+                    classes[s.label],
+                    None if in_tree else s.label,
+                    s.size,
+                    s.mtime_ns,
+                    assigned >= 0,
+                    name,
+                ]
+                for s, assigned, name in zip(chunk.samples, chunk.assignment, chunk.outputs, strict=True)
+            ]
+            return hashlib.sha256(canonical([start, rows])).hexdigest()
+
+        return replace(self, chunks=[replace(chunk, digest=digest(chunk)) for chunk in chunks])
 
 
 def make_plan(source: Source, secret: Secret, options: Options, on_error: str, scheme: int = 2) -> Plan:
@@ -114,9 +169,26 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
         writer=writer,
         assignment=assignment,
         outputs=outputs,
-        chunks=make_chunks(source, assignment, outputs),
+        chunks=[],
         digest=digest_of([header, assignment], source),
-    )
+        asked=asked_of(options),
+        made_on=fingerprint(),
+    ).cut()
+
+
+def asked_of(options: Options) -> dict[str, Any]:
+    """The options as JSON."""
+    method = options.method
+    settings = {each.name: getattr(method, each.name) for each in fields(method)}
+    plain = (str, int, float, bool, type(None))
+    return {
+        "method": method.name,
+        "settings": {k: v if isinstance(v, plain) else repr(v) for k, v in settings.items()},
+        "fraction": float(options.fraction),
+        "format": options.format,
+        "resize": options.resize,
+        "dataset_name": options.dataset_name,
+    }
 
 
 def _check_names(outputs: Sequence[str]) -> None:
@@ -193,13 +265,23 @@ def make_task(
     )
 
 
-def make_chunks(source: Source, assignment: Sequence[int], outputs: Sequence[str]) -> list[Chunk]:
-    """Cut the samples into runs of at most 256 images or 16 MiB of files; one sample at least."""
+def make_chunks(
+    source: Source, assignment: Sequence[int], outputs: Sequence[str], starts: Collection[str] = ()
+) -> list[Chunk]:
+    """Cut the samples into runs of at most 256 images or 16 MiB of files; one sample at least.
+
+    Args:
+        source: Their dataset.
+        assignment: One for each sample.
+        outputs: Likewise.
+        starts: Names of samples with which a run begins in any case.
+    """
     samples, bounds, size = source.samples, [0], 0
     for position, sample in enumerate(samples):
         added = source.bytes_to_read(sample)
         count = position - bounds[-1]
-        if count == CHUNK_IMAGES or (count and size + added > CHUNK_BYTES):
+        full = count == CHUNK_IMAGES or size + added > CHUNK_BYTES
+        if count and (full or sample.name in starts):
             bounds.append(position)
             size = 0
         size += added

@@ -1,36 +1,37 @@
-"""Where a protected dataset grows until it is whole: DST.partial, its lock, its journal, its last step.
+"""Where a protected dataset grows until it is whole: DST.partial, its locks, its last step.
 
-DST.partial/lock           held by whoever works here, and by their workers
-DST.partial/plan.json      what is being made; another plan is refused
-DST.partial/journal.jsonl  a line for each finished chunk, with the hashes of its files, signed by the key
-DST.partial/tree/          becomes DST
-DST.partial/parts/         what a format puts together in the end, such as the pixels of an .npz
-DST.partial/work/          what a method needs before the first file, such as its optimised images
+DST.partial/lock        held by whoever works here and by their workers: by one run, or by ranks that render
+DST.partial/rendering   held by workers on other machines
+DST.partial/plan.jsonl  what is being made; another plan is refused
+DST.partial/records/    a file for each finished chunk, with the hashes of its files, signed by the key
+DST.partial/tree/       becomes DST
+DST.partial/parts/      what a format puts together in the end, such as the pixels of an .npz
+DST.partial/work/       what a method needs before the first file, such as its optimised images
 """
 
 import contextlib
 import ctypes
 import errno
 import fcntl
-import hmac
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, canonical
+from unlearnable_kernels.data.manifest import MANIFEST_NAME
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import parse_json, write_all, write_json, writing
+from unlearnable_kernels.files import parse_json, writing
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.pipeline.chunk import Result
+from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME, read_head
+from unlearnable_kernels.protect.pipeline.records import Records
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
-_OWN = {"lock", "plan.json", "journal.jsonl", "tree", "parts", "work"}
+_LOCKS = ("lock", "rendering")
+_OWN = {*_LOCKS, PLAN_NAME, "records", "tree", "parts", "work"}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
 _CWD, _RENAME_EXCHANGE = -100, 2  # of renameat2
@@ -41,22 +42,25 @@ class Staging:
 
     Args:
         dst: What it becomes.
-        secret: Signs the journal: a chunk that another than its holder calls finished is done again.
+        secret: Signs what is recorded there.
+        planned: Whether it must be there already.
+        shared: Whether others may work there in the same way: ranks, which render what is planned.
 
     Raises:
-        UserError: Another process is working there, it holds something else, or a symbolic link.
+        UserError: Another process is working there, it holds something else or a symbolic link, or is not
+            there although it must be.
         WriteError: It cannot be written.
     """
 
-    def __init__(self, dst: Path, secret: Secret) -> None:
-        self.dst, self.secret = dst, secret
-        self.digest = ""
+    def __init__(self, dst: Path, secret: Secret, planned: bool = False, shared: bool = False) -> None:
+        self.dst, self.secret, self.planned, self.shared = dst, secret, planned, shared
         self.folder = staging_folder(dst)
         self.tree = self.folder / "tree"
         self.parts = self.folder / "parts"
         self.work = self.folder / "work"
-        self._journal = -1
+        self.records = Records(self.folder / "records", secret)
         self.lock = -1
+        self._made: list[Path] = []
 
     def __enter__(self) -> "Staging":
         try:
@@ -83,22 +87,29 @@ class Staging:
         self.close()
 
     def close(self) -> None:
-        for descriptor in (self._journal, self.lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._journal = self.lock = -1
+        if self.lock >= 0:
+            os.close(self.lock)
+        self.lock = -1
 
     def _acquire(self) -> None:
         deadline = time.monotonic() + LOCK_WAIT
         while True:
+            if self.planned and not self.folder.exists():
+                raise UserError(
+                    f"{self.folder} is not there: make a plan with `unlearnable plan`, unless "
+                    f"{self.dst.name} is finished"
+                )
+            self._made += [path for path in self.folder.parents if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.folder.is_symlink():
                 raise UserError(f"{self.folder} is a symbolic link, which is not followed; delete it")
             try:
                 self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.lock, (fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 # Whoever held it may have finished and removed the folder.
                 if os.path.samestat(os.fstat(self.lock), (self.folder / "lock").stat()):
+                    if not self.shared:
+                        self._refuse_while_others_render()
                     return
             except (BlockingIOError, FileNotFoundError):
                 pass
@@ -107,84 +118,37 @@ class Staging:
                 raise UserError(f"another process is working on {self.folder}; wait for it, or end it")
             time.sleep(0.05)
 
-    def begin(self, digest: str, header: dict[str, Any]) -> bool:
-        """Record the plan.
-
-        Returns:
-            Whether this very plan was begun here before.
-
-        Raises:
-            UserError: Another plan was begun here before.
-        """
-        self.digest = digest
-        path = self.folder / "plan.json"
-        if not path.exists():
-            # What a run left that was killed while it tidied up is no part of this one.
-            with writing(self.folder):
-                self.clear()
-            write_json(path, {"digest": digest, "header": header})
-            return False
-        try:
-            begun = parse_json(path.read_bytes())
-            same, before = begun["digest"] == digest, dict(begun["header"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged; delete {self.folder} to start over") from None
-        if same:
-            return True
-        changed = ", ".join(differences(before, header)) or "the source's files or the seed"
-        raise UserError(
-            f"{self.folder} holds an unfinished run that differs in {changed}; "
-            "run that command again to finish it, or delete the folder to start over"
-        )
+    def _refuse_while_others_render(self) -> None:
+        """Raise BlockingIOError while workers on other machines, of a run that ended, still live."""
+        if (self.folder / "rendering").exists():
+            with holding(self.folder / "rendering", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                pass
 
     def drop_other(self, digest: str) -> None:
         """Clear what another plan than this one left: for a set that is finished, nothing of it is needed."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if parse_json((self.folder / "plan.json").read_bytes())["digest"] == digest:
+        with contextlib.suppress(UserError):
+            head = read_head(self.folder)
+            if head is not None and head.digest == digest:
                 return
         with writing(self.folder):
             self.clear()
 
-    def finished(self, is_whole: Callable[[Result], bool]) -> dict[int, Result]:
-        """The results in the journal whose files are still what was written; the others are done again."""
-        path = self.folder / "journal.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        results = [result for line in lines if (result := self._parse(line)) is not None]
-        with ThreadPoolExecutor() as pool:
-            kept = {
-                r.index: r for r, whole in zip(results, pool.map(is_whole, results), strict=True) if whole
-            }
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing that took work is here yet."""
+        done = (self.folder / "records", self.work)
+        return not any(folder.is_dir() and any(folder.iterdir()) for folder in done)
 
-        with writing(self.folder):
-            temporary = path.with_suffix(_TEMPORARY)
-            temporary.write_bytes(b"".join(map(self._line, kept.values())))
-            temporary.replace(path)
-            self._journal = os.open(path, os.O_WRONLY | os.O_APPEND)
-        return kept
-
-    def record(self, result: Result) -> None:
-        """Add a finished chunk to the journal."""
-        with writing(self.folder):
-            write_all(self._journal, self._line(result))
-
-    def _line(self, result: Result) -> bytes:
-        record = [result.index, result.sha256, {str(key): why for key, why in result.skipped.items()}]
-        return canonical([*record, self._mac(record)]) + b"\n"
-
-    def _parse(self, line: bytes) -> Result | None:
-        """None for a line that was cut short, never reached the disk, or was written without the key."""
-        try:
-            *record, mac = parse_json(line)
-            if not hmac.compare_digest(mac, self._mac(record)):
-                return None
-            index, hashes, skipped = record
-            return Result(index, hashes, {int(key): why for key, why in skipped.items()})
-        except (ValueError, TypeError, AttributeError):
-            return None
-
-    def _mac(self, record: list[Any]) -> str:
-        # Of this plan alone: a line of another run is as foreign as anybody's.
-        return self.secret.mac(canonical(["journal", self.digest, record]))
+    def keep_only(self, files: Collection[Path]) -> None:
+        """Delete what lies in the tree and the parts besides these files. Raises OSError."""
+        for top in (self.tree, self.parts):
+            for root, folders, names in os.walk(top, topdown=False):
+                for path in (Path(root, name) for name in names):
+                    if path not in files:
+                        path.unlink()
+                for path in (Path(root, name) for name in folders):
+                    if not any(path.iterdir()):
+                        path.rmdir()
 
     def publish(self, replacing: bool = False) -> None:
         """Flush the tree to disk, give it its final name, and delete the rest.
@@ -211,19 +175,22 @@ class Staging:
         Raises:
             OSError: Something cannot be deleted.
         """
-        (self.folder / "plan.json").unlink(missing_ok=True)
+        (self.folder / PLAN_NAME).unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=whatever_can_be)
-            elif path.name != "lock":
+            elif path.name not in _LOCKS:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
         self.clear(whatever_can_be=True)
         with contextlib.suppress(OSError):
-            (self.folder / "lock").unlink()
+            for name in reversed(_LOCKS):
+                (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()
+            for path in self._made:
+                path.rmdir()  # where nothing came of it; a folder that holds something stays
 
 
 def staging_folder(dst: Path) -> Path:
@@ -231,19 +198,31 @@ def staging_folder(dst: Path) -> Path:
     return dst.with_name(dst.name + ".partial")
 
 
+@contextlib.contextmanager
+def holding(path: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is missing. Raises BlockingIOError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def scheme_at(dst: Path) -> int:
     """``Task.scheme`` of what was begun or finished at ``dst``, to go on with; 2 where nothing was."""
-    for path, field in ((dst / MANIFEST_NAME, None), (staging_folder(dst) / "plan.json", "header")):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-            found = parse_json(path.read_bytes())
-            return int((found if field is None else found[field]).get("scheme", 1))
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        return int(parse_json((dst / MANIFEST_NAME).read_bytes()).get("scheme", 1))
+    with contextlib.suppress(UserError, ValueError, TypeError):
+        head = read_head(staging_folder(dst))
+        return 2 if head is None else int(head.header.get("scheme", 1))
     return 2
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between two manifest headers, by name."""
+def differences(before: dict[str, Any], after: dict[str, Any], but: Collection[str] = ()) -> list[str]:
+    """What differs between two manifest headers, by name, leaving out some names."""
     found = []
-    for name in sorted(before.keys() | after.keys()):
+    for name in sorted((before.keys() | after.keys()) - set(but)):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict) and name == "parameters":
             found += [
@@ -256,8 +235,14 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _find_link(folder: Path) -> Path | None:
     """A symbolic link in a folder or below it, if there is one; none is followed."""
-    paths = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
-    return next((path for path in paths if path.is_symlink()), None)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                return Path(entry.path)
+            with contextlib.suppress(FileNotFoundError):  # other ranks are at work
+                if entry.is_dir() and (found := _find_link(Path(entry.path))) is not None:
+                    return found
+    return None
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -8,8 +8,11 @@ from unlearnable_kernels.recipes.papers import (
     beo_arms,
     cuda_cvpr2023,
     dune_icml2026,
+    formats,
+    intensities,
     later_breaks,
     small_grid,
+    worst_defence,
 )
 from unlearnable_kernels.recipes.row import Row
 
@@ -20,6 +23,9 @@ PAPERS = (
     dune_icml2026.PAPER,
     small_grid.PAPER,
     beo_arms.PAPER,
+    formats.PAPER,
+    intensities.PAPER,
+    worst_defence.PAPER,
 )
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 

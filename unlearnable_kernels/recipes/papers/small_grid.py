@@ -23,10 +23,14 @@ PROTECTIONS = {
     "beo": "bayes-error:network=resnet8,steps=4,inner_steps=2,embeddings=1,first_epochs=2,epochs=1",
 }
 PLAIN_ALONE = {
+    # Stripes, and filters fitted to the pictures: the literature's VUDA, HUDA and IRP.
+    "vertical": "classwise-conv:filters=vertical",
+    "horizontal": "classwise-conv:filters=horizontal",
+    "irp": "classwise-conv:filters=irp",
     "replicate": "classwise-conv:padding=replicate",
     "circular": "classwise-conv:padding=circular",
 }
-"""Measured without a defence, for what the padding does."""
+"""Measured without a defence, for what padding and filters do."""
 DEFENCES = {
     "plain": (),
     "rsk-ff": ("rsk", "ff"),

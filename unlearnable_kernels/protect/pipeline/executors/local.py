@@ -6,32 +6,41 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
-from types import ModuleType
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.pool import RemoteTraceback
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 import torch
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 from unlearnable_kernels.protect.pipeline.executors.script import import_script, pickled
+from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 
-_AHEAD = 2
+ATTEMPTS = 3
 # Imported once for all workers; one that is missing is named where an image needs it.
 _CODECS = ("cv2", "isal.isal_zlib", "simplejpeg", "PIL.Image")
 
-_rendering: Rendering
-_failure: UserError | None = None
 _held: list[Connection] = []
 
 
 def execute(
-    rendering: Rendering, chunks: Sequence[Chunk], workers: int, lock: int
+    rendering: Rendering,
+    chunks: Sequence[Chunk],
+    workers: int,
+    lock: int,
+    planned: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[Result, None, None]:
     """Render ``chunks``, yielding each result as soon as it is there, in any order.
+
+    A worker that dies is replaced, and its chunk tried again, ``ATTEMPTS`` times in all.
 
     Args:
         rendering: What to do with a chunk.
@@ -39,11 +48,15 @@ def execute(
         workers: Number of processes; 0 renders in this one.
         lock: Descriptor of the staging folder's lock. Workers hold it too, so that no other run begins while
             one of them still lives.
+        planned: What each worker compares with its own ``fingerprint()``, unless it is empty.
 
     Raises:
-        UserError: A chunk cannot be rendered, a worker died, or one cannot import what it needs.
+        UserError: A chunk cannot be rendered, workers die of one, one cannot import what it needs, or would
+            write other bytes.
     """
     if workers == 0:
+        if planned:
+            refuse_to_mix(planned)
         yield from map(rendering.render, chunks)
         return
     needed = pickled(rendering)
@@ -51,37 +64,91 @@ def execute(
     context.set_forkserver_preload([__name__, *_CODECS])
     ours, theirs = context.Pipe(duplex=False)
     lock_held = Connection(os.dup(lock))
-    pool = ProcessPoolExecutor(workers, context, _start, (*needed, ours, lock_held))
+    pool = _Pool(context, (*needed, ours, lock_held, dict(planned)))
     try:
-        yield from _in_flight(pool, chunks, _AHEAD * workers)
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died, perhaps for lack of memory; "
-            "run the same command again to resume, with fewer workers"
-        ) from None
+        yield from pool.results(chunks, min(workers, len(chunks)))
     finally:
         # The workers end when this end of the pipe closes, in the middle of a chunk if need be.
         theirs.close()
-        pool.shutdown(cancel_futures=True)
+        pool.join()
         ours.close()
         lock_held.close()
 
 
-def _in_flight(pool: ProcessPoolExecutor, chunks: Sequence[Chunk], limit: int) -> Iterator[Result]:
-    pending: set[Future[Result]] = set()
-    queue = iter(chunks)
-    exhausted = False
-    while pending or not exhausted:
-        while len(pending) < limit and not exhausted:
-            chunk = next(queue, None)
-            if chunk is None:
-                exhausted = True
-            else:
-                with _without_main(), _uninterrupted():
-                    pending.add(pool.submit(_render, chunk))
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+class _Pool:
+    """Worker processes, each with a pipe of its own, so that it is known of which chunk one died."""
+
+    def __init__(self, context: ForkServerContext, arguments: tuple[Any, ...]) -> None:
+        self._context, self._arguments = context, arguments
+        self._processes: list[ForkServerProcess] = []
+        self._busy: dict[Connection, Chunk] = {}
+
+    def results(self, chunks: Sequence[Chunk], workers: int) -> Iterator[Result]:
+        left = iter(chunks)
+        deaths: Counter[int] = Counter()
+        for chunk in islice(left, workers):
+            self._busy[self._start()] = chunk
+        for connection, chunk in self._busy.items():
+            _send(connection, chunk)
+        while self._busy:
+            for ready in wait(list(self._busy)):
+                assert isinstance(ready, Connection)
+                chunk = self._busy.pop(ready)
+                answer = _receive(ready)
+                if answer is None:
+                    ready.close()
+                    deaths[chunk.index] += 1
+                    if deaths[chunk.index] == ATTEMPTS:
+                        raise _died(chunk)
+                    ready, following = self._start(), chunk
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    following = next(left, None)
+                # Before the result is dealt with, so that the worker need not wait for that.
+                if following is not None:
+                    self._busy[ready] = following
+                    _send(ready, following)
+                if answer is not None:
+                    yield answer
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        with _without_main(), _uninterrupted():
+            process = self._context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+            process.start()
+        theirs.close()
+        self._processes.append(process)
+        return ours
+
+    def join(self) -> None:
+        """Wait until all of them have ended."""
+        for process in self._processes:
+            process.join()
+
+
+def _send(connection: Connection, chunk: Chunk) -> None:
+    with suppress(OSError):  # a worker that died meanwhile is noticed when its answer is awaited
+        connection.send(chunk)
+
+
+def _receive(connection: Connection) -> Result | BaseException | None:
+    """What a worker made of its chunk; None if it died."""
+    try:
+        answer, trace = connection.recv()
+    except (EOFError, OSError):
+        return None
+    if isinstance(answer, BaseException) and not isinstance(answer, UserError):
+        answer.__cause__ = RemoteTraceback(trace)
+    result: Result | BaseException = answer
+    return result
+
+
+def _died(chunk: Chunk) -> UserError:
+    return UserError(
+        f"a worker process died {ATTEMPTS} times of the same chunk, {chunk.pictures}, perhaps for lack of "
+        "memory; run the same command again to resume, with fewer workers"
+    )
 
 
 @contextmanager
@@ -108,28 +175,63 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(rendering: bytes, script: str | None, parent: Connection, lock: Connection) -> None:
-    global _rendering, _failure
+def _serve(
+    answers: Connection,
+    rendering: bytes,
+    script: str | None,
+    parent: Connection,
+    lock: Connection,
+    planned: dict[str, str],
+) -> None:
     # Kept open until the process ends: that holds the lock.
     _held.append(lock)
     # They end with the process that started them, which says what is to be said.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    use_one_thread()
+    ready: Rendering | None = None
+    with suppress(EOFError, OSError):
+        while True:
+            chunk = answers.recv()
+            try:
+                ready = ready or _unpickled(rendering, script, planned)
+                answer: Any = ready.render(chunk)
+            except Exception as error:
+                _answer(answers, error, traceback.format_exc())
+            else:
+                answers.send((answer, ""))
+
+
+def _answer(answers: Connection, error: Exception, trace: str) -> None:
+    try:
+        answers.send((error, trace))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        answers.send((RuntimeError(f"{type(error).__name__}: {error}"), trace))
+
+
+def use_one_thread() -> None:
+    """There are as many processes as cores."""
     torch.set_num_threads(1)
     with suppress(ImportError):
         import cv2
 
         cv2.setNumThreads(1)
+
+
+def _unpickled(rendering: bytes, script: str | None, planned: dict[str, str]) -> Rendering:
+    if planned:
+        refuse_to_mix(planned)
     try:
         if script is not None:
             import_script(script)
-        _rendering = pickle.loads(rendering)
-    except UserError as error:
-        _failure = error
+        made: Rendering = pickle.loads(rendering)
+    except UserError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        _failure = UserError(f"a worker process cannot import the method or format ({reason})")
+        raise UserError(f"a worker process cannot import the method or format ({reason})") from None
+    return made
 
 
 def _end_with(parent: Connection) -> None:
@@ -137,9 +239,3 @@ def _end_with(parent: Connection) -> None:
         parent.recv_bytes()
     except (EOFError, OSError):
         os._exit(1)
-
-
-def _render(chunk: Chunk) -> Result:
-    if _failure is not None:
-        raise _failure
-    return _rendering.render(chunk)

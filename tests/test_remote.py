@@ -1,0 +1,130 @@
+"""Shards in remote stores: fsspec's own in memory, and S3 as moto plays it."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from sample_shards import KEY, TAR, protect, write_pictures
+
+from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.named import resolve
+from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.verify import verify_dataset
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A protected set in shards of either format, by the format."""
+    root = tmp_path_factory.mktemp("local")
+    write_pictures(root / "zoo")
+    for format in ("webdataset", "parquet"):
+        protect(root / "zoo", root / format, format=f"{format}:shard_size=4")
+    return {format: root / format for format in ("webdataset", "parquet")}
+
+
+def upload(folder: Path, url: str) -> None:
+    system, place = fsspec.core.url_to_fs(url)
+    for path in sorted(folder.iterdir()):
+        system.pipe_file(f"{place}/{path.name}", path.read_bytes())
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    yield "memory://store/zoo"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(scope="module")
+def s3(shards: dict[str, Path]) -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("pictures")
+        for format, folder in shards.items():
+            upload(folder, f"s3://pictures/{format}")
+        yield "s3://pictures"
+        fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_a_set_in_memory_is_the_same_as_here(format: str, shards: dict[str, Path], memory: str) -> None:
+    upload(shards[format], memory)
+    here, there = load_arrays(shards[format]), load_arrays(Path(memory))
+    assert here.digest() == there.digest()
+    assert here.names == there.names
+    assert there.manifest == here.manifest
+    assert there.manifest is not None
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_a_set_in_s3_is_the_same_as_here(format: str, shards: dict[str, Path], s3: str) -> None:
+    there = Path(f"{s3}/{format}")
+    assert load_arrays(shards[format]).digest() == load_arrays(there).digest()
+    source = open_source(there)
+    last = source.samples[-1]
+    elsewhere = pickle.loads(pickle.dumps(source.without_samples()))
+    assert elsewhere.read(last) == source.read(last)
+
+
+def test_a_set_in_s3_is_protected(shards: dict[str, Path], s3: str, tmp_path: Path) -> None:
+    protect(Path(f"{s3}/webdataset"), tmp_path / "there", dataset_name="zoo")
+    protect(shards["webdataset"], tmp_path / "here", dataset_name="zoo")
+    assert verify_dataset(tmp_path / "there", KEY).ok
+    assert load_arrays(tmp_path / "there").digest() == load_arrays(tmp_path / "here").digest()
+
+
+def test_part_of_a_remote_set_is_taken(shards: dict[str, Path], memory: str) -> None:
+    upload(shards["webdataset"], memory)
+    whole = open_source(Path(memory))
+    part = open_source(Path(f"subset:{memory}/train-000000.tar,classes=1"))
+    assert part.classes == whole.classes[:1]
+    assert resolve(Path(f"subset:{memory},classes=1")) == "subset:memory:/store/zoo,classes=1"
+    assert part.read(part.samples[0]) == whole.read(whole.samples[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("memory://nowhere/at/all", r"^memory://nowhere/at/all: no such file or folder$"),
+        ("nosuch://bucket/zoo", r"^nosuch://bucket/zoo: Protocol not known: nosuch"),
+        ("memory://store/zoo/a.txt", r"^memory://store/zoo/a.txt: "),
+    ],
+)
+def test_what_is_not_there_is_one_line(path: str, message: str, memory: str) -> None:
+    fsspec.filesystem("memory").pipe_file("/store/zoo/a.txt", b"x")
+    with pytest.raises(UserError, match=message) as error:
+        open_source(Path(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bucket_without_permission_is_one_line(s3: str) -> None:
+    with pytest.raises(UserError, match=r"^s3://nobodys-bucket/zoo: "):
+        open_source(Path("s3://nobodys-bucket/zoo"))
+
+
+def test_a_shard_that_shrinks_meanwhile_is_named(shards: dict[str, Path], memory: str) -> None:
+    upload(shards["webdataset"], memory)
+    source = open_source(Path(memory))
+    fsspec.filesystem("memory").pipe_file("/store/zoo/train-000000.tar", TAR[:600])
+    with pytest.raises(UserError, match=r"train-000000\.tar: ends within"):
+        source.read(source.samples[1])
+
+
+def test_a_remote_set_is_read_by_many_threads(shards: dict[str, Path], memory: str) -> None:
+    upload(shards["webdataset"], memory)
+    arrays = [load_arrays(Path(memory)).images for _ in range(2)]
+    assert torch.equal(*arrays)
+    assert np.ptp(arrays[0].numpy()) > 0

@@ -1,0 +1,141 @@
+"""The command ``protect`` in three, for many machines: plan, render and finish."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
+from unlearnable_kernels.cli.protect_commands import (
+    AcceptExposure,
+    DatasetName,
+    Earlier,
+    Format,
+    Fraction,
+    Insecure,
+    KeyFile,
+    Labels,
+    MethodOption,
+    OnError,
+    OnErrorOption,
+    Resize,
+    SeedOption,
+    Source,
+    secret_from,
+    summary_of,
+)
+from unlearnable_kernels.errors import UserError, shown
+
+Planned = Annotated[Path, typer.Argument(help="As for `unlearnable plan`.")]
+
+
+def plan(
+    src: Source,
+    dst: Annotated[Path, typer.Argument(help="Folder that `finish` creates; all ranks share DST.partial.")],
+    key_file: KeyFile = None,
+    seed_compat: SeedOption = None,
+    insecure_key_permissions: Insecure = False,
+    method: MethodOption = "classwise-conv",
+    fraction: Fraction = 1.0,
+    format: Format = None,
+    labels: Labels = None,
+    resize: Resize = None,
+    on_error: OnErrorOption = OnError.stop,
+    dataset_name: DatasetName = None,
+    earlier: Earlier = None,
+    accept_exposure: AcceptExposure = False,
+    plugin: Plugin = None,
+) -> None:
+    """Decide what becomes of every picture in SRC, for `render` on any number of machines and `finish`.
+
+    The plan holds no key: give each rank the key file.
+
+    Example: unlearnable plan photos protected --key-file my.key
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.methods.method import METHODS
+    from unlearnable_kernels.protect.pipeline.plan import Options
+    from unlearnable_kernels.protect.stages import plan_dataset
+
+    options = Options(METHODS.create(method), fraction, format, resize, dataset_name)
+    with progress() as report:
+        chunks = plan_dataset(
+            src,
+            dst,
+            options,
+            secret=secret_from(key_file, seed_compat, insecure_key_permissions),
+            labels=labels,
+            earlier=earlier or (),
+            accept_exposure=accept_exposure,
+            on_error="skip" if on_error is OnError.skip else "raise",
+            progress=report,
+            notify=_tell,
+        )
+    print(f"planned {chunks} chunks in {dst}.partial")
+
+
+def render(
+    dst: Planned,
+    key_file: KeyFile = None,
+    seed_compat: SeedOption = None,
+    insecure_key_permissions: Insecure = False,
+    rank: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
+    world: Annotated[
+        int | None,
+        typer.Option(help="How many there are.  [default: as RANK and WORLD_SIZE, or a SLURM array, say]"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Render this rank's share of the plan in DST.partial. Interrupted, it resumes when run again.
+
+    Example: unlearnable render protected --key-file my.key --rank 0 --world 2
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.pipeline.executors.executor import Executor
+    from unlearnable_kernels.protect.stages import rank_from, render_dataset
+
+    if (rank is None) != (world is None):
+        raise UserError("--rank and --world go together")
+    if rank is None or world is None:
+        rank, world = rank_from()
+    with progress() as report:
+        count = render_dataset(
+            dst,
+            secret=secret_from(key_file, seed_compat, insecure_key_permissions),
+            rank=rank,
+            world=world,
+            executor=Executor(workers=workers),
+            progress=report,
+            notify=_tell,
+        )
+    print(f"rank {rank} of {world}: {count} chunks are rendered")
+
+
+def finish(
+    dst: Planned,
+    key_file: KeyFile = None,
+    seed_compat: SeedOption = None,
+    insecure_key_permissions: Insecure = False,
+    json: AsJson = False,
+    plugin: Plugin = None,
+) -> None:
+    """Put together what all ranks rendered, and write the manifest; refuses while chunks are missing.
+
+    Example: unlearnable finish protected --key-file my.key
+    """
+    from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.stages import finish_dataset
+
+    secret = secret_from(key_file, seed_compat, insecure_key_permissions)
+    with progress() as report:
+        manifest = finish_dataset(dst, secret=secret, progress=report, notify=_tell)
+    if json:
+        print_json(summary_of(manifest))
+    else:
+        print(f"wrote {dst} with {manifest}")
+
+
+def _tell(message: str) -> None:
+    print(shown(message), file=sys.stderr)

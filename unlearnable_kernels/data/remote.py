@@ -1,0 +1,181 @@
+"""Files of a dataset on this machine or, named by a URL such as s3://bucket/set, in a remote store.
+
+A URL travels as a ``Path``, which writes s3:/bucket/set; ``fsspec`` understands every kind of store, and a
+package of its own knows each: s3fs, gcsfs, huggingface_hub, …
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from unlearnable_kernels.errors import UserError, shown
+from unlearnable_kernels.extras import extra_module
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
+_AHEAD = 8 * 2**20  # bytes asked of a store at once: images are read one after the other
+_OPEN = 4  # remote files that a thread keeps open
+_kept = threading.local()
+
+
+class File(NamedTuple):
+    """A file in a folder: its name there, its size in bytes, and when it was last changed, 0 if unknown."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def is_remote(path: Path) -> bool:
+    """Whether an absolute path is a URL."""
+    return _URL.match(str(path)) is not None
+
+
+def url_of(path: Path) -> str:
+    """``path`` as people write it, on one printable line."""
+    return shown(str(path).replace(":/", "://", 1) if is_remote(path) else str(path))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{url_of(path)}: no such file or folder") from None
+    except Exception as error:  # every store has its own
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{url_of(path)}: cannot be read: {shown(reason)}") from None
+
+
+def list_folder(folder: Path) -> tuple[list[str], list[File]]:
+    """The folders and the files in a folder, both by name; dot-files are passed over.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    folders, files = [], []
+    with _reading(folder):
+        if is_remote(folder):
+            system, place = _system(folder)
+            for entry in system.ls(place, detail=True):
+                name = entry["name"].rstrip("/").rpartition("/")[2]
+                if entry["type"] == "directory":
+                    folders.append(name)
+                elif entry["name"].rstrip("/") != place.rstrip("/"):  # a store's own mark of a folder
+                    files.append(File(name, int(entry["size"]), _time_of(entry)))
+        else:
+            for path in folder.iterdir():
+                if path.is_dir():
+                    folders.append(path.name)
+                else:
+                    status = path.stat()
+                    files.append(File(path.name, status.st_size, status.st_mtime_ns))
+    files.sort()
+    return sorted(folders), [file for file in files if not file.name.startswith(".")]
+
+
+def file_at(path: Path) -> File | None:
+    """What is known of a file; None where there is no file of that name."""
+    if not is_remote(path):
+        if not path.is_file():
+            return None
+        status = path.stat()
+        return File(path.name, status.st_size, status.st_mtime_ns)
+    with _reading(path):
+        system, place = _system(path)
+        try:
+            entry = system.info(place)
+        except FileNotFoundError:
+            return None
+        found = File(path.name, int(entry["size"] or 0), _time_of(entry))
+        return found if entry["type"] == "file" else None
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A file to read from at any place.
+
+    Raises:
+        UserError: It cannot be opened.
+    """
+    with _reading(path):
+        if not is_remote(path):
+            return path.open("rb")
+        system, place = _system(path)
+        opened: IO[bytes] = system.open(place, "rb", block_size=_AHEAD, cache_type="readahead")
+        return opened
+
+
+def read_file(path: Path) -> bytes:
+    """The whole of a file. Raises UserError where it cannot be read."""
+    with open_file(path) as file, _reading(path):
+        return file.read()
+
+
+def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
+    """``size`` bytes of a file from ``offset`` on, fewer where it ends. Safe from any thread and process.
+
+    Args:
+        path: The file.
+        offset: In bytes, from its beginning.
+        size: In bytes.
+        version: Another number than before where a remote file may have changed since it was last read.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    with _reading(path):
+        if is_remote(path):
+            file = _kept_open(path, version)
+            file.seek(offset)
+            return file.read(size)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(descriptor, size, offset)
+            while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
+
+
+def _kept_open(path: Path, version: int) -> IO[bytes]:
+    """This thread's open file of that name: a store is asked for many images at once."""
+    if getattr(_kept, "process", None) != os.getpid():  # a fork shares no connection
+        _kept.process, _kept.files = os.getpid(), OrderedDict()
+    files: OrderedDict[tuple[Path, int], IO[bytes]] = _kept.files
+    key = path, version
+    if key not in files:
+        files[key] = open_file(path)
+        if len(files) > _OPEN:
+            files.popitem(last=False)[1].close()
+    files.move_to_end(key)
+    return files[key]
+
+
+def _system(path: Path) -> tuple[Any, str]:
+    """The store, and what it calls ``path``."""
+    fsspec = extra_module("fsspec")
+    try:
+        system, place = fsspec.core.url_to_fs(str(path).replace(":/", "://", 1))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url_of(path)}: {str(error).splitlines()[0]}") from None
+    return system, place
+
+
+def _time_of(entry: dict[str, Any]) -> int:
+    for name in ("LastModified", "mtime", "created", "last_modified"):
+        time = entry.get(name)
+        if isinstance(time, datetime):
+            time = time.timestamp()
+        if isinstance(time, int | float):
+            return round(time * 1_000_000) * 1000
+    return 0

@@ -1,0 +1,76 @@
+"""A small signed file for each finished chunk, after its data: what ranks share, and what is resumed from.
+
+A record's name is the chunk's digest, so that what the source's change left as it was is found again, and
+what belongs to no chunk of a plan is of no account.
+"""
+
+import hmac
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from unlearnable_kernels.data.manifest import canonical
+from unlearnable_kernels.files import parse_json, replacing, write_file, writing
+from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LIMIT = 2**24  # bytes of a record
+
+
+class Records:
+    """The records in a folder.
+
+    Args:
+        folder: Where they lie; made where it is missing.
+        secret: Signs them: a chunk that another than its holder calls finished is done again.
+    """
+
+    def __init__(self, folder: Path, secret: Secret) -> None:
+        self.folder, self.secret = folder, secret
+
+    def add(self, chunk: Chunk, result: Result) -> None:
+        """Record a finished chunk, in one step.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        record = [result.index, result.sha256, {str(key): why for key, why in result.skipped.items()}]
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+        with replacing(self._path(chunk)) as temporary:
+            write_file(temporary, canonical([*record, self._mac(chunk, record)]))
+
+    def finished(
+        self, chunks: Iterable[Chunk], is_whole: Callable[[Chunk, Result], bool]
+    ) -> dict[int, Result]:
+        """The results, by the chunk's number, of those whose files are still what was written."""
+
+        def read(chunk: Chunk) -> Result | None:
+            result = self._read(chunk)
+            return result if result is not None and is_whole(chunk, result) else None
+
+        with ThreadPoolExecutor() as pool:
+            return {result.index: result for result in pool.map(read, chunks) if result is not None}
+
+    def _path(self, chunk: Chunk) -> Path:
+        return self.folder / f"{chunk.digest}.json"
+
+    def _read(self, chunk: Chunk) -> Result | None:
+        """None where there is no record, or one that never reached the disk or was written without the key."""
+        try:
+            descriptor = os.open(self._path(chunk), _READ)
+            with os.fdopen(descriptor, "rb") as file:
+                *record, mac = parse_json(file.read(_LIMIT))
+            if not hmac.compare_digest(mac, self._mac(chunk, record)):
+                return None
+            _, hashes, skipped = record
+            # The number may be another one now; its files tell whether that matters.
+            return Result(chunk.index, hashes, {int(key): why for key, why in skipped.items()})
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def _mac(self, chunk: Chunk, record: list[Any]) -> str:
+        return self.secret.mac(canonical(["chunk", chunk.digest, record]))
