@@ -36,4 +36,3 @@ def data_root() -> Path:
     if not root:
         pytest.skip("UNLEARNABLE_DATA is not set: no real images")
     return Path(root).expanduser()
-settings.register_profile("dusk", max_examples=600, deadline=None)

@@ -82,6 +82,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, kind in _REQUIRED.items():
         if not isinstance(manifest.get(name), kind):
             raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
+    if not all(isinstance(name, str) for name in manifest["classes"]):
+        raise UserError(f"{path}: damaged: 'classes' is missing or malformed")
     if manifest["schema"] != SCHEMA_VERSION:
         raise UserError(
             f"{path}: manifest schema {manifest['schema']}, but this version reads {SCHEMA_VERSION}"

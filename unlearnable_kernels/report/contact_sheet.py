@@ -139,7 +139,7 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
     manifest = find_manifest(Path(dst)) or read_manifest(Path(dst))
     parameters, method = manifest["parameters"], manifest["method"]
     for name, registry in ((method, METHODS), (parameters.get("format"), WRITERS)):
-        if name not in registry:
+        if not isinstance(name, str) or name not in registry:
             known = f"{registry.kind} {name!r} is not one of {', '.join(registry)}"
             raise UserError(f"{dst}: {known}; a plug-in may be missing")
     try:

@@ -14,6 +14,7 @@ import numpy as np
 
 from unlearnable_kernels.data.images import headers
 from unlearnable_kernels.data.images.headers import JPEG_SIGNATURE, PNG_SIGNATURE
+from unlearnable_kernels.data.images.quiet import quiet
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.extras import extra_module
 
@@ -131,7 +132,8 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     if max(header.width, header.height) > _LIBPNG_SIDE:
         return None
     cv2 = extra_module("cv2")
-    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    with quiet():
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise _Refused("corrupt PNG: its rows cannot be read to the end")
     return pixels if header.plain else None
@@ -150,7 +152,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
             formats.append("HEIF")
         if headers.most_bits(data) > 8:
             raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
-    with _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=formats) as image:
+    with quiet(), _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=formats) as image:
         _check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
         # MPO: a photograph followed by its thumbnails, depth map or second view.
