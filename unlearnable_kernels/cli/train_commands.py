@@ -10,6 +10,7 @@ from unlearnable_kernels.cli.options import Device, Plugin
 from unlearnable_kernels.errors import UserError
 
 _HOW, _WHERE = "Optimisation", "Computing"
+_WORKERS = "workers="
 
 Network = Annotated[
     str, typer.Option(help="One of those listed below, or timm:NAME, torchvision:NAME: any of theirs.")
@@ -80,13 +81,6 @@ def train(
             metavar="tensorboard", help="Also write metrics to OUT/tensorboard.", rich_help_panel=_WHERE
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that decode as it trains; 0: all at the beginning.  [default: 0 if that fits]",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
 ) -> None:
     """Train a network, plainly (ERM) or with defences; with torchrun on several processes.
 
@@ -98,6 +92,7 @@ def train(
     Example: unlearnable train --train protected --test photos --out runs/deit --network deit_tiny
     --optimizer adamw --lr 0.001 --schedule cosine --set warmup=5 --seeds 0,1,2
     """
+    from unlearnable_kernels import parsing
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.training import TrainConfig, train_seeds
     from unlearnable_kernels.training.config import parse_settings
@@ -118,9 +113,17 @@ def train(
         "compile": compile,
         "deterministic": deterministic,
     }
-    config = TrainConfig(**given, **parse_settings(set or [], (*given, "seed")))
+    # No part of the configuration: a run may go on with another number.
+    texts = set or []
+    workers = parsing.parse_settings(
+        [text for text in texts if text.startswith(_WORKERS)], {"workers": int | None}, "training"
+    )
+    config = TrainConfig(
+        **given,
+        **parse_settings([text for text in texts if not text.startswith(_WORKERS)], (*given, "seed")),
+    )
     with progress() as report:
-        records = train_seeds(config, parse_seeds(seeds), out, report, device, log, workers)
+        records = train_seeds(config, parse_seeds(seeds), out, report, device, log, **workers)
     print_results(records)
     print_spread([record["final"] for record in records.values()])
 

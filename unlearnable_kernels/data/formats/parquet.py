@@ -14,9 +14,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.formats.folder import dataset_name
@@ -34,6 +36,7 @@ from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.extras import extra_module
 
 ROW_GROUP = 100
+_GROUP_BYTES = 2**28
 _IMAGES = ("image", "img")
 _LABELS = ("label", "labels", "fine_label")
 _GROUPS_KEPT = 2
@@ -223,7 +226,8 @@ def _classes(paths: Sequence[Path], columns: Sequence[_Columns]) -> tuple[list[s
     names = columns[0].classes if kind is int else None
     for path, shard in zip(paths, columns, strict=True):
         for row, label in enumerate(shard.labels):
-            if type(label) is not kind or (names is not None and not 0 <= label < len(names)):
+            beyond = names is not None and isinstance(label, int) and not 0 <= label < len(names)
+            if type(label) is not kind or beyond:
                 among = "" if names is None else f" from 0 to {len(names) - 1}"
                 raise UserError(
                     f"{url_of(path)}: row {row} must have a label{among}, not {shown(str(label))}"
@@ -262,7 +266,7 @@ class ParquetWriter(ShardWriter):
     def write_shard(self, path: Path, rows: Iterable[Row], source: Source) -> None:
         arrow, parquet = extra_module("pyarrow"), extra_module("pyarrow.parquet")
         schema = _schema(source.classes)
-        left = iter(rows)
+        image, label = (schema.field(name).type for name in ("image", "label"))
         with parquet.ParquetWriter(
             str(path),
             schema,
@@ -272,10 +276,35 @@ class ParquetWriter(ShardWriter):
             write_statistics=["label"],
             write_page_checksum=True,
         ) as table:
-            while group := list(islice(left, ROW_GROUP)):
-                images = [{"bytes": row.data, "path": row.name} for row in group]
-                columns = [arrow.array(images, schema.field("image").type), [row.label for row in group]]
-                table.write_table(arrow.table(columns, schema=schema))
+            for group in _row_groups(rows):
+                contents = _packed([row.data for row in group], image[0].type)
+                paths = _packed([row.name.encode() for row in group], image[1].type)
+                images = arrow.StructArray.from_arrays([contents, paths], fields=list(image))
+                numbers = arrow.py_buffer(np.array([row.label for row in group], np.int64))
+                labels = arrow.Array.from_buffers(label, len(group), [None, numbers])
+                table.write_table(arrow.Table.from_arrays([images, labels], schema=schema))
+
+
+def _row_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        if len(group) == ROW_GROUP or (group and size + len(row.data) > _GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += len(row.data)
+    if group:
+        yield group
+
+
+def _packed(values: list[bytes], kind: Any) -> Any:
+    """An array of Arrow of these values; ``pyarrow.array`` would import pandas first, for seconds."""
+    arrow = extra_module("pyarrow")
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    buffers = [None, arrow.py_buffer(offsets), arrow.py_buffer(b"".join(values))]
+    return arrow.Array.from_buffers(kind, len(values), buffers)
 
 
 def _schema(classes: Sequence[str]) -> Any:

@@ -213,9 +213,9 @@ def _members(path: Path) -> Iterator[_Member]:
                 yield _Member(name, member.size, member.offset_data)
                 archive.members.clear()  # type: ignore[attr-defined]
             # A damaged header ends a tar as far as tarfile is concerned; a mark of zeros ends a whole one.
-            file.seek(archive.offset)  # type: ignore[attr-defined]
+            file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no header at byte {archive.offset}")  # type: ignore[attr-defined]
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{url_of(path)}: not a tar, or truncated ({error})") from None
 
