@@ -15,6 +15,7 @@ from unlearnable_kernels.cli.evaluate_commands import demo, evaluate, report
 from unlearnable_kernels.cli.options import AsJson, Command, Plugin, listing, print_json, registries
 from unlearnable_kernels.cli.protect_commands import check, keygen, preview, protect, verify
 from unlearnable_kernels.cli.reproduce_commands import reproduce
+from unlearnable_kernels.cli.restore_commands import restore
 from unlearnable_kernels.cli.stages_commands import finish, plan, render
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
@@ -71,6 +72,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     render,
     finish,
     verify,
+    restore,
     preview,
     train,
     sweep,

@@ -1,5 +1,6 @@
 """The first method: every image is filtered with the filter of its class (docs/maths.md)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
 from unlearnable_kernels.protect.keys import Secret, Seed
+from unlearnable_kernels.protect.methods.deconvolution import Deconvolution
 from unlearnable_kernels.protect.methods.filters import (
     INTENSITIES,
     IRP,
@@ -159,6 +161,18 @@ class ClasswiseConv(Method):
         if self.filters == IRP:
             filters = restored(filters, task, assignment, workspace)
         return ClassFilters(filters.numpy(), parameters["padding"])
+
+    @classmethod
+    def inverse(
+        cls, parameters: dict[str, Any], secret: Secret, name: str, classes: int | Sequence[str]
+    ) -> Perturbation:
+        kind = parameters.get("filters", SQUARE)
+        if kind == IRP:
+            raise UserError("irp filters were fitted to the originals and not kept: they cannot be undone")
+        k, strength = parameters["kernel_size"], parameters["strength"]
+        centred = parameters.get("centred", False)
+        filters = class_filters(secret, name, classes, k, strength, kind, centred)
+        return Deconvolution(filters.numpy(), parameters["padding"])
 
     @classmethod
     def growable(cls, parameters: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """What every protection method answers: its parameters, whom it touches, and what it does to their pixels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -108,6 +109,23 @@ class Method(ABC):
     def growable(cls, parameters: dict[str, Any]) -> bool:
         """Whether a picture's perturbation depends on no other picture, so that others may be added later."""
         return False
+
+    @classmethod
+    def inverse(
+        cls, parameters: dict[str, Any], secret: Secret, name: str, classes: int | Sequence[str]
+    ) -> Perturbation:
+        """What estimates originals from protected images.
+
+        Args:
+            parameters: As ``Method.parameters`` gave them.
+            secret: Key or seed.
+            name: Of the dataset, part of every derivation.
+            classes: As ``Task.classes``.
+
+        Raises:
+            UserError: There is no inverse.
+        """
+        raise UserError(f"what {cls.name} did cannot be undone from the key alone")
 
     @abstractmethod
     def check(self) -> None:

@@ -1,0 +1,166 @@
+"""Restoring: how near originals come by the key, what is refused, and that DST is whole or not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unlearnable_kernels.data.images import decode, encode
+from unlearnable_kernels.data.quality import psnr
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
+from unlearnable_kernels.protect import restore as module
+from unlearnable_kernels.protect.keys import Key, Seed
+from unlearnable_kernels.protect.methods.deconvolution import deconvolved
+from unlearnable_kernels.protect.methods.filters import class_filters
+from unlearnable_kernels.protect.restore import restore_dataset
+from unlearnable_kernels.protect.run import protect_dataset
+
+KEY = Key(bytes(range(32)))
+SIDE = 24
+
+
+def picture(number: int) -> np.ndarray:
+    """Slopes and a white square, uint8 [SIDE, SIDE, 3]."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    image = np.stack([6 * x + number, 8 * y, 3 * (x + y) + 20], -1).astype(np.uint8)
+    image[9:14, 8 + number : 13 + number] = 255
+    return image
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        for number in range(3):
+            path = tmp_path / "zoo" / "train" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(picture(number), "png"))
+    return tmp_path / "zoo"
+
+
+def protect(tree: Path, dst: Path, **options: Any) -> Path:
+    protect_dataset(tree, dst, secret=options.pop("secret", KEY), workers=0, **options)
+    return dst
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("centred", "near"), [(True, 34), (False, 26)])
+def test_images_with_a_white_place_come_near(padding: str, centred: bool, near: float) -> None:
+    """A filter that displaces cuts off a border, which cannot come back."""
+    filters = class_filters(KEY, "zoo", ["cat", "dog"], 3, 0.3, centred=centred)
+    images = torch.from_numpy(np.stack([picture(0), picture(1)])).permute(0, 3, 1, 2)
+    labels = torch.tensor([0, 1])
+    protected = classwise_conv(images, labels, filters, padding)
+    found = deconvolved(protected, labels, filters, padding)
+    for before, changed, after in zip(images.numpy(), protected.numpy(), found.numpy(), strict=True):
+        assert psnr(before, after) > max(near, psnr(before, changed) + 5)
+
+
+def test_black_stays_black() -> None:
+    filters = class_filters(KEY, "zoo", 1, 3, 0.3)
+    black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    assert not deconvolved(black, torch.tensor([0]), filters, "reflect").any()
+
+
+@pytest.mark.filterwarnings("ignore:an integer seed")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"centred": True},
+        {"filters": "vertical", "centred": True, "kernel_size": 3, "strength": 0.3},
+        {"secret": 3},
+        {"format": "npz", "centred": True},
+    ],
+)
+def test_a_set_is_restored_by_its_key(tree: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    said: list[str] = []
+    secret = Seed(options["secret"]) if "secret" in options else KEY
+    protected = protect(tree, tmp_path / "set", **options | {"secret": secret})
+    restored = restore_dataset(protected, tmp_path / "back", secret=secret, workers=0, notify=said.append)
+    assert said[-1].startswith("restored 6 of 6 pictures: estimates, not the originals")
+    if options.get("format") == "npz":
+        with np.load(restored / "train.npz") as file:
+            assert psnr(picture(1), file["images"][1]) > 38
+        return
+    names = sorted(path.relative_to(tree) for path in tree.rglob("*.png"))
+    assert sorted(path.relative_to(restored) for path in restored.rglob("*") if path.is_file()) == names
+    for name in names:
+        before, changed, after = (
+            decode((folder / name).read_bytes(), "") for folder in (tree, protected, restored)
+        )
+        assert psnr(before, after) > psnr(before, changed) + 6
+
+
+def test_clean_pictures_are_copied_bit_by_bit_whatever_the_workers(tree: Path, tmp_path: Path) -> None:
+    protected = protect(tree, tmp_path / "set", fraction=0.4, centred=True)
+    entries = json.loads((protected / "manifest.json").read_text())["files"]
+    restored = restore_dataset(protected, tmp_path / "back", secret=KEY)
+    for name, entry in entries.items():
+        before, after = (decode((folder / name).read_bytes(), "") for folder in (tree, restored))
+        assert np.array_equal(before, after) == (not entry["protected"])
+
+
+def refused(protected: Path, dst: Path, secret: Any = KEY) -> str:
+    with pytest.raises(UserError) as caught:
+        restore_dataset(protected, dst, secret=secret, workers=0)
+    assert not dst.exists()
+    assert not dst.with_name(f"{dst.name}.partial").exists()
+    return str(caught.value)
+
+
+def test_what_cannot_be_restored_is_refused(tree: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "back"
+    assert "it has no manifest.json" in refused(tree, dst)
+    noise = protect(tree, tmp_path / "noise", method="random-noise")
+    assert "what random-noise did cannot be undone from the key alone" in refused(noise, dst)
+    protected = protect(tree, tmp_path / "set")
+    assert "cannot be restored: another key made it" in refused(protected, dst, Key(bytes(32)))
+    (protected / "train" / "cat" / "0.png").write_bytes(b"x")
+    assert "train/cat/0.png is changed" in refused(protected, dst)
+    text = (protected / "manifest.json").read_text()
+    (protected / "manifest.json").write_text(text.replace('"strength": 0.3', '"strength": 0.4'))
+    assert "cannot be restored: its manifest has changed" in refused(protected, dst)
+
+
+def test_irp_is_refused(tree: Path, tmp_path: Path) -> None:
+    options = {"filters": "irp", "kernel_size": 3, "strength": 0.3}
+    protected = protect(tree, tmp_path / "set", **options)
+    assert "fitted to the originals and not kept" in refused(protected, tmp_path / "back")
+
+
+def test_nothing_is_overwritten_and_nothing_half_done_is_left(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protected = protect(tree, tmp_path / "set", centred=True)
+    with pytest.raises(UserError, match="exists already"):
+        restore_dataset(protected, tree, secret=KEY)
+    other = tmp_path / "back.partial" / "plan.json"
+    other.parent.mkdir()
+    other.write_text("{}")
+    with pytest.raises(UserError, match="holds another unfinished run"):
+        restore_dataset(protected, tmp_path / "back", secret=KEY)
+    assert other.read_text() == "{}"
+    other.unlink()
+    (other.parent / "tree").mkdir()  # as a killed restoration leaves it
+    (other.parent / "tree" / "old.png").touch()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_dataset(protected, tmp_path / "back", secret=KEY, workers=0, progress=interrupt)
+    assert not (tmp_path / "back").exists()
+    assert not other.parent.exists()
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    restored = restore_dataset(protected, tmp_path / "back", secret=KEY)
+    assert len([path for path in restored.rglob("*") if path.is_file()]) == 6
+
+
+def test_what_a_resize_took_is_said(tree: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    protected = protect(tree, tmp_path / "set", resize=16)
+    restore_dataset(protected, tmp_path / "back", secret=KEY, workers=0, notify=said.append)
+    assert said[0].startswith("pictures were brought to 16 pixels")
