@@ -59,7 +59,7 @@ class Records:
         return self.folder / f"{chunk.digest}.json"
 
     def _read(self, chunk: Chunk) -> Result | None:
-        """None where there is no record, or one that never reached the disk or was written without the key."""
+        """None where there is no record, or one that never reached the disk, or was not signed by the key."""
         try:
             descriptor = os.open(self._path(chunk), _READ)
             with os.fdopen(descriptor, "rb") as file:
