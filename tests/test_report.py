@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from small_runs import stop_after
 
+from unlearnable_kernels.cli import app
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
@@ -164,6 +165,23 @@ def test_names_of_runs_are_text_everywhere(work: Path, tmp_path: Path) -> None:
         assert f"{name}: in training" in figure
         assert f"{name}: clean test" in figure
     assert figure.count("long-") > 80, "wrapped, and twice in the legend"
+
+
+def test_commands_print_names_on_one_line(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(work / "runs" / "clean", tmp_path / "a\nok: \x1b[31m")
+    test = work / "animals" / "test"
+    for command in (
+        ["evaluate", str(run), "--test", str(test), "--device", "cpu"],
+        ["evaluate", str(run), "--bayes-error", str(test), str(test), "--device", "cpu"],
+        ["report", str(run), "--out", str(run / "r.html")],
+    ):
+        app(command, standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(r"a\nok: \x1b[31m" in line for line in lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("ok") for line in lines)
 
 
 def test_one_epoch_has_an_axis_of_whole_numbers(work: Path, tmp_path: Path) -> None:

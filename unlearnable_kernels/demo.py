@@ -114,4 +114,4 @@ def show(accuracies: dict[str, float], fingerprint: str, page: Path) -> None:
     console = Console()
     console.print(f"Accuracy on clean test images, key {fingerprint[:8]}…", soft_wrap=True)
     console.print(table)
-    console.print(f"pictures and learning curves: {page}", soft_wrap=True)
+    console.print(f"pictures and learning curves: {page}", soft_wrap=True, markup=False)

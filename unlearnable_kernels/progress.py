@@ -54,7 +54,7 @@ def _bars(unit: str) -> Iterator[Progress]:
             return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
 
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         SpeedColumn(),

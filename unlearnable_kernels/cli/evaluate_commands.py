@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unlearnable_kernels.cli.options import Device, Plugin
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
     from unlearnable_kernels.training import AutoAttack, Pgd
@@ -134,7 +134,7 @@ def evaluate_accuracy(run: Path, test: Path, attacks: "list[Pgd | AutoAttack]", 
     with progress() as report:
         results = evaluate_attacks(run, test, attacks or [None], report, device)
     unfinished = "" if results[0]["status"] == "finished" else ", unfinished"
-    head = f"{run}, epoch {results[0]['epoch']}{unfinished}, on {test}:"
+    head = shown(f"{run}, epoch {results[0]['epoch']}{unfinished}, on {test}:")
     images = f"of {results[0]['images']:,} images"
     if len(results) == 1:
         under = f" under {attacks[0].name}" if attacks else ""
@@ -153,11 +153,12 @@ def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float, dev
     for (name, found), path in zip(estimates.items(), sets, strict=True):
         (low, high), (least, most) = found.interval, found.bounds
         print(
-            f"{name} ({path}, {found.images:,} images): Bayes error {found.error:.4f}, 95% {low:.4f} to "
-            f"{high:.4f}; 1-NN error {found.nearest_neighbour:.4f}, so as images become many, between "
+            f"{name} ({shown(str(path))}, {found.images:,} images): Bayes error {found.error:.4f}, "
+            f"95% {low:.4f} to {high:.4f}; 1-NN error {found.nearest_neighbour:.4f}, so as images become many, between "
             f"{least:.4f} and {most:.4f} (Cover–Hart)"
         )
-    print(f"in the features of {run}, σ {bandwidth}: another network's, or another σ, give other figures")
+    where = shown(f"in the features of {run}")
+    print(f"{where}, σ {bandwidth}: another network's, or another σ, give other figures")
 
 
 def evaluate_certificate(
@@ -180,8 +181,9 @@ def evaluate_certificate(
         result = evaluate_certified(
             run, test, sigma, at, samples=samples, images=images, progress=report, device=device
         )
+    head = shown(f"{run}, epoch {result['epoch']}, on {test}")
     print(
-        f"{run}, epoch {result['epoch']}, on {test}: {result['images']:,} images under noise of σ {sigma:g}, "
+        f"{head}: {result['images']:,} images under noise of σ {sigma:g}, "
         f"{samples:,} samples each, {result['abstained']:.2%} undecided"
     )
     for each in result["accuracies"]:
@@ -203,8 +205,9 @@ def evaluate_borders(run: Path | None, sets: tuple[Path, Path], seed: int, out: 
     for file in (*(each / DETECTIONS for each in runs), out):
         if file is not None:
             append_jsonl(file, result)
+    names = shown(f"{sets[0]} and {sets[1]}")
     print(
-        f"{sets[0]} and {sets[1]}: {result['hit_rate']:.1%} ± {result['standard_error']:.1%} of "
+        f"{names}: {result['hit_rate']:.1%} ± {result['standard_error']:.1%} of "
         f"{result['images']:,} held-out images told apart by their borders (50% is guessing): "
         f"{result['clean_as_clean']:.1%} of the clean ones, "
         f"{result['protected_as_protected']:.1%} of the protected"
@@ -234,12 +237,12 @@ def report(
         raise UserError("a page is about runs or about results of `reproduce`, not both: give either")
     if kinds == {True}:
         tables = len(write_results_report(runs, out, work=work, **named)) - 1
-        print(f"wrote {out}, and {tables} tables into {out.with_suffix('')}")
+        print(shown(f"wrote {out}, and {tables} tables into {out.with_suffix('')}"))
         return
     if work is not None:
         raise UserError("--work goes with results of `reproduce`: for runs leave it out")
     write_report(runs, out, **named)
-    print(f"wrote {out}")
+    print(shown(f"wrote {out}"))
 
 
 def demo(

@@ -102,7 +102,7 @@ def keygen(
     from unlearnable_kernels.protect.keys import create_key_file
 
     key = create_key_file(path)
-    print(f"wrote {path}, fingerprint {key.fingerprint}; keep it secret, and keep a copy")
+    print(f"wrote {shown(str(path))}, fingerprint {key.fingerprint}; keep it secret, and keep a copy")
 
 
 def protect(
@@ -203,7 +203,7 @@ def protect(
     if json:
         print_json(summary_of(manifest))
     else:
-        print(f"wrote {dst} with {manifest}")
+        print(shown(f"wrote {dst} with {manifest}"))
 
 
 def summary_of(manifest: Path) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def preview(
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
-        print(f"wrote {write_comparison(src, protected, out, classes=classes)}")
+        print(shown(f"wrote {write_comparison(src, protected, out, classes=classes)}"))
         return
     name = method or "classwise-conv"
     every = INTENSITY_NAMES if intensity == "all" else (intensity,)
@@ -368,4 +368,4 @@ def preview(
         classes=classes,
         on_error="skip" if on_error is OnError.skip else "raise",
     )
-    print(f"wrote {written}")
+    print(shown(f"wrote {written}"))

@@ -72,7 +72,7 @@ def plan(
             progress=report,
             notify=_tell,
         )
-    print(f"planned {chunks} chunks in {dst}.partial")
+    print(shown(f"planned {chunks} chunks in {dst}.partial"))
 
 
 def render(
@@ -134,7 +134,7 @@ def finish(
     if json:
         print_json(summary_of(manifest))
     else:
-        print(f"wrote {dst} with {manifest}")
+        print(shown(f"wrote {dst} with {manifest}"))
 
 
 def _tell(message: str) -> None:

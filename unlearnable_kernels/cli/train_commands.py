@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearnable_kernels.cli.options import Device, Plugin
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 _HOW, _WHERE = "Optimisation", "Computing"
 _WORKERS = "workers="
@@ -187,7 +187,7 @@ def print_results(records: dict[Path, dict[str, Any]]) -> None:
     for folder, record in records.items() if is_first_process() else ():
         final = record["final"]
         tested = f", test accuracy {final['test_accuracy']:.2%}" if "test_accuracy" in final else ""
-        print(f"wrote {folder}: train accuracy {final['train_accuracy']:.2%}{tested}")
+        print(f"wrote {shown(str(folder))}: train accuracy {final['train_accuracy']:.2%}{tested}")
 
 
 def print_spread(finals: list[dict[str, Any]]) -> None:

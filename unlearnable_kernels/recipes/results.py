@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import read_json, write_json, writing
 from unlearnable_kernels.recipes.row import Row
 
@@ -135,6 +135,7 @@ def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
             if result["scaled"] is not None:
                 what = f"  scaled: {', '.join(scale_words(result['scaled']))}"
                 lines.append((what, "", _ours(result), *_where(result)))
+    lines = [tuple(map(shown, line)) for line in lines]
     widths = [max(len(line[column]) for line in lines if len(line) > column + 1) for column in range(5)]
     return "\n".join(
         "  ".join(
