@@ -1,17 +1,18 @@
-"""Several command lines in one fresh process, since each process imports torch anew."""
+"""Several command lines in one fresh process."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
+
+import fresh_process
 
 PLUGIN = Path(__file__).parent / "plugin"
 PROGRAM = """
 import contextlib, io, json, sys
 from unlearnable_kernels.__main__ import main
 
+sys.path.insert(0, sys.argv.pop(1))  # as PYTHONPATH has it, which was read before
 results = []
 for arguments in json.loads(sys.argv.pop()):
     sys.argv[1:] = arguments
@@ -35,12 +36,6 @@ class Result(NamedTuple):
 def unlearnable(folder: Path, *commands: str, plugins: Path = PLUGIN) -> list[Result]:
     """Run commands in ``folder``, with the packages in ``plugins`` installed."""
     path = os.pathsep.join([str(plugins), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([command.split() for command in commands])],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-    )
+    words = json.dumps([command.split() for command in commands])
+    process = fresh_process.run(PROGRAM, plugins, words, env=os.environ | {"PYTHONPATH": path}, cwd=folder)
     return [Result(*each) for each in json.loads(process.stdout)]

@@ -1,9 +1,9 @@
 import functools
 import math
 import os
-import subprocess
-import sys
+from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 
@@ -328,8 +328,8 @@ def test_every_instruction_set_agrees(tmp_path):
     seen = []
     for name in names:
         path = tmp_path / name
-        command = [sys.executable, "-c", ON_THIS_INSTRUCTION_SET, os.path.dirname(__file__), str(path)]  # noqa: PTH120
-        subprocess.run(command, env=os.environ | {"UNLEARNABLE_CPU_CAPABILITY": name}, check=True)
+        env = os.environ | {"UNLEARNABLE_CPU_CAPABILITY": name}
+        fresh_process.run(ON_THIS_INSTRUCTION_SET, Path(__file__).parent, path, env=env)
         used, *results = torch.load(path)
         assert used == name
         seen.append(results)
@@ -354,7 +354,7 @@ print(kib("VmHWM") - before)
 
 @pytest.mark.unsanitized
 def test_memory_is_linear_in_the_rows():
-    output = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True).stdout
+    output = fresh_process.run(PEAK).stdout
     features = 10000 * 128 * 4 / 1024
     assert (
         features < int(output) < 5 * features

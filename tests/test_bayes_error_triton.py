@@ -1,7 +1,6 @@
 import os
-import subprocess
-import sys
 
+import fresh_process
 import pytest
 import torch
 from test_bayes_error_range import far_groups
@@ -258,9 +257,7 @@ for name, constants, stages in (
 
 def test_compiles_for_hopper_to_its_matrix_instructions_without_spills(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run = fresh_process.run(COMPILED, tmp_path, env=environment)
     # The last fact: no product is added to what the loop carries, which would be one chain of all of D.
     expected = "True False False True True True"
     assert run.stdout.splitlines() == [

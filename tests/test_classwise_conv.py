@@ -1,9 +1,9 @@
 import hashlib
 import os
 import resource
-import subprocess
-import sys
+from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,7 +124,11 @@ def test_floats_agree_with_float64(data):
     torch.testing.assert_close(result.double() / scale, expected / scale, **TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 300, 301), (1, 1, 5, 60000), (1, 3, 60000, 2), (2, 3, 700, 20)])
+# The first ones are filtered once, tile by tile; those of over 2²⁰ elements twice.
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3, 700, 20), (2, 3, 300, 301), (2, 3, 600, 601), (1, 1, 5, 210_000), (1, 3, 180_000, 2)],
+)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_larger_than_the_work_space(shape, channels_last):
     call = random_call(3, shape, k=5, channels_last=channels_last)
@@ -207,11 +211,8 @@ def test_bytes_do_not_depend_on_the_instruction_set():
     names = order[: order.index(unlearnable_kernels.cpu_capability()) + 1]
     seen = set()
     for name in names:
-        command = [sys.executable, "-c", DIGEST, os.path.dirname(__file__)]  # noqa: PTH120
         env = os.environ | {"UNLEARNABLE_CPU_CAPABILITY": name}
-        used, digest = subprocess.run(
-            command, env=env, check=True, capture_output=True, text=True
-        ).stdout.split()
+        used, digest = fresh_process.run(DIGEST, Path(__file__).parent, env=env).stdout.split()
         assert used == name
         seen.add(digest)
     assert seen == {digest_of_many()}
@@ -245,7 +246,11 @@ def with_threads():
 
 @pytest.mark.parametrize(
     ("dtype", "shape"),
-    [(torch.uint8, (1, 3, 300, 301)), (torch.bfloat16, (1, 1, 4, 50000)), (torch.float64, (2, 3, 200, 180))],
+    [
+        (torch.uint8, (1, 3, 300, 301)),
+        (torch.bfloat16, (1, 1, 5, 210_000)),
+        (torch.float64, (2, 3, 200, 220)),
+    ],
 )
 @pytest.mark.parametrize("rescale", contract.RESCALES)
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -288,8 +293,7 @@ print(sum(value > before.get(name, 0) for name, value in ticks().items()))
 
 @pytest.mark.unsanitized
 def test_threads_share_one_large_image():
-    result = subprocess.run([sys.executable, "-c", SHARED], check=True, capture_output=True, text=True)
-    assert int(result.stdout) >= 2
+    assert int(fresh_process.run(SHARED).stdout) >= 2
 
 
 def test_strides():
@@ -459,9 +463,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.unsanitized
-def test_work_space_is_under_one_mebibyte_a_thread():
-    output = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True).stdout
-    assert int(output) < 1024 * torch.get_num_threads() + 256  # a few pages of stack besides
+def test_work_space_is_under_five_mebibytes_a_thread():
+    output = fresh_process.run(PEAK).stdout
+    assert int(output) < 5 * 1024 * torch.get_num_threads() + 256  # a few pages of stack besides
 
 
 @pytest.mark.unsanitized

@@ -1,7 +1,6 @@
 import os
-import subprocess
-import sys
 
+import fresh_process
 import pytest
 import torch
 from hypothesis import given, settings
@@ -258,16 +257,9 @@ def test_bytes_do_not_depend_on_the_instruction_set(tmp_path):
     torch.save([(call, crop_flip(*call)) for call in calls], tmp_path / "calls.pt")
     order = ("default", "avx2", "avx512")
     lower = order[: order.index(cpu_capability())]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", COMPARE, str(tmp_path / "calls.pt")],
-            env=os.environ | {"UNLEARNABLE_CPU_CAPABILITY": name},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in lower
-    ]
-    assert [process.communicate()[0].split() for process in processes] == [[name, "True"] for name in lower]
+    for name in lower:
+        env = os.environ | {"UNLEARNABLE_CPU_CAPABILITY": name}
+        assert fresh_process.run(COMPARE, tmp_path / "calls.pt", env=env).stdout.split() == [name, "True"]
 
 
 def test_offsets_past_two_to_the_31_bytes():

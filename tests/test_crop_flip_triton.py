@@ -1,9 +1,8 @@
 """The Triton kernel on CPU tensors, in Triton's interpreter."""
 
 import os
-import subprocess
-import sys
 
+import fresh_process
 import pytest
 import torch
 import triton
@@ -143,10 +142,6 @@ for element, height, width, channels, indexed in (
 def test_compiled_for_a_gpu_it_asserts_and_stores_16_bytes():
     """The interpreter takes more than the compiler, which needs no GPU."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    lines = result.stdout.splitlines()
+    lines = fresh_process.run(COMPILE, env=env).stdout.splitlines()
     assert lines[:2] == ["fp32 True st.global.v4.b32", "bf16 True st.global.v4.b32"]
     assert [line.split()[:2] for line in lines[2:]] == [["fp16", "True"], ["fp64", "True"]]

@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
+import fresh_process
 import PIL
 import pytest
 import torch
@@ -51,8 +51,7 @@ def test_torchvision_is_not_imported_for_its_version() -> None:
         "import sys; from unlearnable_kernels import environment; environment.versions(); "
         "print([name for name in ('torchvision', 'PIL') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
+    assert fresh_process.run(program).stdout == "[]\n"
 
 
 def test_without_its_version_file_torchvisions_distribution_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from bare_python import EXTRAS, environment
@@ -58,23 +59,26 @@ def test_the_sanitizers_cases_run(capsys):
 
 # A dry run of the stages' entry points on the CPU, where only what such a machine has can be imported.
 
+RUN = """
+import os, runpy, sys
+sys.argv.pop(0)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+run(sys.argv[0], run_name="__main__")
+"""
 
-def bare(*arguments):
+
+def bare(*arguments, program=RUN):
     packages = f"{EXTRAS} torchattacks pykeops kornia"
-    command = [sys.executable, *map(str, arguments)]
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment(WITHOUT=packages), capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return fresh_process.run(program, *arguments, cwd=ROOT, start=environment(WITHOUT=packages)).stdout
 
 
 def test_the_training_stage_needs_arrays_alone(tmp_path):
     for split, seed in (("train", 0), ("test", 1)):
         write_tree(tmp_path / "set" / split, ["cat", "dog"], 12, seed)
     arrays = tmp_path / "arrays"
-    script = [sys.executable, ROOT / "scripts" / "cifar10_npz.py", tmp_path / "set", arrays]
-    subprocess.run([*script, "--per-class", "8", "--test-per-class", "4"], check=True)
+    few = [tmp_path / "set", arrays, "--per-class", 8, "--test-per-class", 4]
+    fresh_process.run(RUN, ROOT / "scripts" / "cifar10_npz.py", *few)
     small = ["--network=resnet8", "--epochs=1", "--batch-size=8", "--crop-padding=1"]
     defences = ["--defences", "erm", "at-linf"]
     told = bare("scripts/cifar10_runs.py", tmp_path / "out", "--data", arrays, *small, *defences)
@@ -92,12 +96,12 @@ def test_the_training_stage_needs_arrays_alone(tmp_path):
 
 def test_the_sanitizers_stage_needs_torch_alone():
     program = "import runpy; runpy.run_path('scripts/gpu_small_cases.py')['main']('cpu')"
-    assert "crop_flip: " in bare("-c", program)
+    assert "crop_flip: " in bare(program=program)
 
 
 def test_tests_and_benchmarks_are_collected_there():
     options = ["-o", "python_files=test_*.py bench_*.py", "-p", "no:cacheprovider", "--collect-only"]
-    told = bare("-m", "pytest", *options, "tests/gpu", "benchmarks/bench_training.py")
+    told = bare("pytest", *options, "tests/gpu", "benchmarks/bench_training.py")
     assert "test_training_gpu.py" in told
     assert "bench_training.py" in told
 

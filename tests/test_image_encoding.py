@@ -4,11 +4,13 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sample_images import SHAPES, by_pillow, photo, saved
 from torchvision.transforms import v2
 
-from unlearnable_kernels.data.images import SUFFIX, decode, encode, resize
+from unlearnable_kernels.data.images import SUFFIX, decode, encode, resize, resizing
 from unlearnable_kernels.errors import ImageError, UserError
 
 
@@ -55,9 +57,12 @@ def test_encode_refuses_what_it_cannot_write():
             encode(image, "png")
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (3, 500), (101, 60), (60, 101)])
-@pytest.mark.parametrize("size", [1, 32, 33])
-def test_resize_is_torchvisions(shape, size):
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 500), (101, 60), (60, 101), (375, 500), (300, 90), (90, 44)])
+@pytest.mark.parametrize("size", [1, 32, 33, 61])
+@pytest.mark.parametrize("native", [True, False])
+def test_resize_is_torchvisions(shape, size, native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(resizing, "cpu_module", None)
     image = photo(*shape)
     transform = v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
     expected = np.array(transform(Image.fromarray(image)))
@@ -65,6 +70,25 @@ def test_resize_is_torchvisions(shape, size):
     np.testing.assert_array_equal(resized, expected)
     assert resized.flags.c_contiguous
     assert resized.flags.writeable
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_resize_is_pillows_at_any_size(data):
+    height, width = data.draw(st.integers(1, 400)), data.draw(st.integers(1, 400))
+    size = data.draw(st.integers(1, 300 * min(height, width) // max(height, width) + 1))
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    image = random.choice([0, 1, 128, 254, 255], (height, width, 3)).astype(np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        result = resize(image, size)
+        patch.setattr(resizing, "cpu_module", None)
+        np.testing.assert_array_equal(result, resize(image, size))
+
+
+def test_resize_takes_views():
+    image = photo(60, 90)
+    for view in (image[::2], image[:, ::-1], image.transpose(1, 0, 2)):
+        np.testing.assert_array_equal(resize(view, 20), resize(view.copy(), 20))
 
 
 def test_resize_refuses_a_thread_that_would_fill_memory():

@@ -1,9 +1,9 @@
 import hashlib
 import math
 import os
-import subprocess
-import sys
+from pathlib import Path
 
+import fresh_process
 import numpy as np
 import pytest
 import torch
@@ -171,10 +171,8 @@ def test_bits_do_not_depend_on_the_instruction_set():
     lower = order[: order.index(unlearnable_kernels.cpu_capability())]
     seen = {digest_of_many()}
     for name in lower:
-        command = [sys.executable, "-c", DIGEST, os.path.dirname(__file__)]  # noqa: PTH120
         env = os.environ | {"UNLEARNABLE_CPU_CAPABILITY": name}
-        output = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-        used, digest = output.split()
+        used, digest = fresh_process.run(DIGEST, Path(__file__).parent, env=env).stdout.split()
         assert used == name
         seen.add(digest)
     assert len(seen) == 1

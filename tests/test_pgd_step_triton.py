@@ -2,9 +2,8 @@
 
 import math
 import os
-import subprocess
-import sys
 
+import fresh_process
 import pytest
 import torch
 from conftest import HAS_GPU
@@ -135,8 +134,7 @@ for element in ("fp32", "bf16", "fp64"):
 
 def test_compiled_for_a_gpu_accesses_are_16_bytes_wide_and_nothing_is_fused():
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", COMPILE]
-    lines = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = fresh_process.run(COMPILE, env=env).stdout.splitlines()
     floats = "ld.global.v4.b32 st.global.v4.b32"
     doubles = "ld.global.v2.b64 st.global.v2.b64"
     sums = "ld.global.b64"  # of the launches before

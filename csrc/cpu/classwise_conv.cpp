@@ -65,9 +65,12 @@ struct Prepared {
 
   void forward() const {
     const auto kernel = kernel_of(cpu_capability());
-    // A large image computed by tiles is computed twice, which too few images for the threads are worth.
-    const bool few = 2 * call.count <= static_cast<std::int64_t>(torch::stable::get_num_threads());
-    if (!few || call.image_size() == call.kept_values()) return parallel(kernel);
+    // An image shared out by tiles is computed twice, which pays where threads would otherwise be idle.
+    constexpr std::int64_t values_worth_sharing = 1 << 17;
+    const std::int64_t threads = static_cast<std::int64_t>(torch::stable::get_num_threads());
+    const std::int64_t times_by_one = call.image_size() == call.kept_values() ? 1 : 2;
+    if (call.image_size() <= values_worth_sharing || 2 * call.count >= times_by_one * threads)
+      return parallel(kernel);
     for (std::int64_t n = 0; n < call.count; ++n) {
       if (call.labels[n] < 0)
         kernel(call, n, n + 1);

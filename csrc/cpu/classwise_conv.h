@@ -26,7 +26,8 @@ struct ClasswiseConv {
   std::int64_t pad() const { return k / 2; }
   std::int64_t image_size() const { return planes * height * row; }
   std::int64_t scalar_size() const { return type == ElementType::double_ ? 8 : 4; }  // of S
-  std::int64_t kept_values() const { return std::min(image_size(), 640 * 1024 / scalar_size()); }
+  // 4 MiB hold most photographs, which are then filtered once.
+  std::int64_t kept_values() const { return std::min(image_size(), 4 * 1024 * 1024 / scalar_size()); }
 
   // Forward only. One image's tiles can be shared out instead, in two calls: the first leaves every tile's maximum in
   // `peaks` (NaN where a value is), the second, in which `peaks` is null, divides by `divisor`.

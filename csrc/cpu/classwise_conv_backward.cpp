@@ -10,14 +10,8 @@
 #include <limits>
 
 #include "classwise_conv.h"
+#include "clones.h"
 #include "scratch.h"
-
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && defined(__GNUC__) && !defined(__clang__)
-// Clones are chosen by the loader, which the address sanitizer does not survive.
-#define UNLEARN_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define UNLEARN_CLONES
-#endif
 
 namespace unlearn {
 namespace {

@@ -8,7 +8,7 @@
 // An image is cut into tiles of rows. A tile's input rows are converted to floats in a padded window, so that
 // the filter sees no border; its filtered values are kept in `filtered` and their maximum in a register; after
 // the last tile everything is divided by the maximum and stored. Tiles that `filtered` cannot hold (images of
-// over 160 Ki elements) are computed a second time instead, so work space stays under 1 MiB a thread.
+// over 1 Mi elements) are computed a second time instead, so work space stays under 5 MiB a thread.
 // Each value is one chain of fused multiply-adds from 0, kernel rows outer, columns inner, ascending, whatever
 // the vector type and tiling: that fixes the bytes. Moves one element in and one out for each; k² multiply-adds.
 //

@@ -5,12 +5,14 @@ import numpy as np
 from unlearnable_kernels.data.images.decoding import MAX_PIXELS
 from unlearnable_kernels.errors import ImageError
 from unlearnable_kernels.extras import extra_module
+from unlearnable_kernels.ops.native import cpu_module
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Scale the shorter side to ``size``, then cut out the central square.
 
-    Bilinear with antialiasing; sizes are rounded as torchvision's ``Resize`` and ``CenterCrop`` round them.
+    Bilinear with antialiasing, Pillow's pixels, of which only the square is computed; sizes are rounded as
+    torchvision's ``Resize`` and ``CenterCrop`` round them.
 
     Args:
         image: uint8 [H, W, 3].
@@ -31,7 +33,13 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
         new_height, new_width = int(size * height / width), size
     if new_height * new_width > MAX_PIXELS:
         raise ImageError(f"an image of {width}x{height} is too long and narrow to be resized to {size}")
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    # What shrinks much more in height than in width is scaled in height first by Pillow from release 13 on.
+    rows_first = new_height >= height or height - new_height <= 2 * (width - new_width)
+    if cpu_module is not None and rows_first:
+        window = np.empty((size, size, 3), np.uint8)
+        cpu_module.resized_crop(np.ascontiguousarray(image), window, new_height, new_width, top, left)
+        return window
     pillow = extra_module("PIL.Image")
     scaled = pillow.fromarray(image).resize((new_width, new_height), pillow.Resampling.BILINEAR)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
     return np.array(scaled.crop((left, top, left + size, top + size)))
