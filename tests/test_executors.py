@@ -133,9 +133,9 @@ def turned(image: np.ndarray) -> np.ndarray:
 
 def test_a_machine_that_makes_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_mix(fingerprint())
+    here = {name: version for name, version in fingerprint().items() if name != "numpy"}
+    monkeypatch.setattr(probe, "fingerprint", lambda: here)
     with pytest.raises(UserError, match="numpy is missing, not 2"):
-        here = {name: version for name, version in fingerprint().items() if name != "numpy"}
-        monkeypatch.setattr(probe, "fingerprint", lambda: here)
         refuse_to_mix({**here, "numpy": "2"})
     monkeypatch.undo()
     before = fingerprint()[PROBE]
@@ -182,11 +182,14 @@ def cluster() -> Iterator[Any]:
     """Two machines, as far as Ray is concerned, of one core each."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before.get("PYTHONPATH", "")])
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray listens on loopback then; it reads these when it is imported.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     from ray.cluster_utils import Cluster
 
-    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
-    running = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    running = Cluster(
+        initialize_head=True, head_node_args={**small, "include_dashboard": False, "no_monitor": True}
+    )
     yield running, running.add_node(**small)
     running.shutdown()
     os.environ.clear()
