@@ -44,6 +44,11 @@ def warm_commands(folder: Path) -> Iterator[Path]:
 
 
 def serve(place: str) -> None:
+    import cv2  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import simplejpeg  # noqa: F401
+    import torchvision  # noqa: F401
+
     from unlearnable_kernels import cli
     from unlearnable_kernels.cli.options import registries
     from unlearnable_kernels.protect import extend, stages  # noqa: F401
