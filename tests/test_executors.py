@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_imagenet100 import SMALL, WNIDS, imagenet, run_script
 from test_protect_resume import KEY, contents, make_tree
+from warm_commands import warm_commands
 
 from unlearnable_kernels.data.source import Sample
 from unlearnable_kernels.errors import UserError
@@ -21,7 +23,8 @@ from unlearnable_kernels.protect.methods.method import Perturbation
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import probe
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
-from unlearnable_kernels.protect.pipeline.executors import local, ray
+from unlearnable_kernels.protect.pipeline.executors import local
+from unlearnable_kernels.protect.pipeline.executors import ray as by_ray
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.probe import PROBE, fingerprint, refuse_to_mix
 from unlearnable_kernels.protect.run import protect_dataset
@@ -133,9 +136,9 @@ def turned(image: np.ndarray) -> np.ndarray:
 
 def test_a_machine_that_makes_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_mix(fingerprint())
+    here = {name: version for name, version in fingerprint().items() if name != "numpy"}
+    monkeypatch.setattr(probe, "fingerprint", lambda: here)
     with pytest.raises(UserError, match="numpy is missing, not 2"):
-        here = {name: version for name, version in fingerprint().items() if name != "numpy"}
-        monkeypatch.setattr(probe, "fingerprint", lambda: here)
         refuse_to_mix({**here, "numpy": "2"})
     monkeypatch.undo()
     before = fingerprint()[PROBE]
@@ -182,11 +185,13 @@ def cluster() -> Iterator[Any]:
     """Two machines, as far as Ray is concerned, of one core each."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), before.get("PYTHONPATH", "")])
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray listens on loopback then; it reads these when it is imported.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     from ray.cluster_utils import Cluster
 
-    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
-    running = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    fewer = {"no_monitor": True, "include_log_monitor": False}
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    running = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False, **fewer})
     yield running, running.add_node(**small)
     running.shutdown()
     os.environ.clear()
@@ -212,15 +217,43 @@ def test_ray_makes_the_same_bytes_though_a_worker_and_a_machine_die(
     assert (tmp_path / "deaths" / "0").exists()
 
 
-def test_ray_says_what_ails_its_workers(tree: Path, tmp_path: Path, cluster: Any) -> None:
+def test_ray_says_what_ails_its_workers(
+    tree: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def execute(rendering: Any, planned: dict[str, str]) -> None:
+        list(by_ray.execute(rendering, [CHUNK], 1, None, tmp_path / "lock", planned))
+
     running, _ = cluster
-    planned = {**fingerprint(), "torch": "1.0"}
-    with pytest.raises(UserError, match=r"torch is .*, not 1\.0; make them the same"):
-        list(ray.execute(_OpenFiles(), [CHUNK], 1, running.address, tmp_path / "lock", planned))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"a Ray worker died 3 times of the same chunk, 3 pictures from c/0"):
-        list(ray.execute(_Suicide(), [CHUNK], 1, running.address, tmp_path / "lock", fingerprint()))  # type: ignore[arg-type]
-    bad = tree / "train" / "c0" / "002.png"
-    bad.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"^c0/002\.png: ") as caught:
-        protect(tree, tmp_path / "dst", executor="ray", address=running.address)
-    assert "\n" not in str(caught.value)
+    ray.init(address=running.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        with pytest.raises(UserError, match=r"torch is .*, not 1\.0; make them the same"):
+            execute(_OpenFiles(), {**fingerprint(), "torch": "1.0"})
+        (tree / "train" / "c0" / "002.png").write_bytes(b"no picture")
+        with pytest.raises(UserError, match=r"^c0/002\.png: ") as caught:
+            protect(tree, tmp_path / "dst", executor="ray")
+        assert "\n" not in str(caught.value)
+        monkeypatch.setattr(by_ray, "ATTEMPTS", 1)
+        with pytest.raises(
+            UserError, match=r"a Ray worker died 1 times of the same chunk, 3 pictures from c/0"
+        ):
+            execute(_Suicide(), fingerprint())
+        assert ray.is_initialized()  # whoever connected goes on
+    finally:
+        ray.shutdown()
+
+
+def test_the_script_for_ray(tmp_path: Path, cluster: Any) -> None:
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    listed.write_text(f"{WNIDS[0]}\n{WNIDS[3]}\n")
+    options = [*SMALL, "--classes", listed, "--workers", "1"]
+    with warm_commands(tmp_path) as commands:
+        path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+        tree = imagenet(tmp_path / "imagenet")
+        told = run_script(
+            "imagenet100_ray.sh", tree, out, *options, PATH=path, RAY_ADDRESS=cluster[0].address
+        )
+    assert "ok: 8 files checked, key matches" in told
+    assert sorted(each.name for each in (out / "protected" / "train").iterdir()) == [WNIDS[0], WNIDS[3]]
+    assert (out / "report.html").exists()

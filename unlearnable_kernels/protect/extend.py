@@ -271,7 +271,7 @@ def extend_dataset(
                 job.begin(notify)
                 results = job.render(executor, notify)
             try:
-                results = keep_published(plan, earlier, results, staging.tree)
+                results = keep_published(job.plan, earlier, results, staging.tree)
             except UserError:
                 staging.remove()
                 raise

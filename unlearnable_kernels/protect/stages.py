@@ -115,7 +115,7 @@ def finish_dataset(
         UserError: Chunks are missing, a rank is still at work, there is no plan, or this key did not make it.
     """
     notify = notify or logging.getLogger(__name__).info
-    with _planned(dst, secret, progress) as job:
+    with _planned(dst, secret, progress) as job, telling_how_to_resume(notify):
         _refuse_finished(job.staging.dst)
         results = job.done()
         _refuse_missing([chunk for chunk in job.plan.chunks if chunk.index not in results], job)
