@@ -107,9 +107,11 @@ def main() -> None:
     record = {
         "what": "formats",
         "images": min(arguments.images, len(source.samples)),
-        "full": measure(source, arguments.images, None),
-        "224": measure(source, arguments.images, 224),
-        "containers_224": containers(arguments.src, 224),
+        "formats": {
+            "full size": measure(source, arguments.images, None),
+            "224": measure(source, arguments.images, 224),
+        },
+        "containers": containers(arguments.src, 224),
         "machine": machine(),
         "versions": versions(),
     }

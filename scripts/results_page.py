@@ -247,7 +247,27 @@ def details(records: Records) -> list[str]:
     return lines
 
 
-PARTS = {"benchmarks": benchmark_page, "runs": training_page, "detections": detection_page}
+def formats_page(record: Record) -> list[str]:
+    """A row for each output format at each size, as means over the pictures."""
+    lines = [
+        f"Means over {record['images']} pictures; milliseconds of processor time.",
+        "",
+        "| size | format | bytes, of the source's | encode | decode |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for size, measured in record["formats"].items():
+        for name, each in measured["formats"].items():
+            times = f"{each['encode_ms']:.1f} ms | {each['decode_ms']:.1f} ms"
+            lines.append(f"| {size} | {name} | {each['of_source']:.2f} | {times} |")
+    return [*lines, ""]
+
+
+PARTS = {
+    "benchmarks": benchmark_page,
+    "runs": training_page,
+    "detections": detection_page,
+    "formats": formats_page,
+}
 """What a file may hold, and how it is shown."""
 
 
