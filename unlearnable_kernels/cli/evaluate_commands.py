@@ -154,8 +154,8 @@ def evaluate_estimates(run: Path, sets: tuple[Path, Path], bandwidth: float, dev
         (low, high), (least, most) = found.interval, found.bounds
         print(
             f"{name} ({shown(str(path))}, {found.images:,} images): Bayes error {found.error:.4f}, "
-            f"95% {low:.4f} to {high:.4f}; 1-NN error {found.nearest_neighbour:.4f}, so as images become many, between "
-            f"{least:.4f} and {most:.4f} (Cover–Hart)"
+            f"95% {low:.4f} to {high:.4f}; 1-NN error {found.nearest_neighbour:.4f}, so as images become "
+            f"many, between {least:.4f} and {most:.4f} (Cover–Hart)"
         )
     where = shown(f"in the features of {run}")
     print(f"{where}, σ {bandwidth}: another network's, or another σ, give other figures")
