@@ -1,17 +1,25 @@
-"""`protect` on the CIFAR-10 tree, JPEG in and PNG out, beside the same pipeline without the filter.
+"""`protect` on real JPEGs: CIFAR-10 with and without the filter, and full-size photographs by stage.
 
-Without it the operator only copies, as it does for images outside the fraction.
+Without the filter the operator only copies, as it does for images outside the fraction.
 """
 
+import functools
+import hashlib
 import os
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from unlearnable_kernels import classwise_conv
+from unlearnable_kernels.data.images import decode, encode
+from unlearnable_kernels.data.images.resizing import resize
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
@@ -74,4 +82,95 @@ def test_protect(benchmark, report_figures):
             "of the cores busy": statistics.median(cores) / usable_cores(),
         },
         TARGETS,
+    )
+
+
+# Format and size; the share of the decoder's own rate that the whole pipeline is to reach.
+PHOTOGRAPHS: dict[str, tuple[str, int | None, float]] = {
+    "PNG at 224": ("png", 224, 0.50),
+    "JPEG at 224": ("jpeg", 224, 0.63),
+    "PNG at full size": ("png", None, 0.26),
+}
+
+
+def processor_time(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    start = time.process_time()
+    result = call(*arguments)
+    return time.process_time() - start, result
+
+
+def by_stage(paths: list[Path], format: str, size: int | None) -> dict[str, float]:
+    """Seconds that each stage of the pipeline takes for all pictures, one after the other."""
+    filters, label = torch.rand(1, 9, 9), torch.tensor([0])
+    spent = dict.fromkeys(("read", "decode", "resize", "filter", "encode", "digest"), 0.0)
+    for path in paths:
+        seconds, data = processor_time(path.read_bytes)
+        spent["read"] += seconds
+        seconds, image = processor_time(decode, data, path.name)
+        spent["decode"] += seconds
+        if size is not None:
+            seconds, image = processor_time(resize, image, size)
+            spent["resize"] += seconds
+        batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+        out = buffer(image.shape)
+        seconds, _ = processor_time(lambda: classwise_conv(batch, label, filters, out=out))  # noqa: B023
+        spent["filter"] += seconds
+        seconds, written = processor_time(encode, out[0].permute(1, 2, 0).numpy(), format)
+        spent["encode"] += seconds
+        spent["digest"] += processor_time(lambda: hashlib.sha256(written).digest())[0]  # noqa: B023
+    return spent
+
+
+@functools.cache
+def buffer(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros((1, *shape), dtype=torch.uint8).permute(0, 3, 1, 2)
+
+
+def whole(source: Path, key: Key, format: str, size: int | None) -> float:
+    """Seconds of processor time that `protect` itself takes, in this process."""
+    in_memory = Path("/dev/shm")
+    scratch = Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
+    settings: dict[str, Any] = {"format": format, "resize": size, "workers": 0}
+    try:
+        return processor_time(
+            lambda: protect_dataset(source, scratch / "out", secret=key, **settings),
+        )[0]
+    finally:
+        shutil.rmtree(scratch)
+
+
+def test_photographs(benchmark, report_figures):
+    root = Path(os.environ.get("UNLEARNABLE_DATA", "")).expanduser() / "imagenet-sample"
+    if not root.is_dir():
+        pytest.skip("UNLEARNABLE_DATA has no imagenet-sample")
+    if "UNLEARNABLE_CPU_CAPABILITY" in os.environ:
+        pytest.skip("measured with the best kernels only")
+    key, paths = Key.generate(), sorted(path for path in root.rglob("*") if path.is_file())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    stages: dict[str, list[dict[str, float]]] = {name: [] for name in PHOTOGRAPHS}
+    totals: dict[str, list[float]] = {name: [] for name in PHOTOGRAPHS}
+
+    def one_round() -> None:
+        for name, (format, size, _) in PHOTOGRAPHS.items():
+            totals[name].append(whole(root, key, format, size))
+            stages[name].append(by_stage(paths, format, size))
+
+    try:
+        benchmark.pedantic(one_round, rounds=ROUNDS, iterations=1)
+    finally:
+        torch.set_num_threads(threads)
+    rates, shares = {}, {}
+    for name in PHOTOGRAPHS:
+        spent = {stage: statistics.median(each[stage] for each in stages[name]) for stage in stages[name][0]}
+        total = statistics.median(totals[name])
+        parts = ", ".join(f"{stage} {1e3 * part / len(paths):.2f}" for stage, part in spent.items() if part)
+        rates[name] = f"{len(paths) / total:,.0f} images/s a core; {1e3 * total / len(paths):.2f} ms: {parts}"
+        ratios = [each["decode"] / one for each, one in zip(stages[name], totals[name], strict=True)]
+        shares[f"of the decoder's rate, {name}"] = statistics.median(ratios)
+    report_figures(
+        f"protect, {len(paths)} full-size JPEG in: processor time",
+        rates,
+        shares,
+        {f"of the decoder's rate, {name}": target for name, (_, _, target) in PHOTOGRAPHS.items()},
     )

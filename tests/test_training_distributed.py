@@ -1,12 +1,10 @@
 """Two processes on the CPU, joined by gloo, do what one does."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import fresh_process
 import pytest
 import torch
 from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics
@@ -27,6 +25,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "at": COMMON | {"defences": ["at-l2:eps=0.5,steps=2"]},
     "mixed": COMMON | {"defences": ["mixup", "dat:steps=1"]},
 }
+
+
+TORCHRUN = "from torch.distributed.run import main; main()"
 
 
 def command_line(config: TrainConfig, out: Path) -> list[str]:
@@ -51,16 +52,8 @@ def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "notes").mkdir()
     lines = [["train", "--train", "no-such-folder", "--out", str(root / "none")]]
     lines += [command_line(config_for(data, **changes), root / name) for name, changes in RUNS.items()]
-    program = [str(Path(__file__).with_name("training_process.py")), str(root / "notes"), json.dumps(lines)]
-    result = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"), *program],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
-    assert result.returncode == 0, result.stderr
+    program = [Path(__file__).with_name("training_process.py"), root / "notes", json.dumps(lines)]
+    result = fresh_process.run(TORCHRUN, "--standalone", "--nproc-per-node", 2, *program)
     (root / "said").write_text(result.stdout)
     (root / "complained").write_text(result.stderr)
     return root
