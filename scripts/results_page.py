@@ -231,6 +231,20 @@ def detection_page(record: Record) -> list[str]:
     return [*lines, ""]
 
 
+def pictures_page(record: Record) -> list[str]:
+    found = record["pictures"]
+    sets = list(dict.fromkeys(each["dataset"] for each in found))
+    lines = [record["what"], "", f"| | {' | '.join(sets)} |", f"| --- |{' --- |' * len(sets)}"]
+    for method in dict.fromkeys(each["method"] for each in found):
+        cells = []
+        for name in sets:
+            own = [each for each in found if (each["method"], each["dataset"]) == (method, name)]
+            psnr, ssim = (sum(each[what] for each in own) / len(own) for what in ("psnr", "ssim"))
+            cells.append(f"{psnr:.1f} dB, {ssim:.2f}")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def details(records: Records) -> list[str]:
     lines = []
     for stem, record in records.items():
@@ -267,6 +281,7 @@ PARTS = {
     "runs": training_page,
     "detections": detection_page,
     "formats": formats_page,
+    "pictures": pictures_page,
 }
 """What a file may hold, and how it is shown."""
 

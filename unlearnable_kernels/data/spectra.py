@@ -3,8 +3,6 @@
 Operations on elements are rounded alike on all machines, so that parameters give the same weights everywhere.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -31,24 +29,24 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int) ->
     Returns:
         float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the first gain is 1.
     """
-    channels, device = mixings.shape[-1], mixings.device
+    device = mixings.device
     rows, columns = (
         torch.arange(size, dtype=torch.float32, device=device) * UNIT / size for size in (height, width)
     )
-    of_cells = _along(_along(gains, rows).mT, columns).mT
-    radii = (rows[:, None] * rows[:, None] + columns * columns).sqrt()
-    begun = [_smooth(radii - (radius - 0.5)) for radius in RINGS]
-    inside = [now - later for now, later in pairwise(begun)] + [begun[-1]]
     grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
-    inside[0] = inside[0] * (1 - min(max(grown, 0), 1) / 2)
-    weights = gains.new_empty(len(gains), height, width, channels, channels)
-    for row in range(channels):
-        for column in range(channels):
-            mixed = torch.full_like(of_cells, float(row == column))
-            for share, mixing in zip(inside, mixings[:, :, row, column].unbind(1), strict=True):
-                mixed += share * mixing[:, None, None]
-            weights[..., row, column] = mixed.mul_(of_cells)
-    return weights
+    fade = 1 - min(max(grown, 0), 1) / 2
+    identity = torch.eye(mixings.shape[-1], device=device).expand_as(mixings[:, :1])
+    matrices = torch.cat([identity, identity + fade * mixings[:, :1], identity + mixings[:, 1:]], 1)
+    radii = (rows[:, None] * rows[:, None] + columns * columns).sqrt()
+    begins = torch.tensor(RINGS, device=device) - 0.5
+    ring = torch.bucketize(radii, begins, right=True)  # 1 for the lowest
+    share = _smooth(radii - begins[ring - 1])
+    weights = matrices.index_select(1, ring.flatten()).unflatten(1, ring.shape)
+    passing = share < 1
+    inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
+    part = share[passing][:, None, None]
+    weights[:, passing] = part * outer + (1 - part) * inner
+    return weights.mul_(_along(_along(gains, rows).mT, columns).mT[..., None, None])
 
 
 def rings_of_cells() -> Tensor:
