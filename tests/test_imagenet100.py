@@ -39,7 +39,7 @@ def run_script(script: str, *arguments: object, **variables: str) -> str:
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

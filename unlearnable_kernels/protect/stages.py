@@ -17,7 +17,6 @@ from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.plan_file import load_plan
-from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 from unlearnable_kernels.protect.pipeline.staging import Staging
 from unlearnable_kernels.protect.run import check_exposure, notify_result, prepare, telling_how_to_resume
 
@@ -99,7 +98,6 @@ def render_dataset(
         return index % world == rank
 
     with _planned(dst, secret, progress, mine, shared=True) as job, telling_how_to_resume(notify):
-        refuse_to_mix(job.plan.made_on)
         return len(job.render(executor or Executor(), notify, mine))
 
 

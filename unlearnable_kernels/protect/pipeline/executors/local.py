@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from multiprocessing.pool import RemoteTraceback
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -95,6 +94,7 @@ class _Pool:
                 assert isinstance(ready, Connection)
                 chunk = self._busy.pop(ready)
                 answer = _receive(ready)
+                following: Chunk | None
                 if answer is None:
                     ready.close()
                     deaths[chunk.index] += 1
@@ -139,7 +139,7 @@ def _receive(connection: Connection) -> Result | BaseException | None:
     except (EOFError, OSError):
         return None
     if isinstance(answer, BaseException) and not isinstance(answer, UserError):
-        answer.__cause__ = RemoteTraceback(trace)
+        answer.__cause__ = RuntimeError(trace)  # as it was raised there
     result: Result | BaseException = answer
     return result
 
