@@ -80,6 +80,17 @@ def test_bytes_do_not_depend_on_chunks(
     assert files == {path.name: path.read_bytes() for path in tables.iterdir()}
 
 
+def test_a_changed_bit_in_a_table_is_noticed(tables: Path, tmp_path: Path) -> None:
+    whole = tables / "train-00000-of-00002.parquet"
+    first = open_source(whole).samples[0]
+    data = bytearray(whole.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    (tmp_path / whole.name).write_bytes(data)
+    source = open_source(tmp_path)
+    with pytest.raises(UserError, match=r"ant/00\.png: .*parquet: not Parquet, or damaged"):
+        source.read(first)
+
+
 def test_tables_become_a_tree_and_other_shards(tables: Path, tmp_path: Path) -> None:
     files = protect(tables, tmp_path / "tree", fraction=0.1)
     assert {name for name in files if name != "manifest.json"} == set(NAMES)

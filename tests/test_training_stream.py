@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from sample_shards import protect
 from small_runs import config_for, data, one_thread, stop_after, tensors_of, untimed_metrics
 
+from unlearnable_kernels.cli import main
 from unlearnable_kernels.data import arrays
 from unlearnable_kernels.data import stream as stream_module
 from unlearnable_kernels.data.arrays import open_split
@@ -97,6 +99,21 @@ def test_what_does_not_fit_into_memory_is_streamed(
     train(config_for(data, train=str(shards), test=None, epochs=1), tmp_path / "array", workers=0)
     assert begun == [2]
     assert untimed_metrics(tmp_path / "run") == untimed_metrics(tmp_path / "array")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_are_set_on_the_command_line(
+    workers: int, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(inputs_module, "stream", lambda *given: begun.append(given[3]) or stream(*given))
+    given = f"--network tiny --epochs 1 --set crop_padding=1 --set workers={workers}".split()
+    monkeypatch.setattr(
+        sys, "argv", ["unlearnable", "train", "--train", str(shards), "--out", str(tmp_path / "run"), *given]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0, begun) == (0, [1] * workers)
 
 
 def test_row_groups_stay_together(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from sample_shards import CLASSES, KEY, PIXEL, TAR, picture, protect, tar, write_pictures
 
+from unlearnable_kernels.cli import main
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import encode
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import create_key_file
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -181,6 +184,28 @@ def test_jpegs_and_settings(zoo: Path, tmp_path: Path) -> None:
             protect(zoo, tmp_path / "no", format=f"webdataset:{settings}")
     with pytest.raises(UserError, match="with bayes-error"):
         protect(zoo, tmp_path / "no", format="webdataset:images=jpeg", method="bayes-error")
+
+
+@pytest.mark.parametrize(("format", "shards"), [("webdataset", 2), ("parquet:images=webp", 2), (None, 0)])
+def test_the_option_shard_size(
+    format: str | None, shards: int, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_key_file(tmp_path / "key")
+    given = [
+        "protect",
+        str(zoo),
+        str(tmp_path / "out"),
+        "--key-file",
+        str(tmp_path / "key"),
+        "--workers",
+        "0",
+    ]
+    given += ["--workers", "0", "--shard-size", "5", *(["--format", format] if format else [])]
+    monkeypatch.setattr(sys, "argv", ["unlearnable", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == (0 if format else 2)
+    assert len(list((tmp_path / "out").glob("train-0*"))) == shards
 
 
 def test_splits_are_told_by_the_names_of_the_shards(tmp_path: Path) -> None:
