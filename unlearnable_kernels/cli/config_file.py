@@ -48,9 +48,9 @@ def read_config(
         raise UserError(f"{shown(str(path))}: not TOML: {shown(str(error))}") from None
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise UserError(
-                f"{shown(str(path))}: {shown(name)} must stand below a command, such as [{command}]"
-            )
+            raise UserError(f"{shown(str(path))}: {shown(name)} must stand below [{command}], or the like")
+        if name not in commands:
+            raise UserError(f"{shown(str(path))}: [{shown(name)}] is no command")
     values = {}
     for name, value in tables.get(command, {}).items():
         place = f"{shown(str(path))}: [{command}] {shown(name)}"
