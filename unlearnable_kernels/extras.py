@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     "scipy": "scipy",
     "simplejpeg": "simplejpeg",
     "timm": "timm",
+    "tomli": "tomli",
     "torchvision": "torchvision",
     "typer": "typer",
 }

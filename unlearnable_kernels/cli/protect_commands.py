@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unlearnable_kernels.cli.config_file import Config
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.errors import UserError, shown
 
@@ -141,6 +142,7 @@ def protect(
         bool, typer.Option("--dry-run", help="As `unlearnable check`: write nothing.")
     ] = False,
     json: AsJson = False,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Write a protected copy of the training images in SRC to DST, with a manifest.
@@ -152,6 +154,8 @@ def protect(
     Example: unlearnable protect photos protected --key-file my.key --method classwise-conv:padding=zeros
 
     Example: unlearnable protect photos protected --key-file my.key --extend
+
+    Example: unlearnable protect photos protected --config unlearnable.toml
     """
     from unlearnable_kernels.data.named import find
     from unlearnable_kernels.progress import progress
@@ -231,6 +235,7 @@ def check(
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
     json: AsJson = False,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Look at all of SRC before it is protected: every problem at once, and what to expect.
@@ -283,6 +288,7 @@ def verify(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     json: AsJson = False,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Check a protected dataset against its manifest, and that it was made with this key.
@@ -334,6 +340,7 @@ def preview(
     dataset_name: DatasetName = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
     on_error: OnErrorOption = OnError.stop,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Draw clean, difference and protected pictures of each class: protected now, or from a protected copy.

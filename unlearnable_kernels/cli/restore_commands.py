@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unlearnable_kernels.cli.config_file import Config
 from unlearnable_kernels.cli.options import Plugin
 from unlearnable_kernels.cli.protect_commands import Insecure, KeyFile, SeedOption, secret_from
 from unlearnable_kernels.errors import shown
@@ -20,6 +21,7 @@ def restore(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Estimate the originals of a set of classwise-conv from its key, for an owner who lost them.
