@@ -127,7 +127,7 @@ def test_floats_agree_with_float64(data):
 # The first ones are filtered once, tile by tile; those of over 2²⁰ elements twice.
 @pytest.mark.parametrize(
     "shape",
-    [(2, 3, 700, 20), (2, 3, 300, 301), (2, 3, 600, 601), (1, 1, 5, 210_000), (1, 3, 180_000, 2)],
+    [(2, 3, 700, 20), (2, 3, 300, 301), (2, 3, 592, 592), (1, 1, 5, 210_000), (1, 3, 180_000, 2)],
 )
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_larger_than_the_work_space(shape, channels_last):

@@ -55,7 +55,7 @@ def random_call(seed, shape, k, dtype=torch.uint8, channels_last=False):
 @pytest.mark.parametrize("padding", contract.PADDINGS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_more_than_one_block_and_images_smaller_than_their_padding(padding, channels_last):
-    for shape, k in (((1, 3, 20, 21), 3), ((1, 2, 3, 2), 9), ((1, 1, 1, 1), 3)):
+    for shape, k in (((1, 3, 20, 21), 3), ((1, 2, 3, 2), 7), ((1, 1, 1, 1), 3)):
         call = random_call(4, shape, k, channels_last=channels_last)
         assert torch.equal(kernels.classwise_conv(*call, padding), contract.reference(*call, padding))
 

@@ -34,7 +34,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     if new_height * new_width > MAX_PIXELS:
         raise ImageError(f"an image of {width}x{height} is too long and narrow to be resized to {size}")
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    # What shrinks much more in height than in width is scaled in height first by Pillow from release 13 on.
+    # Pillow 13 scales what shrinks much more in height than in width in height first, earlier ones do not.
     rows_first = new_height >= height or height - new_height <= 2 * (width - new_width)
     if cpu_module is not None and rows_first:
         window = np.empty((size, size, 3), np.uint8)
