@@ -146,7 +146,7 @@ def operations(size: int) -> float:
             counts = (coefficients != 0).sum(0)
             units = (coefficients.abs() == 1).sum(0)
             terms += int((counts - (units > 0).int()).sum())  # a sum's first input costs nothing unscaled
-    sine = 8 + 6 + 1
+    sine = 3 + 1 + 4 + 2 + 2
     return 2 * terms / size + 4 + SINES * sine + 4
 
 

@@ -36,8 +36,9 @@ namespace UNLEARN_NAMESPACE {
 // `count` elements as numbers, bytes as b/255, correctly rounded by 1/255 as the sum of two floats.
 template <class V, class T>
 UNLEARN_INLINE V load_pixels(const T* from, std::int64_t count) {
-  std::array<T, V::width> some{};
+  std::array<T, V::width> some;
   if (count < V::width) {
+    some.fill(T(0));
     std::copy(from, from + count, some.begin());
     from = some.data();
   }
@@ -70,29 +71,32 @@ template <class S>
 struct Sine;
 template <>
 struct Sine<float> {
-  static constexpr float s[] = {3.141592502593994f, -5.1677069664001465f, 2.5500314235687256f, -0.5980451703071594f,
-                                0.077220119535923f};
+  static constexpr float s[] = {
+      6.283182621002197f, -16.208669662475586f, 16.760974884033203f, -9.53079891204834f, 3.0583252906799316f};
 };
 template <>
 struct Sine<double> {
-  static constexpr double s[] = {3.141592653589793,      -5.167712780049969,     2.550164039877345,
-                                 -0.5992645293207919,    0.08214588661112819,    -0.007370430945714348,
-                                 0.00046630280576761234, -2.1915353447830204e-05, 7.952054001475508e-07,
-                                 -2.2948428997269856e-08, 5.392664662608125e-10};
+  static constexpr double s[] = {
+      6.283185307179586, -16.208961011681414, 16.769405229349395, -9.6282388356638, 3.54573860224246,
+      -0.9116881678531498, 0.173199913435683, -0.02532264803576856, 0.0029385700650655998,
+      -0.0002773056818582279, 2.170102081888465e-05, -1.431252716891451e-06, 8.064153538410201e-08,
+      -3.926693263303666e-09};
 };
 
-// sin(πh), (S10).
+// total + amplitude · sin 2π(rate · y + phase), (S10).
 template <class V>
-UNLEARN_INLINE V sine_of_half_turns(V h) {
+UNLEARN_INLINE V add_sine(V total, V y, V amplitude, V phase, V rate) {
   constexpr auto& s = Sine<typename V::Scalar>::s;
   constexpr int terms = static_cast<int>(std::size(s));
-  const V one = V::set1(1);
-  h = V::sub(h, V::mul(V::set1(2), V::round(V::mul(h, V::set1(0.5)))));
-  const V d = V::max(V::min(h, V::sub(one, h)), V::sub(V::set1(-1), h));
-  const V square = V::mul(d, d);
-  V total = V::set1(s[terms - 1]);
-  each<terms - 1>([&](auto k) UNLEARN_LAMBDA { total = V::fma(total, square, V::set1(s[terms - 2 - k])); });
-  return V::mul(total, d);
+  const V turns = V::fma(rate, y, phase);
+  const V rest = V::sub(turns, V::round(turns));
+  const V square = V::mul(rest, rest);
+  V polynomial = V::set1(s[terms - 1]);
+  each<terms - 1>([&](auto k) UNLEARN_LAMBDA {
+    polynomial = V::fma(polynomial, square, V::set1(s[terms - 2 - k]));
+  });
+  const V roots = V::mul(rest, V::fma(square, V::set1(-4), V::set1(1)));
+  return V::fma(polynomial, V::mul(roots, amplitude), total);
 }
 
 // One thread's way with an image.
@@ -115,12 +119,12 @@ struct SpectrumWorker {
     thread_local Scratch<S> kept;
     const std::int64_t transform = 3 * w * std::max(call.height, width), all_rows = w * call.planes * stride;
     const std::int64_t own_work = call.work == nullptr ? call.work_size() : 0;
-    S* all = kept.at_least(own_work + transform + all_rows + w * (w + 1) * squared + 2 * w * channels * call.sines);
+    S* all = kept.at_least(own_work + transform + all_rows + w * (w + 1) * squared + 3 * w * channels * call.sines);
     space = all;
     rows = space + transform;
     matrices = rows + all_rows;
     lanes = matrices + w * (w + 1) * squared;
-    work = call.work == nullptr ? lanes + 2 * w * channels * call.sines : static_cast<S*>(call.work);
+    work = call.work == nullptr ? lanes + 3 * w * channels * call.sines : static_cast<S*>(call.work);
     if (call.work == nullptr) call.clear_margin(work);
   }
 
@@ -133,16 +137,17 @@ struct SpectrumWorker {
     curves = static_cast<const S*>(call.curves) + label * channels * call.sines * 2;
   }
 
-  // Amplitude and phase/π of each sine for the lanes of a vector that begins with each of the channels.
+  // Amplitude, phase and rate, in turns, of each sine for the lanes of a vector that begins with each of the channels.
   UNLEARN_TARGET void spread_curves() {
     for (std::int64_t first = 0; first < channels; ++first)
       for (std::int64_t f = 0; f < call.sines; ++f)
         for (std::int64_t lane = 0; lane < w; ++lane) {
           const std::int64_t channel = call.step == 1 ? first : (first + lane) % channels;
           const S* curve = curves + (channel * call.sines + f) * 2;
-          S* to = lanes + (first * call.sines + f) * 2 * w + lane;
+          S* to = lanes + (first * call.sines + f) * 3 * w + lane;
           to[0] = curve[0];
-          to[w] = curve[1] * static_cast<S>(0.3183098861837907);
+          to[w] = curve[1] * static_cast<S>(0.15915494309189535);
+          to[2 * w] = static_cast<S>(0.75 * static_cast<double>(f + 1));
         }
   }
 
@@ -169,10 +174,8 @@ struct SpectrumWorker {
   // (S4)
   UNLEARN_INLINE V bent(V y, const S* curve) const {
     V total = y;
-    for (std::int64_t f = 0; f < call.sines; ++f, curve += 2 * w) {
-      const V turns = V::fma(V::set1(static_cast<S>(1.5 * static_cast<double>(f + 1))), y, V::load(curve + w));
-      total = V::fma(V::load(curve), sine_of_half_turns(turns), total);
-    }
+    for (std::int64_t f = 0; f < call.sines; ++f, curve += 3 * w)
+      total = add_sine(total, y, V::load(curve), V::load(curve + w), V::load(curve + 2 * w));
     return total;
   }
 
@@ -181,7 +184,7 @@ struct SpectrumWorker {
     for_columns(begin, end, [&](std::int64_t p, std::int64_t at, std::int64_t count) UNLEARN_TARGET {
       down.template run<Kind::third>(0, call.height, work + p * plane + at, stride, space, w,
                                      space + call.height * w);
-      const S* curve = lanes + (call.step == 1 ? p : at % channels) * call.sines * 2 * w;
+      const S* curve = lanes + (call.step == 1 ? p : at % channels) * call.sines * 3 * w;
       T* to = out + p * call.height * call.row + at;
       for (std::int64_t i = 0; i < call.height; ++i)
         store_pixels(bent(V::load(space + i * w), curve), to + i * call.row, count);
