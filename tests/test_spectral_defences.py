@@ -140,6 +140,9 @@ def test_random_gains_leave_the_mean_and_the_rings_energy_on_average() -> None:
 def test_random_mixings_and_curves_are_as_strong_as_their_settings() -> None:
     flat = torch.full((50, 3, 8, 8), 0.5).contiguous(memory_format=torch.channels_last)
     toned = DEFENCES.create("random-spectral:cells=0,colour=0,tone=0.1").augment(batch(flat)).images
+    white = DEFENCES.create("random-spectral").augment(batch(torch.ones_like(flat))).images
+    assert white.min() < 0.99
+    assert white.max() == 1
     moved = (toned - 0.5).amax((2, 3))
     assert 0.03 < moved.abs().max() <= 0.1 + 1e-6
     assert moved.std() > 0.02

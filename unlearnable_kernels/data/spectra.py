@@ -41,7 +41,7 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int) ->
     begins = torch.tensor(RINGS, device=device) - 0.5
     ring = torch.bucketize(radii, begins, right=True)  # 1 for the lowest
     share = _smooth(radii - begins[ring - 1])
-    weights = matrices.index_select(1, ring.flatten()).unflatten(1, ring.shape)
+    weights: Tensor = matrices.index_select(1, ring.flatten()).unflatten(1, ring.shape)
     passing = share < 1
     inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
     part = share[passing][:, None, None]
