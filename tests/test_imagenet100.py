@@ -45,31 +45,37 @@ def run_script(script: str, *arguments: object, **variables: str) -> str:
     return done.stdout
 
 
-def test_on_one_machine_and_in_an_array(tree: Path, tmp_path: Path, path: str) -> None:
-    one = tmp_path / "one"
-    told = run_script("imagenet100.sh", tree, one, *SMALL, PATH=path)
-    chosen = (one / "classes.txt").read_text().split()
+@pytest.fixture(scope="module")
+def one(tree: Path, path: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What the script for one machine makes, and what it says."""
+    out = tmp_path_factory.mktemp("one") / "out"
+    return out, run_script("imagenet100.sh", tree, out, *SMALL, PATH=path)
+
+
+def test_on_one_machine(one: tuple[Path, str]) -> None:
+    out, told = one
+    chosen = (out / "classes.txt").read_text().split()
     assert len(chosen) == 2
     assert set(chosen) < set(WNIDS)
     assert "ok: 8 files checked, key matches" in told
     assert told.count("test accuracy") >= 2
-    page = (one / "report.html").read_text()
+    page = (out / "report.html").read_text()
     assert "ImageNet-100" in page
     assert "protected" in page
 
-    many = tmp_path / "many"
-    many.mkdir()
+
+def test_in_an_array(tree: Path, one: tuple[Path, str], tmp_path: Path, path: str) -> None:
     for name in ("private.key", "classes.txt"):
-        (many / name).write_bytes((one / name).read_bytes())
-    (many / "private.key").chmod(0o600)
-    run_script("imagenet100.slurm", "plan", tree, many, *SMALL, PATH=path)
+        (tmp_path / name).write_bytes((one[0] / name).read_bytes())
+    (tmp_path / "private.key").chmod(0o600)
+    run_script("imagenet100.slurm", "plan", tree, tmp_path, *SMALL, PATH=path)
     for number in ("1", "2"):
         array = {"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_ID": number}
-        run_script("imagenet100.slurm", "render", tree, many, PATH=path, SLURM_CPUS_PER_TASK="0", **array)
-    told = run_script("imagenet100.slurm", "finish", tree, many, *SMALL, PATH=path)
-    assert contents(many / "protected") == contents(one / "protected")
+        run_script("imagenet100.slurm", "render", tree, tmp_path, PATH=path, SLURM_CPUS_PER_TASK="0", **array)
+    told = run_script("imagenet100.slurm", "finish", tree, tmp_path, *SMALL, PATH=path)
+    assert contents(tmp_path / "protected") == contents(one[0] / "protected")
     assert "ok: 8 files checked, key matches" in told
-    assert (many / "report.html").exists()
+    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize("script", ["imagenet100.sh", "imagenet100_ray.sh", "imagenet100.slurm"])

@@ -69,14 +69,13 @@ def execute(
 
 
 def _connect(ray: Any, workers: int | None, address: str | None) -> None:
-    local = (
-        {} if address or os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-    )
+    address = address or os.environ.get("RAY_ADDRESS") or "local"  # not whatever ran here last
+    ours = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **ours)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"the Ray cluster at {address or 'this machine'} cannot be used: {reason}") from None
+        raise UserError(f"the Ray cluster at {address} cannot be used: {reason}") from None
 
 
 def _render(shared: list[Any], chunk: Chunk, lock: str, planned: dict[str, str]) -> Result:
