@@ -39,7 +39,7 @@ def _moved(stage: Stage, by: int) -> Stage:
 
 def _beside(first: list[Stage], second: list[Stage]) -> list[Stage]:
     """Two transforms, of the first inputs and of the others, whose outputs follow each other."""
-    count = len(first[0])  # as many outputs as inputs, in every stage but that of an odd length
+    count = len(first[0])  # every stage has as many outputs as inputs
     pairs = zip_longest(first, second)
     joined = []
     for one, other in pairs:
