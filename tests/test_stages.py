@@ -71,11 +71,11 @@ def test_any_number_of_ranks_makes_the_bytes_of_protect(
         assert not staging.staging_folder(dst).exists()
 
 
-@pytest.mark.parametrize("kind", ["labels", "npz"])
+@pytest.mark.parametrize("kind", ["labels", "npz", "webdataset"])
 def test_sources_that_each_rank_opens_itself(tree: Path, tmp_path: Path, kind: str) -> None:
     src, more = tmp_path / "npz", {}
-    if kind == "npz":
-        protect(tree, src, format="npz")
+    if kind != "labels":
+        protect(tree, src, format=kind)
     else:
         src = tree / "train" / "c0"
         more = {"labels": tmp_path / "labels.csv"}

@@ -9,7 +9,7 @@ import hmac
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -241,6 +241,12 @@ def load_plan(
     alone = method.growable(head.header["parameters"])
     chunks = read_chunks(folder, secret, wanted if alone else lambda index: True)
     source = _source(head, [sample for chunk in chunks for sample in chunk.samples], folder)
+    if head.folder is None:
+        # Its own samples know more than a plan says, such as the shard.
+        known_as = {sample.name: sample for sample in source.samples}
+        chunks = [
+            replace(chunk, samples=[known_as[sample.name] for sample in chunk.samples]) for chunk in chunks
+        ]
     options = Options(method, **{k: v for k, v in head.asked.items() if k not in ("method", "settings")})
     writer = WRITERS.create(options.format or source.written_as)
     task = Task(
