@@ -5,10 +5,10 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -27,9 +27,9 @@ def colour(index: int) -> str:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Figures drawn and turned into SVG within this look alike, and have the same bytes every time."""
-    look = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}
-    # Names are text: a dollar sign in one begins no formula.
-    with rc_context({**look, "text.parse_math": False}), warnings.catch_warnings():
+    look: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}
+    look["text.parse_math"] = False  # names are text: a dollar sign in one begins no formula
+    with rc_context(look), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts draw the text, not matplotlib's
         yield
 
@@ -42,8 +42,8 @@ def as_svg(figure: Figure) -> Markup:
     return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))
 
 
-def legend(figure: Figure, columns: int, handles: Sequence[Artist], names: Sequence[str]) -> None:
-    """One legend below all axes: a name for each of ``handles``."""
+def legend(figure: Figure, columns: int, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """One legend below all axes: a name for each of ``handles``, artists or containers of bars."""
     drawn = figure.legend(
         handles,
         ["name"] * len(names),
