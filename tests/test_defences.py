@@ -185,7 +185,7 @@ def test_from_text_to_json_and_back() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("trades", "unknown defence 'trades': choose one of at-l2, at-linf, autoaugment, bit-depth"),
+        ("trades", "unknown defence 'trades': choose one of at-l2, at-linf, autoaugment, band-whiten"),
         ("at-linf:norm=l2", "'norm' is not a setting of defence at-linf: choose from eps, steps, step_size$"),
         ("at-linf:_attacks=1", "'_attacks' is not a setting of defence at-linf"),
         ("at-linf:eps", "defence at-linf: give eps a value"),

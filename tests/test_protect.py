@@ -460,7 +460,7 @@ def test_what_is_there_is_left_alone(tree: Path, tmp_path: Path) -> None:
         ({"fraction": 0.0}, "fraction"),
         ({"fraction": 1.5}, "fraction"),
         ({"padding": "mirror"}, "padding must be one of"),
-        ({"format": "tiff"}, "unknown output format 'tiff': choose one of jpeg, npz, png, webp"),
+        ({"format": "tiff"}, "unknown output format 'tiff': choose one of jpeg, npz, parquet, png"),
         ({"quality": 0}, "quality"),
         ({"resize": 0}, "resize"),
         ({"workers": -1}, "workers"),

@@ -53,7 +53,7 @@ def test_only_the_chosen_part_changes(tree: Path, tmp_path: Path) -> None:
 def test_what_it_cannot_take_is_named(tree: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"eps": 0.5 / 255}, "eps must be a finite number of at least 1/255"),
-        ({"format": "jpeg"}, "format must be one of npz, png, webp with random-noise, not 'jpeg'"),
+        ({"format": "jpeg"}, "webdataset, webp with random-noise, not 'jpeg'"),
     ):
         with pytest.raises(UserError, match=message):
             protect_dataset(tree, tmp_path / "out", secret=KEY, method="random-noise", **options)

@@ -24,8 +24,8 @@ PAGES = [
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 PLUGINS = ("method", "network", "defence", "format")
-# Of torchrun.
-OTHER_PROGRAMS = {"--nproc-per-node"}
+# Of torchrun, and of scripts/imagenet100*.
+OTHER_PROGRAMS = {"--nproc-per-node", "--classes", "--class-seed", "--size"}
 
 
 def code_blocks(language, text=README):

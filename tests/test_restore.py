@@ -137,7 +137,7 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(
     protected = protect(tree, tmp_path / "set", centred=True)
     with pytest.raises(UserError, match="exists already"):
         restore_dataset(protected, tree, secret=KEY)
-    other = tmp_path / "back.partial" / "plan.json"
+    other = tmp_path / "back.partial" / "plan.jsonl"
     other.parent.mkdir()
     other.write_text("{}")
     with pytest.raises(UserError, match="holds another unfinished run"):

@@ -87,6 +87,8 @@ def test_sources_that_each_rank_opens_itself(tree: Path, tmp_path: Path, kind: s
     finish_dataset(tmp_path / "dst", secret=KEY)
     assert contents(tmp_path / "dst") == whole
     plan(src, tmp_path / "dst2", **more)
+    if kind == "webdataset":
+        return
     if kind == "npz":
         shutil.copy(tmp_path / "whole" / "train.npz", src / "other.npz")
         protect(tree, tmp_path / "half", format="npz", fraction=0.5)

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -36,8 +36,12 @@ def fingerprint() -> dict[str, str]:
 
 
 def _probe() -> str:
-    """SHA-256, in hex, of a picture decoded, resized, filtered and encoded, each step for itself."""
-    image = decode(_JPEG, "probe.jpg")
+    """SHA-256, in hex, of a picture decoded, resized, filtered and encoded, each step for itself.
+
+    Arrays need no codec: where one is missing, that is what its step comes to.
+    """
+    decoded = _with_codec(lambda: decode(_JPEG, "probe.jpg").tobytes())
+    image = np.random.RandomState(1).randint(0, 256, (32, 40, 3)).astype(np.uint8)
     resized = resize(image, _SIDE)
     taps = np.random.RandomState(0).random_sample((1, 3, 3)).astype(np.float32)
     filtered = np.empty_like(resized)
@@ -48,11 +52,18 @@ def _probe() -> str:
         "reflect",
         out=torch.from_numpy(filtered[None]).permute(0, 3, 1, 2),
     )
-    written = [encode(filtered, format) for format in ("png", "jpeg")]
+    written = [_with_codec(lambda: encode(filtered, "png")), _with_codec(lambda: encode(filtered, "jpeg"))]
     digest = hashlib.sha256()
-    for data in (image.tobytes(), resized.tobytes(), filtered.tobytes(), *written):
+    for data in (decoded, resized.tobytes(), filtered.tobytes(), *written):
         digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()
+
+
+def _with_codec(step: Callable[[], bytes]) -> bytes:
+    try:
+        return step()
+    except UserError as error:
+        return str(error).encode()
 
 
 def refuse_to_mix(planned: Mapping[str, str]) -> None:
