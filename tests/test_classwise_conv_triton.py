@@ -63,7 +63,11 @@ def test_more_than_one_block_and_images_smaller_than_their_padding(padding, chan
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("rescale", contract.RESCALES)
 def test_gradients_equal_the_reference(dtype, rescale):
+    # Every padding once, whatever else varies.
+    own = (list(TOLERANCES).index(dtype) + contract.RESCALES.index(rescale)) % len(contract.PADDINGS)
     for number, padding in enumerate(contract.PADDINGS):
+        if dtype != torch.float32 and number != own:
+            continue
         call = random_call(2, (3, 2, 5, 4), 3, dtype, channels_last=number % 2 == 1)
         grad = torch.randn(call[0].shape, generator=torch.Generator().manual_seed(3)).to(dtype)
         results = kernels.classwise_conv_backward(grad, *call, padding, rescale)

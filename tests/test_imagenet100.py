@@ -33,6 +33,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
+TRAINING = ("train", "evaluate", "report")
+
+
+def noting(folder: Path) -> dict[str, str]:
+    """Variables for a script that only notes how it would train: ``test_on_one_machine`` does."""
+    return {"NOTED": " ".join(TRAINING), "NOTES": str(folder / "notes")}
+
+
+def noted(folder: Path) -> list[str]:
+    """The commands that were noted, by name."""
+    return [line.split()[0] for line in (folder / "notes").read_text().splitlines()]
+
+
 def run_script(script: str, *arguments: object, **variables: str) -> str:
     done = subprocess.run(
         ["bash", SCRIPTS / script, *map(str, arguments)],
@@ -72,10 +85,10 @@ def test_in_an_array(tree: Path, one: tuple[Path, str], tmp_path: Path, path: st
     for number in ("1", "2"):
         array = {"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_ID": number}
         run_script("imagenet100.slurm", "render", tree, tmp_path, PATH=path, SLURM_CPUS_PER_TASK="0", **array)
-    told = run_script("imagenet100.slurm", "finish", tree, tmp_path, *SMALL, PATH=path)
+    told = run_script("imagenet100.slurm", "finish", tree, tmp_path, *SMALL, PATH=path, **noting(tmp_path))
     assert contents(tmp_path / "protected") == contents(one[0] / "protected")
     assert "ok: 8 files checked, key matches" in told
-    assert (tmp_path / "report.html").exists()
+    assert noted(tmp_path) == ["train", "evaluate"] * 2 + ["report"]
 
 
 @pytest.mark.parametrize("script", ["imagenet100.sh", "imagenet100_ray.sh", "imagenet100.slurm"])
