@@ -253,3 +253,10 @@ def test_what_it_cannot_take_is_named(text: str) -> None:
     with pytest.raises(UserError) as error:
         METHODS.create(f"spectral:{text}").check()
     assert str(error.value) == REFUSED[text]
+
+
+def test_a_side_that_needs_too_large_tables_is_refused() -> None:
+    marks = module.SpectralMarks(class_spectra(KEY, "zoo", ["a"], module.INTENSITIES["mild"]))
+    image = np.zeros((1, 2, 2 * 5001, 3), np.uint8)
+    with pytest.raises(UserError, match=r"^spectral cannot take a picture of 10002x2: .*at most 4096 px"):
+        marks.apply(image, [0], image.copy())

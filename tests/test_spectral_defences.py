@@ -185,3 +185,11 @@ def test_rows_share_the_trainings_of_the_small_grid() -> None:
         mine, other = (ROWS[f"{paper}/{defence}/none"] for paper in ("worst-defence", "small-grid"))
         for name in ("dataset", "protection", "network", "defences", "training"):
             assert getattr(mine, name) == getattr(other, name)
+
+
+def test_whitening_keeps_images_of_nearly_one_colour() -> None:
+    random = np.random.default_rng(0)
+    bright = random.integers(0, 2, (16, 4, 4, 1)).repeat(16, 1).repeat(16, 2) * 255
+    images = (bright * [1.0, 0.98, 0.3]).astype(np.uint8)
+    for image in prepared("band-whiten", images):
+        assert image.any()

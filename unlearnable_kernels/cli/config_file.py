@@ -71,7 +71,10 @@ def _checked(place: str, value: Any, option: Any) -> Any:
     for each in several:
         if isinstance(each, bool) or not isinstance(each, str | int | float):
             raise UserError(f"{place} must be text or a number, not {each!r}")
-    texts = [str(each) for each in several]
+    try:
+        texts = [str(each) for each in several]
+    except ValueError:
+        raise UserError(f"{place} is a number of too many digits") from None
     return texts if option.multiple else texts[0]
 
 

@@ -99,9 +99,10 @@ def quality_text(quality: Any) -> str:
     found = []
     for name, form, unit in (("psnr", ".1f", " dB"), ("ssim", ".2f", "")):
         value = quality.get(name)
-        if isinstance(value, int | float):
+        if type(value) is float:
             found.append(f"{name.upper()} {value:{form}}{unit}")
-    return f"{', '.join(found)} (mean of {quality.get('images')!r} pictures)" if found else ""
+    count = quality.get("images")
+    return f"{', '.join(found)} (mean of {count} pictures)" if found and type(count) is int else ""
 
 
 def protected_pairs(

@@ -65,7 +65,7 @@ class BandWhiten(MeanMatch):
 
     def measure(self, images: Tensor) -> tuple[Tensor]:
         """Sums of products of channels by band, float32 [n, bands, 3, 3], in squared grey levels."""
-        return (self._covariance(dct2(to_planes(images))),)
+        return (self._covariance(dct2(to_planes(images))).float(),)
 
     def change(self, images: Tensor) -> Tensor:
         """The images with the mean covariances, rounded and clipped to 8 bits."""
@@ -75,7 +75,7 @@ class BandWhiten(MeanMatch):
         bands = self._bands(coefficients)
         identity = torch.eye(3, dtype=torch.float64)
         noise = bands.members.sum(0).double()[:, None, None] * ROUNDING * identity
-        whitening = root(self._covariance(coefficients).double() + noise, -0.5)
+        whitening = root(self._covariance(coefficients) + noise, -0.5)
         matrices = root(self._means["covariance"], 0.5) @ whitening
         matrices = torch.cat([matrices, identity.expand(len(images), 1, 3, 3)], 1).float()
         flat, result = coefficients.flatten(2), torch.zeros_like(coefficients)
@@ -87,7 +87,8 @@ class BandWhiten(MeanMatch):
         return from_planes(inverse_dct2(result))
 
     def _covariance(self, coefficients: Tensor) -> Tensor:
-        members, flat = self._bands(coefficients).members, coefficients.flatten(2)
+        # In float32 the smallest eigenvalue could come out negative, and the image black.
+        members, flat = self._bands(coefficients).members.double(), coefficients.flatten(2).double()
         rows = [torch.stack([(flat[:, a] * flat[:, b]) @ members for b in range(3)], -1) for a in range(3)]
         return torch.stack(rows, -2)
 

@@ -194,7 +194,8 @@ def _reference_backward(grad: Tensor, call: Arguments) -> tuple[Tensor, Tensor, 
     """The gradients by (S11) to (S13), with the transforms as matrix products."""
     images, labels, weights, curves = call
     dtype, of = compute_dtype(images), labels.clamp(min=0)
-    x, active = as_float(images), (labels >= 0)[:, None, None, None]
+    active = (labels >= 0)[:, None, None, None]
+    x = torch.where(active, as_float(images), 0)  # of class 0 for now, to which they add nothing
     grad_curves = torch.zeros_like(curves, dtype=dtype)
     grad_weights = torch.zeros_like(weights, dtype=dtype)
     if images.numel() == 0 or weights.shape[0] == 0:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unlearnable_kernels.data.formats.loose import open_training_images
+from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.quality import central, mean_quality
 from unlearnable_kernels.data.source import Sample, Source, load_image
@@ -203,7 +204,10 @@ def _trial(
         before = load_image(source, sample, options.resize)
         after = np.empty_like(before)
         perturbation.apply(before[None], [plan.assignment[rows[sample.name]]], after[None])
-        written += len(plan.writer.encode(after, destination, sample.name))
+        encoded = plan.writer.encode(after, destination, sample.name)
+        written += len(encoded)
+        if not plan.writer.lossless:
+            after = decode(encoded, sample.name)
         pixels += before.shape[0] * before.shape[1]
         pairs.append((central(before), central(after)))
     spent = time.perf_counter() - start

@@ -62,10 +62,11 @@ def restore_dataset(
         raise UserError(f"{dst} exists already; choose another name")
     manifest = read_manifest(protected)
     inverse = _inverse(protected, manifest, secret)
-    source = open_source(protected)
+    # An empty class folder is of no account: the manifest says what each picture was filtered as.
+    source = open_source(protected, on_error="skip")
     entries = sample_entries(manifest)
     try:
-        assignment = [_assigned(entries[sample.name], sample.label) for sample in source.samples]
+        assignment = [_assigned(entries[sample.name]) for sample in source.samples]
     except (KeyError, TypeError) as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
     with Staging(dst, secret) as staging:
@@ -105,8 +106,8 @@ def _inverse(protected: Path, manifest: dict[str, Any], secret: Secret) -> Pertu
     return METHODS[method].inverse(manifest["parameters"], secret, manifest["dataset_name"], classes)
 
 
-def _assigned(entry: dict[str, Any], label: int) -> int:
-    return label if entry["protected"] else -1
+def _assigned(entry: dict[str, Any]) -> int:
+    return int(entry["label"]) if entry["protected"] else -1
 
 
 def _write(

@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ _UNNAMED = re.compile(
     rb"|Fax\w+|LogL\w+|PackBits\w*|\w+(Decode|Setup|Cleanup)\w*|MissingRequired|Invalid (TIFF|YCbCr)\w*): "
 )
 
-_changing = threading.Lock()
-_inside = 0
+_HOLD = 0.2  # seconds, after which what is held back comes out, however many threads decode
+
+_changing = threading.Condition()
+_inside, _since = 0, 0.0
 _terminal = _sink = -1
 
 
@@ -26,18 +29,22 @@ def quiet() -> Iterator[None]:
     Descriptor 2 is one for all threads: the first that enters puts a file in its place, the last that leaves
     puts it back.
     """
-    global _inside, _terminal
+    global _inside, _since, _terminal
     with _changing:
+        while _inside and time.monotonic() - _since > _HOLD:
+            _changing.wait()
         if _inside == 0:
-            _terminal = _replaced()
+            _terminal, _since = _replaced(), time.monotonic()
         _inside += 1
     try:
         yield
     finally:
         with _changing:
             _inside -= 1
-            if _inside == 0 and _terminal >= 0:
-                _put_back()
+            if _inside == 0:
+                if _terminal >= 0:
+                    _put_back()
+                _changing.notify_all()
 
 
 def _replaced() -> int:
@@ -69,7 +76,7 @@ def _in_child() -> None:
     global _changing, _inside, _sink
     if _inside and _terminal >= 0:
         os.dup2(_terminal, 2)
-    _changing, _inside, _sink = threading.Lock(), 0, -1
+    _changing, _inside, _sink = threading.Condition(), 0, -1
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,6 +18,7 @@ SMOOTHNESS = 0.01
 """λ: matters at the borders alone, where a filter that displaces has cut off what was there."""
 TOLERANCE = 5e-5  # of the gradient, relative to that at the start
 STEPS = 100
+_PIXELS = 1 << 21  # at a time: conjugate gradients keep some 170 bytes of each
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Deconvolution:
         rows = [row for row, label in enumerate(assignment) if label >= 0]
         if not rows:
             return
-        labels = torch.tensor([assignment[row] for row in rows])
-        seen = torch.from_numpy(images[rows]).permute(0, 3, 1, 2)
-        found = deconvolved(seen, labels, torch.from_numpy(self.filters), self.padding)
-        out[rows] = found.permute(0, 2, 3, 1).numpy()
+        count = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+        for some in (rows[start : start + count] for start in range(0, len(rows), count)):
+            labels = torch.tensor([assignment[row] for row in some])
+            seen = torch.from_numpy(images[some]).permute(0, 3, 1, 2)
+            found = deconvolved(seen, labels, torch.from_numpy(self.filters), self.padding)
+            out[some] = found.permute(0, 2, 3, 1).numpy()
 
 
 def deconvolved(images: Tensor, labels: Tensor, filters: Tensor, padding: str) -> Tensor:

@@ -125,7 +125,7 @@ class Method(ABC):
         Raises:
             UserError: There is no inverse.
         """
-        raise UserError(f"what {cls.name} did cannot be undone from the key alone")
+        raise UserError(f"there is no way here to undo what {cls.name} did")
 
     @abstractmethod
     def check(self) -> None:

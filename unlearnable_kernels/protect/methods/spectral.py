@@ -27,6 +27,7 @@ INTENSITIES = {
     NORMAL: {CELLS: 0.55, COLOUR: 0.55, TONE: 0.055},
     "strong": {CELLS: 0.6, COLOUR: 0.6, TONE: 0.06},
 }
+_LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
 _WEIGHTS = 1 << 26  # bytes of matrices at a time
 
 
@@ -43,6 +44,12 @@ class SpectralMarks:
     outcome: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
+        height, width = images.shape[1:3]
+        if max(side // (side & -side) for side in (height, width)) > _LARGEST_ODD:
+            raise UserError(
+                f"spectral cannot take a picture of {width}x{height}: halved as often as that goes, a side "
+                f"must be at most {_LARGEST_ODD} px; give --resize"
+            )
         given = np.array(assignment)
         out[given < 0] = images[given < 0]
         for classes, weights in self._in_groups(np.unique(given[given >= 0]), *images.shape[1:3]):
