@@ -1,6 +1,7 @@
 """Planned by one, rendered by many that share nothing but folders, finished by one: protect's bytes."""
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -88,6 +89,10 @@ def test_sources_that_each_rank_opens_itself(tree: Path, tmp_path: Path, kind: s
     assert contents(tmp_path / "dst") == whole
     plan(src, tmp_path / "dst2", **more)
     if kind == "webdataset":
+        [shard] = src.glob("*.tar")
+        os.utime(shard, (0, 0))
+        with pytest.raises(UserError, match=r"has changed since the plan in .* was made: plan again$"):
+            render(tmp_path / "dst2")
         return
     if kind == "npz":
         shutil.copy(tmp_path / "whole" / "train.npz", src / "other.npz")

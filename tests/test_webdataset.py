@@ -14,7 +14,7 @@ from sample_shards import CLASSES, KEY, PIXEL, TAR, picture, protect, tar, write
 from unlearnable_kernels.cli import main
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import encode
-from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.data.source import check_archive_names, open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import create_key_file
 from unlearnable_kernels.protect.pipeline import plan as plan_module
@@ -366,3 +366,9 @@ def test_a_truncated_shard_with_an_index_is_named(shards: Path, tmp_path: Path) 
     cut.unlink()
     with pytest.raises(UserError, match=r"cut/train-000001\.tar: the shards here are not those"):
         open_source(root)
+
+
+def test_two_spellings_of_one_name_are_refused() -> None:
+    for name in ("./0.png", "a//0.png"):
+        with pytest.raises(UserError, match="is not a relative path"):
+            check_archive_names(["0.png", name], ["a"], Path("x.tar"))

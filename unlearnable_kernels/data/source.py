@@ -308,7 +308,7 @@ def check_archive_names(names: Iterable[str], classes: list[str], path: Path) ->
     seen: set[str] = set()
     for name in names:
         parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+        if "/".join(parts) != name or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
             raise UserError(f"{path}: the name {name!r} is not a relative path")
         if name in seen:
             raise UserError(f"{path}: the name {name!r} occurs twice")

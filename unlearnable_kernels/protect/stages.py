@@ -17,6 +17,7 @@ from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.plan_file import load_plan
+from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 from unlearnable_kernels.protect.pipeline.staging import Staging
 from unlearnable_kernels.protect.run import check_exposure, notify_result, prepare, telling_how_to_resume
 
@@ -115,6 +116,7 @@ def finish_dataset(
     notify = notify or logging.getLogger(__name__).info
     with _planned(dst, secret, progress) as job, telling_how_to_resume(notify):
         _refuse_finished(job.staging.dst)
+        refuse_to_mix(job.plan.made_on)  # some formats are put together here
         results = job.done()
         _refuse_missing([chunk for chunk in job.plan.chunks if chunk.index not in results], job)
         manifest = job.finish(results, secret)

@@ -129,4 +129,7 @@ class Rendering:
         if not self.skip_bad:
             raise error
         # The manifest has the name beside it; the folder it lay in is the owner's own affair.
-        skipped[position] = str(error).rpartition(f"{chunk.samples[position].name}: ")[2]
+        reason = str(error).rpartition(f"{chunk.samples[position].name}: ")[2]
+        for folder in (self.source.root, self.source.root.parent):
+            reason = reason.replace(f"{folder}/", "")
+        skipped[position] = reason

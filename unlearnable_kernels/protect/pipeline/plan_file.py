@@ -20,6 +20,7 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import parse_json, replacing
+from unlearnable_kernels.plugins import changed_plugin, describe_plugins
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Task
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
@@ -244,6 +245,8 @@ def load_plan(
     if head.folder is None:
         # Its own samples know more than a plan says, such as the shard.
         known_as = {sample.name: sample for sample in source.samples}
+        if any(known_as[s.name].mtime_ns != s.mtime_ns for chunk in chunks for s in chunk.samples):
+            raise UserError(f"{head.origin[0]} has changed since the plan in {folder} was made: plan again")
         chunks = [
             replace(chunk, samples=[known_as[sample.name] for sample in chunk.samples]) for chunk in chunks
         ]
@@ -260,6 +263,9 @@ def load_plan(
         scheme=head.header.get("scheme", 1),
         image=np.zeros(head.shape, np.uint8),
     )
+    used = describe_plugins([(METHODS, method.name), (WRITERS, writer.name)])
+    if changed := changed_plugin(head.header.get("plugins", {}), used):
+        raise UserError(f"{changed} the plan in {folder} was made: plan again, or use what was used then")
     plan = Plan(
         header=head.header,
         method=method,

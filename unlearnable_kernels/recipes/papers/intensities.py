@@ -22,7 +22,7 @@ PAPER = Paper(
     NAME,
     "what mild, normal and strong filters protect, centred or not, on two CPU cores",
     (
-        Row(f"{NAME}/none", None, DATASET, None, "resnet8", (), TRAINING),
+        Row(f"{NAME}/none/none", None, DATASET, None, "resnet8", (), TRAINING),
         *(_row(intensity, centred) for intensity in INTENSITIES[SMALL] for centred in (False, True)),
     ),
 )
