@@ -8,13 +8,4 @@
 set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$scripts/imagenet100_steps.sh"
-
-[ $# -ge 2 ] || usage
-tree=$1 out=$2
-shift 2
-options "$@"
-choose
-mapfile -t asked < <(how)
-unlearnable protect "$source_set" "$out/protected" "${asked[@]}" --executor ray ${workers:+--workers "$workers"}
-check_result
-train_both
+all_here --executor ray -- "$@"

@@ -49,6 +49,23 @@ how() {
     --fraction "$fraction"
 }
 
+# all_here OPTION… -- WORD…: everything on this machine, `protect` with these options besides.
+all_here() {
+  local more=()
+  while [ "$1" != -- ]; do more+=("$1"); shift; done
+  shift
+  [ $# -ge 2 ] || usage
+  tree=$1 out=$2
+  shift 2
+  options "$@"
+  choose
+  local asked
+  mapfile -t asked < <(how)
+  unlearnable protect "$source_set" "$out/protected" "${asked[@]}" "${more[@]}" ${workers:+--workers "$workers"}
+  check_result
+  train_both
+}
+
 check_result() { unlearnable verify "$out/protected" --key-file "$out/private.key"; }
 
 # A network on the clean images and one on the protected, both tested on clean ones.

@@ -1,5 +1,7 @@
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,3 +38,16 @@ def data_root() -> Path:
     if not root:
         pytest.skip("UNLEARNABLE_DATA is not set: no real images")
     return Path(root).expanduser()
+
+
+@pytest.fixture
+def with_threads() -> Iterator[Callable[[int, Callable[[], Any]], Any]]:
+    """Calls a function with so many threads."""
+    before = torch.get_num_threads()
+
+    def call(threads: int, function: Callable[[], Any]) -> Any:
+        torch.set_num_threads(threads)
+        return function()
+
+    yield call
+    torch.set_num_threads(before)

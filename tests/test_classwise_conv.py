@@ -231,19 +231,6 @@ def test_results_do_not_depend_on_threads_or_batch_split(dtype):
     assert torch.equal(whole, alone)
 
 
-@pytest.fixture
-def with_threads():
-    """Calls a function with so many threads."""
-    before = torch.get_num_threads()
-
-    def call(threads, function):
-        torch.set_num_threads(threads)
-        return function()
-
-    yield call
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("dtype", "shape"),
     [

@@ -195,19 +195,6 @@ def test_bits_do_not_depend_on_the_instruction_set(tmp_path):
     assert [process.communicate()[0].split() for process in processes] == [[name, "True"] for name in lower]
 
 
-@pytest.fixture
-def with_threads():
-    """Calls a function with so many threads."""
-    before = torch.get_num_threads()
-
-    def call(threads, function):
-        torch.set_num_threads(threads)
-        return function()
-
-    yield call
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_results_do_not_depend_on_threads_or_batch_split(dtype, with_threads):
     images, labels, *others = random_call(9, (20, 3, 32, 32), dtype=dtype)

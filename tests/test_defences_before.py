@@ -17,8 +17,9 @@ from torch import Tensor
 
 from unlearnable_kernels.defences import DEFENCES, Batch, Defence
 from unlearnable_kernels.defences.dct import dct2, inverse_dct2
+from unlearnable_kernels.defences.dct_bands import bands
 from unlearnable_kernels.defences.orthogonal_projection import OrthogonalProjection
-from unlearnable_kernels.defences.spectrum_norm import bands
+from unlearnable_kernels.defences.spectrum_norm import SpectrumNorm
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.training import evaluate, train
 
@@ -249,7 +250,7 @@ def test_spectra_get_the_mean_energies(mode: str, side: int) -> None:
 
 
 def test_all_but_the_mean_is_in_a_band_and_flat_images_stay() -> None:
-    band, members = bands(32, 32, "ring", 3)
+    band, members = bands(32, 32, "ring", 3, SpectrumNorm.rings)
     assert members.sum(1).tolist() == [0.0] + [1.0] * 1023
     assert band[0, 0] == 4
     assert torch.equal(members.reshape(32, 32, 4).argmax(2).flatten()[1:], band.flatten()[1:])
@@ -258,7 +259,7 @@ def test_all_but_the_mean_is_in_a_band_and_flat_images_stay() -> None:
     images[2] = 50
     for mode in ("ring", "cell"):
         assert torch.equal(prepared(f"spectrum-norm:mode={mode}", images)[2], images[2])
-    assert bands(8, 8, "cell", 3)[1].shape == (64, 63)
+    assert bands(8, 8, "cell", 3, ())[1].shape == (64, 63)
 
 
 @pytest.mark.parametrize("name", [*IN_TESTS, *NOT_IN_TESTS])
