@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import typer
+from small_runs import write_tree
 
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.cli.config_file import read_config
+from unlearnable_kernels.data.manifest import read_manifest
 from unlearnable_kernels.errors import UserError
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -76,3 +78,23 @@ def test_a_bad_value_is_clicks_own_line(file: Path) -> None:
     file.write_text('[protect]\nworkers = "four"\n')
     with pytest.raises(Exception, match="should be a valid integer"):
         typer.main.get_command(app)(["protect", "a", "b", "--config", str(file)], standalone_mode=False)
+
+
+def run(*arguments: object) -> None:
+    typer.main.get_command(app)([*map(str, arguments)], standalone_mode=False)
+
+
+def test_what_does_not_go_with_the_command_line_is_left_aside(file: Path, tmp_path: Path) -> None:
+    write_tree(tmp_path / "zoo", ["cat", "dog"], 2, seed=0)
+    run("keygen", tmp_path / "my.key")
+    how = f"key-file = '{tmp_path / 'my.key'}'\nintensity = 'mild'\n"
+    file.write_text(f"[protect]\n{how}workers = 0\n[preview]\n{how}")
+    places = (tmp_path / "zoo", tmp_path / "set")
+    run("protect", *places, "--config", file, "--method", "classwise-conv:intensity=strong")
+    assert read_manifest(places[1])["parameters"]["kernel_size"] == 5
+    run("protect", *places, "--config", file, "--extend")
+    with pytest.raises(UserError, match="with --extend, DST's manifest says how"):
+        run("protect", *places, "--config", file, "--extend", "--intensity", "mild")
+    run("protect", places[0], tmp_path / "seeded", "--config", file, "--seed-compat", 1)
+    assert read_manifest(tmp_path / "seeded")["key"]["kind"] == "seed-compat"
+    run("preview", places[0], "--config", file, "--protected", places[1], "--out", tmp_path / "sheet.png")

@@ -177,6 +177,10 @@ BAD = {
     "label missing": (table([IMAGE, IMAGE], [0, None]), "row 1 must have a label, not None"),
     "label of a test set": (table([IMAGE], [-1], ["a"]), "row 0 must have a label from 0 to 0, not -1"),
     "label too large": (table([IMAGE], [1], ["a"]), "row 0 must have a label from 0 to 0, not 1"),
+    "label of a test set without names": (
+        table([IMAGE], [-1]),
+        "row 0 must have a label of 0 or more, not -1",
+    ),
     "label a fraction": (table([IMAGE], [0.5]), r"row 0 must have a label, not 0\.5"),
 }
 HOSTILE = {
@@ -184,6 +188,7 @@ HOSTILE = {
     "absolute": table(one("/0.png"), ["cat"]),
     "class": table(one("0.png"), [0], ["../x"]),
     "class with folders": table(one("0.png"), ["a/b"]),
+    "hidden": table(one(".git/0.png"), [0]),
     "nothing": table(one("a\0.png"), [0]),
 }
 
@@ -201,7 +206,7 @@ def test_a_bad_table_is_one_line_that_names_it(what: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_name_that_leads_elsewhere_is_refused(what: str, tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(HOSTILE[what])
-    with pytest.raises(UserError, match=r"is not a relative path|is not a folder name"):
+    with pytest.raises(UserError, match=r"is not a relative path|is not a folder name|is passed over"):
         open_source(tmp_path)
 
 
@@ -213,6 +218,9 @@ def test_labels_may_be_names_or_numbers_and_images_bytes(tmp_path: Path) -> None
     (tmp_path / "a.parquet").write_bytes(table([IMAGE, IMAGE], [12, 3]))
     source = open_source(tmp_path / "a.parquet")
     assert [(s.name, s.label) for s in source.samples] == [("12/0.png", 1), ("3/0.png", 0)]
+    (tmp_path / "a.parquet").write_bytes(table(pa.array([], pa.binary()), pa.array([], pa.string())))
+    (tmp_path / "b.parquet").write_bytes(table([PIXEL], ["cat"]))
+    assert open_source(tmp_path).classes == ["cat"]
 
 
 def test_tables_of_one_set_agree(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from sample_shards import CLASSES, KEY, PIXEL, TAR, picture, protect, tar, write
 from unlearnable_kernels.cli import main
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import encode
-from unlearnable_kernels.data.source import check_archive_names, open_source
+from unlearnable_kernels.data.source import Sample, check_archive_names, open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import create_key_file
 from unlearnable_kernels.protect.pipeline import plan as plan_module
+from unlearnable_kernels.protect.pipeline.chunk import Chunk
+from unlearnable_kernels.protect.pipeline.job import describe_changes
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -333,6 +336,8 @@ def test_an_index_that_does_not_fit_is_refused(shards: Path, tmp_path: Path) -> 
             (whole[:-9], "not valid JSON"),
             (index | {"version": 2}, "another version"),
             (index | {"classes": ["ant", "bee"]}, "a label without a class"),
+            (index | {"classes": {"ant": 0, "bee": 1, "cat": 2}}, "another version, or no classes"),
+            (index | {"classes": ["ant", ".git", "cat"]}, "a class name is not a folder name"),
             (index | {"shards": [first | {"offsets": [-1] * 4}]}, "beyond the end"),
             (index | {"shards": [first | {"sizes": [10**9] * 4}]}, "beyond the end"),
             (index | {"shards": [first | {"names": ["a.png"]}]}, "another length or type"),
@@ -368,7 +373,24 @@ def test_a_truncated_shard_with_an_index_is_named(shards: Path, tmp_path: Path) 
         open_source(root)
 
 
+def test_what_a_folder_scan_passes_over_is_passed_over_in_a_shard(tmp_path: Path) -> None:
+    litter = (("._0.png", b"x"), ("__MACOSX/0.png", b"x"))
+    (tmp_path / "a.tar").write_bytes(tar(*litter, *PAIR))
+    assert [sample.name for sample in open_source(tmp_path).samples] == ["0/0.png"]
+    with pytest.raises(UserError, match="is one that is passed over in folders"):
+        check_archive_names([".d/0.png"], ["a"], Path("x.parquet"))
+
+
 def test_two_spellings_of_one_name_are_refused() -> None:
     for name in ("./0.png", "a//0.png"):
         with pytest.raises(UserError, match="is not a relative path"):
             check_archive_names(["0.png", name], ["a"], Path("x.tar"))
+
+
+def test_a_plan_read_back_says_only_what_changed(shards: Path) -> None:
+    samples = open_source(shards).samples[:2]
+    read = [Sample(s.name, s.label, s.size, s.mtime_ns) for s in samples]
+    before, now = (Chunk(0, each, [0, 0], ["a", "b"]) for each in (read, samples))
+    assert describe_changes([before], [now]) == ""
+    touched = Chunk(0, [read[0], replace(read[1], mtime_ns=1)], [0, 0], ["a", "b"])
+    assert describe_changes([touched], [now]) == f"{samples[1].name} is changed"

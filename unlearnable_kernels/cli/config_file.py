@@ -8,7 +8,7 @@
     [verify]
     key-file = "my.key"
 
-What is given on the command line comes first.
+What is given on the command line comes first, and what does not go with it is left aside.
 """
 
 import sys
@@ -20,6 +20,8 @@ import typer
 
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
+
+_running: typer.Context | None = None  # Typer's own function for it has another home in each version
 
 
 def read_config(
@@ -78,7 +80,15 @@ def _checked(place: str, value: Any, option: Any) -> Any:
     return texts if option.multiple else texts[0]
 
 
+def typed(*names: str) -> bool:
+    """Whether one of these parameters of the command that runs was given on the command line."""
+    sources = [] if _running is None else [_running.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
+
+
 def _apply(context: typer.Context, path: Path | None) -> Path | None:
+    global _running
+    _running = context
     if path is not None:
         command = context.command
         options = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unlearnable_kernels.cli.config_file import Config
+from unlearnable_kernels.cli.config_file import Config, typed
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.errors import UserError, shown
 
@@ -39,9 +39,7 @@ MethodOption = Annotated[
 ]
 Intensity = Annotated[
     str | None,
-    typer.Option(
-        metavar="mild|normal|strong", help="Of classwise-conv, by the pictures' size.  [default: normal]"
-    ),
+    typer.Option(metavar="mild|normal|strong", help="Of classwise-conv and spectral.  [default: normal]"),
 ]
 Resize = Annotated[
     int | None,
@@ -68,6 +66,9 @@ Source = Annotated[
     Path, typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet.")
 ]
 Fraction = Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")]
+ShardSize = Annotated[
+    int | None, typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]")
+]
 Earlier = Annotated[
     list[Path] | None,
     typer.Option(help="A set published before; repeatable: says what both would expose."),
@@ -77,9 +78,14 @@ AcceptExposure = Annotated[
 ]
 
 
+_HOW = ("method", "intensity", "fraction", "format", "shard_size", "resize", "dataset_name")
+
+
 def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Secret":
     from unlearnable_kernels.protect.keys import Seed, read_key_file
 
+    if key_file is not None and seed is not None and typed("key_file") != typed("seed_compat"):
+        key_file, seed = (key_file, None) if typed("key_file") else (None, seed)
     if (key_file is None) == (seed is None):
         raise UserError("give either --key-file (make one with `unlearnable keygen my.key`) or --seed-compat")
     if key_file is not None:
@@ -90,7 +96,18 @@ def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Sec
 
 def method_text(method: str, intensity: str | None) -> str:
     """``--method`` with ``--intensity`` as one of its settings."""
+    if intensity is not None and "intensity=" in method and typed("method") and not typed("intensity"):
+        intensity = None
     return method if intensity is None else f"{method}{',' if ':' in method else ':'}intensity={intensity}"
+
+
+def format_text(format: str | None, shard_size: int | None) -> str | None:
+    """``--format`` with ``--shard-size`` as one of its settings."""
+    if shard_size is None:
+        return format
+    if format is None:
+        raise UserError("--shard-size goes with --format webdataset or parquet")
+    return f"{format}{',' if ':' in format else ':'}shard_size={shard_size}"
 
 
 def keygen(
@@ -116,9 +133,7 @@ def protect(
     intensity: Intensity = None,
     fraction: Fraction = 1.0,
     format: Format = None,
-    shard_size: Annotated[
-        int | None, typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]")
-    ] = None,
+    shard_size: ShardSize = None,
     labels: Labels = None,
     resize: Resize = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
@@ -163,20 +178,17 @@ def protect(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.run import check_places, protect_dataset
 
+    if extend and typed(*_HOW):
+        raise UserError("with --extend, DST's manifest says how it was made: give no option of that")
     method = method_text(method, intensity)
     chosen = METHODS.create(method)
-    if shard_size is not None:
-        if format is None:
-            raise UserError("--shard-size goes with --format webdataset or parquet")
-        format += f"{',' if ':' in format else ':'}shard_size={shard_size}"
+    format = format_text(format, shard_size)
     how: dict[str, Any] = {
         "fraction": fraction,
         "format": format,
         "resize": resize,
         "dataset_name": dataset_name,
     }
-    if extend and (method != "classwise-conv" or list(how.values()) != [1.0, None, None, None]):
-        raise UserError("with --extend, DST's manifest says how it was made: give no option of that")
     if prune and not extend:
         raise UserError("--prune goes with --extend")
     if extend and (earlier or accept_exposure):
@@ -356,8 +368,7 @@ def preview(
     from unlearnable_kernels.report.contact_sheet import write_comparison, write_preview
 
     if protected is not None:
-        given = (key_file, seed_compat, method, intensity, resize, dataset_name)
-        if on_error is OnError.skip or any(option is not None for option in given):
+        if typed("key_file", "seed_compat", "method", "intensity", "resize", "dataset_name", "on_error"):
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )

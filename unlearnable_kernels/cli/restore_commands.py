@@ -43,4 +43,4 @@ def restore(
             progress=report,
             notify=lambda message: print(shown(message), file=sys.stderr),
         )
-    print(f"wrote {written}")
+    print(shown(f"wrote {written}"))

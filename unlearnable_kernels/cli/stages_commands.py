@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unlearnable_kernels.cli.config_file import Config
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.cli.protect_commands import (
     AcceptExposure,
@@ -14,6 +15,7 @@ from unlearnable_kernels.cli.protect_commands import (
     Format,
     Fraction,
     Insecure,
+    Intensity,
     KeyFile,
     Labels,
     MethodOption,
@@ -21,7 +23,10 @@ from unlearnable_kernels.cli.protect_commands import (
     OnErrorOption,
     Resize,
     SeedOption,
+    ShardSize,
     Source,
+    format_text,
+    method_text,
     secret_from,
     summary_of,
 )
@@ -37,14 +42,17 @@ def plan(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     method: MethodOption = "classwise-conv",
+    intensity: Intensity = None,
     fraction: Fraction = 1.0,
     format: Format = None,
+    shard_size: ShardSize = None,
     labels: Labels = None,
     resize: Resize = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
     earlier: Earlier = None,
     accept_exposure: AcceptExposure = False,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Decide what becomes of every picture in SRC, for `render` on any number of machines and `finish`.
@@ -58,7 +66,8 @@ def plan(
     from unlearnable_kernels.protect.pipeline.plan import Options
     from unlearnable_kernels.protect.stages import plan_dataset
 
-    options = Options(METHODS.create(method), fraction, format, resize, dataset_name)
+    chosen = METHODS.create(method_text(method, intensity))
+    options = Options(chosen, fraction, format_text(format, shard_size), resize, dataset_name)
     with progress() as report:
         chunks = plan_dataset(
             src,
@@ -86,6 +95,7 @@ def render(
         typer.Option(help="How many there are.  [default: as RANK and WORLD_SIZE, or a SLURM array, say]"),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Render this rank's share of the plan in DST.partial. Interrupted, it resumes when run again.
@@ -119,6 +129,7 @@ def finish(
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
     json: AsJson = False,
+    config: Config = None,
     plugin: Plugin = None,
 ) -> None:
     """Put together what all ranks rendered, and write the manifest; refuses while chunks are missing.

@@ -176,6 +176,11 @@ def ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
 
 
+def is_ignored_path(name: str) -> bool:
+    """Whether a relative path has a part that is passed over; what leads out of its folder is not ignored."""
+    return any(ignored(part) for part in name.split("/") if part not in (".", ".."))
+
+
 def refuse_case_twins(classes: list[str], where: Path) -> None:
     """Refuse two classes that some file systems, and some readers, take for one.
 

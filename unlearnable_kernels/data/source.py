@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from unlearnable_kernels.data.folder_scan import refuse_case_twins
+from unlearnable_kernels.data.folder_scan import ignored, is_ignored_path, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS, REMOTE
 from unlearnable_kernels.data.images import decode, resize
 from unlearnable_kernels.data.named import find, parse
@@ -310,9 +310,11 @@ def check_archive_names(names: Iterable[str], classes: list[str], path: Path) ->
         parts = PurePosixPath(name).parts
         if "/".join(parts) != name or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
             raise UserError(f"{path}: the name {name!r} is not a relative path")
+        if is_ignored_path(name):
+            raise UserError(f"{path}: the name {name!r} is one that is passed over in folders")
         if name in seen:
             raise UserError(f"{path}: the name {name!r} occurs twice")
         seen.add(name)
-    if any(name in ("", ".", "..") or "/" in name or "\\" in name for name in classes):
+    if any(name == "" or ignored(name) or "/" in name or "\\" in name for name in classes):
         raise UserError(f"{path}: a class name is not a folder name")
     refuse_case_twins(classes, path)

@@ -222,13 +222,15 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] |
 
 def _classes(paths: Sequence[Path], columns: Sequence[_Columns]) -> tuple[list[str], list[int]]:
     """The classes, and the label of every image. Raises UserError for a label that is none."""
-    kind = str if any(isinstance(each, str) for each in columns[0].labels[:1]) else int
+    first = next((label for shard in columns for label in shard.labels), 0)
+    kind = str if isinstance(first, str) else int
     names = columns[0].classes if kind is int else None
     for path, shard in zip(paths, columns, strict=True):
         for row, label in enumerate(shard.labels):
-            beyond = names is not None and isinstance(label, int) and not 0 <= label < len(names)
+            beyond = isinstance(label, int) and (label < 0 or (names is not None and label >= len(names)))
             if type(label) is not kind or beyond:
-                among = "" if names is None else f" from 0 to {len(names) - 1}"
+                among = " of 0 or more" if beyond else ""
+                among = among if names is None else f" from 0 to {len(names) - 1}"
                 raise UserError(
                     f"{url_of(path)}: row {row} must have a label{among}, not {shown(str(label))}"
                 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearnable_kernels.data.folder_scan import has_image_suffix, is_utf8
+from unlearnable_kernels.data.folder_scan import has_image_suffix, is_ignored_path, is_utf8
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.formats.folder import dataset_name
 from unlearnable_kernels.data.images import SUFFIX
@@ -97,7 +97,8 @@ def _take_index(source: WebDatasetSource, shards: Shards, path: Path) -> None:
     try:
         index = parse_json(read_file(path))
         classes, tables = index["classes"], index["shards"]
-        if index["version"] != _INDEX_VERSION or not all(isinstance(name, str) for name in classes):
+        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if index["version"] != _INDEX_VERSION or not named:
             raise ValueError("another version, or no classes")
         for table in tables:
             _check_table(table, len(classes))
@@ -203,7 +204,7 @@ def _members(path: Path) -> Iterator[_Member]:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 name = member.name.removeprefix("./")
-                if member.isdir():
+                if member.isdir() or is_ignored_path(name):
                     continue
                 if not member.isreg() or member.issparse():
                     raise UserError(f"{url_of(path)}: {shown(name)} is a link or device, and no file")
