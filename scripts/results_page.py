@@ -242,6 +242,14 @@ def pictures_page(record: Record) -> list[str]:
             psnr, ssim = (sum(each[what] for each in own) / len(own) for what in ("psnr", "ssim"))
             cells.append(f"{psnr:.1f} dB, {ssim:.2f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
+    lines += ["", "Restored from the key, PSNR in dB:", ""]
+    lines += [
+        "| | pictures | protected | restored | brightness set right |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for each in record["restored"]:
+        figures = " | ".join(f"{each[what]:.1f}" for what in ("protected", "restored", "brightened"))
+        lines.append(f"| {each['dataset']}, {each['method']} | {each['pictures']} | {figures} |")
     return [*lines, ""]
 
 

@@ -1,0 +1,111 @@
+"""What protections do to pictures, in PSNR and SSIM, and how near `restore` brings their originals.
+
+python scripts/picture_quality.py OUT.json [--keys 2]
+
+Every intensity of spectral and of class-wise convolution, on CIFAR-10 and on the ImageNet sample at 224
+pixels and at its own size: 48 pictures of each, as `unlearnable check` takes them. Fewer are restored, since
+that takes seconds for a large one. Keys are those of `unlearnable reproduce`, which everybody knows. OUT.json
+is in the form that results/ holds.
+"""
+
+import argparse
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.quality import psnr
+from unlearnable_kernels.environment import machine, versions
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import write_json
+from unlearnable_kernels.progress import progress
+from unlearnable_kernels.protect.check import check_dataset
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.class_spectra import PARTS
+from unlearnable_kernels.protect.methods.filters import INTENSITY_NAMES
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.methods.spectral import INTENSITIES
+from unlearnable_kernels.protect.pipeline.plan import Options
+from unlearnable_kernels.protect.restore import restore_dataset
+from unlearnable_kernels.protect.run import protect_dataset
+
+SETS = {
+    "cifar10": ("subset:cifar10,images=5", None),
+    "imagenet-sample, 224 px": ("imagenet-sample", 224),
+    "imagenet-sample, own size": ("imagenet-sample", None),
+}
+RESTORED = {
+    "cifar10": ("subset:cifar10,images=4", None),
+    "imagenet-sample, 224 px": ("subset:imagenet-sample,classes=5", 224),
+}
+CONVOLUTION = [
+    f"classwise-conv:intensity={name}{centred}"
+    for name in INTENSITY_NAMES
+    for centred in ("", ",centred=true")
+]
+METHODS_SHOWN = [
+    *(f"spectral:intensity={name}" for name in INTENSITIES),
+    *(f"spectral:intensity=strong,parts={part}" for part in PARTS),
+    "classwise-conv:padding=zeros",
+    *CONVOLUTION,
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--keys", type=int, default=2)
+    options = parser.parse_args()
+    keys = [Key(hashlib.sha256(f"unlearnable reproduce {n}".encode()).digest()) for n in range(options.keys)]
+    cases = [(n, name, method) for n in range(len(keys)) for name in SETS for method in METHODS_SHOWN]
+    found: list[dict[str, Any]] = []
+    with progress() as report:
+        for done, (number, name, method) in enumerate(cases):
+            report("protections", done, len(cases))
+            place, resize = SETS[name]
+            checked = check_dataset(Path(place), Options(METHODS.create(method), resize=resize), keys[number])
+            seen = {"psnr": checked.psnr, "ssim": checked.ssim, "pictures": checked.sampled}
+            found.append({"dataset": name, "method": method, "key": number} | seen)
+    restored = [restoring(name, method, keys[0]) for name in RESTORED for method in CONVOLUTION]
+    what = f"PSNR in dB and SSIM of spectral and class-wise convolution, {len(keys)} keys"
+    record = {"what": what, "machine": machine(), "versions": versions()}
+    write_json(options.out, record | {"pictures": found, "restored": restored})
+
+
+def restoring(name: str, method: str, key: Key) -> dict[str, Any]:
+    """Mean PSNR of protected and of restored pictures, and of these with each one's brightness set right."""
+    place, resize = RESTORED[name]
+    source = Path(place)
+    with tempfile.TemporaryDirectory() as folder:
+        protected, back = Path(folder, "protected"), Path(folder, "back")
+        chosen = METHODS.create(method)
+        protect_dataset(source, protected, secret=key, method=chosen, resize=resize, dataset_name="sample")
+        restore_dataset(protected, back, secret=key)
+        before, changed, after = (
+            load_arrays(path, image_size=size).images.numpy()
+            for path, size in ((source, resize), (protected, None), (back, None))
+        )
+    bright = [brightened(found, wanted) for found, wanted in zip(after, before, strict=True)]
+    figures = {
+        what: float(np.mean([psnr(wanted, image) for wanted, image in zip(before, images, strict=True)]))
+        for what, images in (("protected", changed), ("restored", after), ("brightened", bright))
+    }
+    return {"dataset": name, "method": method, "key": 0, "pictures": len(before)} | figures
+
+
+def brightened(image: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The image times the number that brings it nearest, not rounded."""
+    x, y = image.astype(np.float64), wanted.astype(np.float64)
+    result: np.ndarray = np.clip(x * ((x * y).sum() / max(1.0, (x * x).sum())), 0, 255)
+    return result
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"picture_quality: {error}")
