@@ -5,28 +5,16 @@ shared memory and clusters. PyTorch's side of a call, in csrc/cuda/classwise_con
 """
 
 import ctypes
-import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
+from cuda_on_this_host import A100, H100, SMALL, compiled_for_the_host, guarded, needs_compiler
 from test_classwise_conv import FLOATS, TOLERANCES, random_call
 
 from unlearnable_kernels.ops import classwise_conv as contract
 
-ROOT = Path(__file__).parents[1]
-HOST = ROOT / "tests" / "cuda_on_host"
-COMPILER = shutil.which("c++")
-pytestmark = [
-    pytest.mark.unsanitized,
-    pytest.mark.skipif(COMPILER is None or not sys.platform.startswith("linux"), reason="no C++ compiler"),
-]
+pytestmark = [pytest.mark.unsanitized, needs_compiler]
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-H100, A100, SMALL = (9, 232_448), (8, 166_912), (9, 12_000)  # compute capability, bytes of shared memory
-GUARD = 64  # bytes on both sides of a result
 
 
 class Call(ctypes.Structure):
@@ -46,43 +34,10 @@ class Call(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cuda_on_host")
-    headers = (HOST, ROOT / "csrc", ROOT / "csrc" / "cuda", Path(torch.__file__).parent / "include")
-    flags = "-x c++ -std=c++17 -O1 -ffp-contract=off -fPIC -pthread -Wall -Wextra -Wno-unknown-pragmas"
-    flags += " -fsanitize=alignment,bounds -fno-sanitize-recover=all -fno-extern-tls-init"
-    flags += " -include cuda_on_host.h"
-    command = [COMPILER, *flags.split(), *(f"-I{path}" for path in headers), "-c"]
-
-    def compile_one(source):
-        target = folder / f"{source.name}.o"
-        subprocess.run([*command, str(source), "-o", str(target)], check=True)
-        return str(target)
-
-    sources = [*sorted((ROOT / "csrc" / "cuda").glob("classwise_conv*.cu")), *HOST.glob("*.cpp")]
-    with ThreadPoolExecutor(4) as pool:
-        objects = list(pool.map(compile_one, sources))
-    library = str(folder / "cuda.so")
-    link = [COMPILER, "-shared", "-pthread", "-fsanitize=alignment,bounds", *objects, "-o", library]
-    subprocess.run(link, check=True)
-    loaded = ctypes.CDLL(library)
-    assert loaded.size_of_call() == ctypes.sizeof(Call)
+    loaded = compiled_for_the_host("classwise_conv", tmp_path_factory.mktemp("cuda"), Call)
     for name in ("forward", "backward", "check_values"):
         getattr(loaded, name).restype = ctypes.c_char_p
     return loaded
-
-
-def guarded(like):
-    """A tensor laid out like another one, in memory of one value, and a check that all around keeps it."""
-    size = like.numel() * like.element_size()
-    memory = torch.full((GUARD + size + GUARD + 16,), 0xA5, dtype=torch.uint8)
-    first = GUARD + -(memory.data_ptr() + GUARD) % 16
-    values = memory[first : first + size].view(like.dtype).as_strided(like.shape, like.stride())
-
-    def check():
-        around = torch.cat([memory[:first], memory[first + size :]])
-        assert (around == 0xA5).all(), "written outside"
-
-    return values, check
 
 
 def filled(images, labels, filters, padding, rescale):

@@ -2,24 +2,7 @@
 
 #include "classwise_conv.h"
 
-#include <string>
-
-namespace {
-
-std::string thrown;
-
-template <class Body>
-const char* caught(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception& error) {
-    thrown = error.what();
-    return thrown.c_str();
-  }
-}
-
-}  // namespace
+#include "caught.h"
 
 extern "C" std::size_t size_of_call() { return sizeof(unlearn::ClasswiseConvCuda); }
 

@@ -3,7 +3,8 @@
 L∞: a program takes 1,024 elements; x, grad and origin are read once and the result is written once, 16 bytes
 for a float32 element.
 L2, samples of up to 8,192 elements: a program takes a sample and keeps it in registers, the same 16 bytes.
-L2, larger samples: at most 512 programs share a sample, in three launches, each of which needs the sums of
+L2, larger samples: csrc/cuda/pgd_step.cu, where the CUDA module is there and the chip holds a sample, 16
+bytes again. Otherwise at most 512 programs share a sample, in three launches, each of which needs the sums of
 the one before, left in float64 at ``[N, programs]``: ‖grad‖, then ‖t − origin‖, then the result. grad is read
 three times, x and origin twice: 32 bytes for a float32 element.
 
@@ -18,8 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unlearnable_kernels.ops import native
 from unlearnable_kernels.ops import pgd_step as contract
 
+# In the order of csrc/element_type.h.
+ELEMENT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ELEMENTS = 1024  # of one program: 8 of each tensor a thread, so that accesses are 16 bytes wide
 WHOLE_SAMPLE = 8192
 MOST_PARTS = 512
@@ -178,8 +182,11 @@ def _bits(number: float) -> int:
     return int(struct.unpack("<q", struct.pack("<d", number))[0])
 
 
-def _launch(tensors: tuple[Tensor, ...], numbers: tuple[int, ...], norm: str) -> None:
-    """x, grad, origin and out, all of one dense layout; under L2 each sample is one run of memory."""
+def _launch(tensors: tuple[Tensor, ...], numbers: tuple[float, ...], norm: str) -> None:
+    """x, grad, origin and out, all of one dense layout; under L2 each sample is one run of memory.
+
+    The numbers are the step's size, the ball's radius and the bounds.
+    """
     x = tensors[0]
     count, size = x.shape[0], x.numel() // x.shape[0]
     # Contraction would round g·p·scale and x + that once instead of twice.
@@ -189,17 +196,34 @@ def _launch(tensors: tuple[Tensor, ...], numbers: tuple[int, ...], norm: str) ->
     }
     if norm == "linf":
         grid = (triton.cdiv(x.numel(), ELEMENTS),)
-        _linf_kernel[grid](*tensors, x.numel(), *numbers, BLOCK=ELEMENTS, **options)
+        _linf_kernel[grid](*tensors, x.numel(), *map(_bits, numbers), BLOCK=ELEMENTS, **options)
     elif size <= WHOLE_SAMPLE:
         block = triton.next_power_of_2(size)
         warps = min(max(block // 512, 1), 8)
-        _l2_sample_kernel[(count,)](*tensors, size, *numbers, BLOCK=block, num_warps=warps, **options)
-    else:
+        bits = map(_bits, numbers)
+        _l2_sample_kernel[(count,)](*tensors, size, *bits, BLOCK=block, num_warps=warps, **options)
+    elif not _launch_clusters(tensors, numbers):
         _launch_phases(tensors, numbers, count, size, options)
 
 
+def _launch_clusters(tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> bool:
+    """Whether CUDA C++ served, in one launch: not without it, and not where a sample outgrows the chip."""
+    x = tensors[0]
+    if native.cuda_module is None or not x.is_cuda:
+        return False
+    served: bool = native.cuda_module.pgd_step_l2(
+        *(t.data_ptr() for t in tensors),
+        ELEMENT_TYPES.index(x.dtype),
+        x.shape[0],
+        x.numel() // x.shape[0],
+        *numbers,
+        torch.cuda.current_stream(x.device).cuda_stream,
+    )
+    return served
+
+
 def _launch_phases(
-    tensors: tuple[Tensor, ...], numbers: tuple[int, ...], count: int, size: int, options: dict[str, Any]
+    tensors: tuple[Tensor, ...], numbers: tuple[float, ...], count: int, size: int, options: dict[str, Any]
 ) -> None:
     part_size = triton.cdiv(triton.cdiv(size, MOST_PARTS), WHOLE_SAMPLE) * WHOLE_SAMPLE
     parts = triton.cdiv(size, part_size)
@@ -210,7 +234,7 @@ def _launch_phases(
             _l2_phase_kernel[(parts, len(some[0]))](
                 *some,
                 size,
-                *numbers,
+                *map(_bits, numbers),
                 PHASE=phase,
                 PART_SIZE=part_size,
                 BLOCK=ELEMENTS,
@@ -232,9 +256,8 @@ def _compute(call: contract.Arguments, out: Tensor) -> None:
     elif dense.stride() != out.stride():
         target = torch.empty_like(out)
     inputs = tuple(_in_layout(t, target) for t in (call.x, call.grad, call.origin))
-    numbers = tuple(_bits(number) for number in (call.step_size, call.eps, call.lower, call.upper))
     with torch.cuda.device_of(out):
-        _launch((*inputs, target), numbers, call.norm)
+        _launch((*inputs, target), (call.step_size, call.eps, call.lower, call.upper), call.norm)
     if target is not out:
         out.copy_(target)
 
