@@ -92,6 +92,7 @@ def test_the_tiles_say_to_which_memory_they_store(resources):
     code = cuobjdump("--dump-sass", "-arch", "sm_90", "-fun", name)
     assert "STS.64" in code
     assert "STG.E.EF.128" in code
+    assert "LDGSTS.E.BYPASS.128" in code  # the next image, past the registers
     assert not re.search(r"\bST\.", code)
 
 

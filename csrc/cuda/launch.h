@@ -29,9 +29,8 @@ struct Launch {
   std::size_t shared = 0;
 };
 
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), const Launch& where, const Arguments&... arguments) {
-  cudaLaunchAttribute cluster{};
+// The launch's settings as the runtime takes them; `cluster` must outlive them.
+inline cudaLaunchConfig_t configured(const Launch& where, cudaLaunchAttribute& cluster) {
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {static_cast<unsigned>(where.parts), 1, 1};
   cudaLaunchConfig_t config{};
@@ -41,7 +40,31 @@ void launch(void (*kernel)(Parameters...), const Launch& where, const Arguments&
   config.stream = where.stream;
   config.attrs = &cluster;
   config.numAttrs = where.parts > 1 ? 1 : 0;
+  return config;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const Launch& where, const Arguments&... arguments) {
+  cudaLaunchAttribute cluster{};
+  const cudaLaunchConfig_t config = configured(where, cluster);
   check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), where.what);
+}
+
+// How many clusters, or blocks where these stand alone, the device runs at a time.
+template <class... Parameters>
+unsigned resident(void (*kernel)(Parameters...), const Launch& where) {
+  int count = 0;
+  if (where.parts > 1) {
+    cudaLaunchAttribute cluster{};
+    const cudaLaunchConfig_t config = configured(where, cluster);
+    check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel, &config), where.what);
+  } else {
+    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, static_cast<int>(where.threads),
+                                                             where.shared),
+               where.what);
+    count *= device_attribute(cudaDevAttrMultiProcessorCount);
+  }
+  return static_cast<unsigned>(count > 0 ? count : 1);
 }
 
 }  // namespace unlearn

@@ -6,6 +6,7 @@
 #include <ucontext.h>
 
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -64,10 +65,17 @@ struct Block {
   Barrier whole;
   std::vector<Barrier> warps;
   std::vector<std::uint64_t> exchanged;
+  struct Copy {
+    void* to;
+    const void* from;
+    std::size_t bytes;
+  };
+  std::vector<std::vector<Copy>> copies;  // of each thread, begun and not yet waited for
   int current = 0;
 
   Block(const std::function<void()>& kernel, Cluster& cluster, int threads)
-      : kernel(kernel), cluster(cluster), fibers(threads), warps((threads + 31) / 32), exchanged(threads) {
+      : kernel(kernel), cluster(cluster), fibers(threads), warps((threads + 31) / 32), exchanged(threads),
+        copies(threads) {
     whole.expected = threads;
     for (int t = 0; t < threads; ++t) ++warps[t / 32].expected;
   }
@@ -164,6 +172,15 @@ std::uint64_t shuffle_xor(std::uint64_t bits, int mask) {
   return other;
 }
 
+void copy_later(void* to, const void* from, std::size_t bytes) {
+  block->copies[block->current].push_back({to, from, bytes});
+}
+
+void copy_now() {
+  for (const auto& copy : block->copies[block->current]) std::memcpy(copy.to, copy.from, copy.bytes);
+  block->copies[block->current].clear();
+}
+
 void* in_block_of_cluster(void* own, int rank) {
   return block->cluster.anchors[rank] + (static_cast<char*>(own) - &anchor);
 }
@@ -195,7 +212,10 @@ void run_grid(dim3 grid, dim3 size, unsigned parts, std::size_t shared, const st
 }  // namespace cuda_on_host
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? cuda_on_host::capability : cuda_on_host::most_shared;
+  const std::map<cudaDeviceAttr, int> values{{cudaDevAttrComputeCapabilityMajor, cuda_on_host::capability},
+                                             {cudaDevAttrMaxSharedMemoryPerBlockOptin, cuda_on_host::most_shared},
+                                             {cudaDevAttrMultiProcessorCount, 1}};
+  *value = values.at(attribute);
   return cudaSuccess;
 }
 

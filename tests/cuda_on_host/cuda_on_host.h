@@ -39,6 +39,8 @@ namespace cuda_on_host {
 void sync_block();
 void sync_cluster();
 std::uint64_t shuffle_xor(std::uint64_t bits, int mask);
+void copy_later(void* to, const void* from, std::size_t bytes);  // when the thread waits for it
+void copy_now();
 void* in_block_of_cluster(void* own, int rank);
 void run_grid(dim3 grid, dim3 block, unsigned cluster, std::size_t shared, const std::function<void()>& kernel);
 
@@ -47,6 +49,12 @@ void run_grid(dim3 grid, dim3 block, unsigned cluster, std::size_t shared, const
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() { cuda_on_host::sync_block(); }
+
+inline void __pipeline_memcpy_async(void* to, const void* from, std::size_t bytes) {
+  cuda_on_host::copy_later(to, from, bytes);
+}
+inline void __pipeline_commit() {}
+inline void __pipeline_wait_prior(int) { cuda_on_host::copy_now(); }  // for 0 alone
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
@@ -124,13 +132,25 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration argument"; }
 
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr {
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMultiProcessorCount
+};
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) { return cudaSuccess; }
+
+// A device of two clusters at a time, or two blocks, so that kernels go on to a next image.
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveClusters(int* count, Kernel, const void*) { return *count = 2, cudaSuccess; }
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* count, Kernel, int, std::size_t) {
+  return *count = 2, cudaSuccess;
+}
 
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
