@@ -91,8 +91,8 @@ def backward(cuda, grad, images, labels, filters, padding="zeros", rescale="max"
     return out, sums
 
 
-# One block; clusters of two and of eight blocks; tiles gone over twice; the next image brought ahead, by one block
-# and by two; not tiled; smaller than the margin.
+# One block; clusters of two and of eight blocks; tiles gone over twice; the next image brought ahead, by one
+# block and by two; not tiled; smaller than the margin.
 @pytest.mark.parametrize(
     ("shape", "k", "device"),
     [
