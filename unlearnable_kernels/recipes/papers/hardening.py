@@ -1,0 +1,30 @@
+"""The search for what holds against the defences that undo ``spectral``, on two CPU cores.
+
+As ``worst_defence``, whose protections and adaptive defences these are, but twice as many epochs: a network
+must have learnt what the defences leave of the classes before a protection can show that it misleads.
+"""
+
+from unlearnable_kernels.recipes.papers import worst_defence
+from unlearnable_kernels.recipes.row import Paper, Row
+
+NAME = "hardening"
+TRAINING = worst_defence.TRAINING | {"epochs": 10}
+PROTECTIONS = {
+    "none": None,
+    "strong": worst_defence.PROTECTIONS["strong"],
+}
+DEFENCES = {
+    name: worst_defence.DEFENCES[name] for name in ("gray-cells-histeq", "gray-cells2-histeq", "plain")
+}
+
+
+def _row(defence: str, name: str, protection: str | None) -> Row:
+    path = f"{NAME}/{defence}/{name}"
+    return Row(path, None, worst_defence.DATASET, protection, "resnet8", DEFENCES[defence], TRAINING)
+
+
+PAPER = Paper(
+    NAME,
+    "what holds against the composed normalisations, on two CPU cores",
+    tuple(_row(defence, *each) for defence in DEFENCES for each in PROTECTIONS.items()),
+)
