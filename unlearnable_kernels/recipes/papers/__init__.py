@@ -9,6 +9,7 @@ from unlearnable_kernels.recipes.papers import (
     cuda_cvpr2023,
     dune_icml2026,
     formats,
+    hardening,
     intensities,
     later_breaks,
     small_grid,
@@ -26,6 +27,7 @@ PAPERS = (
     formats.PAPER,
     intensities.PAPER,
     worst_defence.PAPER,
+    hardening.PAPER,
 )
 ROWS = {row.name: row for paper in PAPERS for row in paper}
 
