@@ -178,3 +178,17 @@ def test_shared_batch_norm_is_batch_norm(monkeypatch: pytest.MonkeyPatch) -> Non
         results.append((y, leaf.grad, norm.weight.grad, norm.bias.grad, *norm.buffers(), norm.eval()(x)))
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "size"), [(46, 15, 2), (7, 7, 3), (10, 4, 4), (9, 20, 2), (5, 1, 3)]
+)
+def test_what_is_dealt_is_a_run_for_each_process(count: int, batch: int, size: int) -> None:
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+    group = Processes(0, size, torch.device("cpu"))
+    dealt = group.dealt(order, batch).split(batch)
+    theirs = [
+        torch.cat([rows[Processes(rank, size, group.device).part(len(rows))] for rows in dealt])
+        for rank in range(size)
+    ]
+    assert torch.equal(torch.cat(theirs), order)

@@ -135,6 +135,7 @@ def test_row_groups_stay_together(tables: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_each_process_decodes_its_part_alone(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "WINDOW", 2)
     images, asked = streamed(tables, 1), []
 
     def batches(wanted: Any) -> Any:
@@ -151,6 +152,8 @@ def test_each_process_decodes_its_part_alone(tables: Path, monkeypatch: pytest.M
         engine.train_epoch(0, torch.Generator().manual_seed(0), lambda _: None)
     assert [len(rows) for rows in asked] == [4] * 12
     assert sorted(torch.cat(asked).tolist()) == list(range(48))
+    row_groups = [set((torch.cat(asked[first : first + 6]) // 5).tolist()) for first in (0, 6)]
+    assert len(row_groups[0] & row_groups[1]) <= 2  # of ten: those of the window that both have of
 
 
 def after_the_death_of(worker: Any, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -145,6 +145,8 @@ class Engine:
             order = torch.randperm(count, generator=generator, device=device)
         else:
             order = stream.order(count, generator, device)
+            if stream.block > 1:
+                order = self.group.dealt(order, self.recipe.batch_size)
         order = order.to(self.images.device)
         if rows is not None:
             order = rows.to(order.device)[order]

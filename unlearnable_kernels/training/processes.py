@@ -39,6 +39,17 @@ class Processes:
         """This process's part of ``count`` things; the parts differ by at most one in length."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def dealt(self, order: Tensor, batch_size: int) -> Tensor:
+        """``order``, int64 [n], dealt to batches so that every process's parts of them are a run of it.
+
+        What lies together is then read by one process. The same on all of them.
+        """
+        place = torch.arange(len(order), device=order.device)
+        first = place - place % batch_size
+        length = (len(order) - first).clamp(max=batch_size)
+        ranks = ((place - first + 1) * self.size - 1) // length  # whose ``part`` holds the place
+        return torch.empty_like(order).index_copy_(0, ranks.argsort(stable=True), order)
+
     def sum(self, value: Tensor) -> Tensor:
         """``value``, of any shape, summed over all processes, in place."""
         if self.size > 1:
