@@ -83,7 +83,8 @@ def restoring(name: str, method: str, key: Key) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         protected, back = Path(folder, "protected"), Path(folder, "back")
         chosen = METHODS.create(method)
-        protect_dataset(source, protected, secret=key, method=chosen, resize=resize, dataset_name="sample")
+        how = {"method": chosen, "resize": resize, "dataset_name": "sample", "format": "png"}
+        protect_dataset(source, protected, secret=key, **how)
         restore_dataset(protected, back, secret=key)
         before, changed, after = (
             load_arrays(path, image_size=size).images.numpy()

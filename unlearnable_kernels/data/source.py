@@ -15,7 +15,7 @@ import numpy as np
 
 from unlearnable_kernels.data.folder_scan import ignored, is_ignored_path, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS, REMOTE
-from unlearnable_kernels.data.images import decode, resize
+from unlearnable_kernels.data.images import decode, profile_of, resize
 from unlearnable_kernels.data.named import find, parse
 from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.errors import ImageError, UserError, shown
@@ -148,7 +148,7 @@ class Source(ABC):
 class FolderSource(Source):
     """Images as files below ``root / prefix``."""
 
-    written_as: ClassVar[str] = "png"
+    written_as: ClassVar[str] = "same"
     is_encoded: ClassVar[bool] = True
 
     def read(self, sample: Sample) -> bytes:
@@ -294,9 +294,17 @@ def load_image(source: Source, sample: Sample, size: int | None) -> np.ndarray:
     Raises:
         ImageError: The image cannot be read or decoded.
     """
+    return load_with_profile(source, sample, size)[0]
+
+
+def load_with_profile(source: Source, sample: Sample, size: int | None) -> tuple[np.ndarray, bytes]:
+    """As ``load_image``, and the image's ICC profile as ``profile_of`` gives it."""
     data = source.read(sample)
-    image = data if isinstance(data, np.ndarray) else decode(data, sample.name)
-    return image if size is None else resize(image, size)
+    if isinstance(data, np.ndarray):
+        image, profile = data, b""
+    else:
+        image, profile = decode(data, sample.name), profile_of(data)
+    return (image if size is None else resize(image, size)), profile
 
 
 def check_archive_names(names: Iterable[str], classes: list[str], path: Path) -> None:

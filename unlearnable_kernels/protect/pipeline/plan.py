@@ -225,8 +225,11 @@ def check_options(options: Options) -> None:
 
 
 def make_writer(options: Options, source: Source) -> Writer:
-    """The writer that was asked for, otherwise the source's own."""
-    writer: Writer = WRITERS.create(options.format or source.written_as)
+    """The writer that was asked for, otherwise the source's own, or PNG where that would lose too much."""
+    own = source.written_as
+    if options.method.lossless_only and not WRITERS[own].lossless:
+        own = "png"
+    writer: Writer = WRITERS.create(options.format or own)
     return writer
 
 
