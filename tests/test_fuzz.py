@@ -21,6 +21,7 @@ from sample_images import photo, saved
 from sample_results import sample_result
 from test_protect_resume import KEY, contents, interrupted, make_tree
 
+from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.formats.cifar import CIFAR10
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.images.headers import jpeg_header, most_bits, png_header
@@ -154,6 +155,15 @@ def test_manifests(protected: Path, data: st.DataObject) -> None:
         decided(lambda: write_comparison(protected / "src", folder, protected / "sheet.png"))
     finally:
         path.write_bytes(whole)
+
+
+def test_a_manifest_without_a_prefix(protected: Path, tmp_path: Path) -> None:
+    shutil.copytree(protected / "dst", tmp_path / "dst")
+    path = tmp_path / "dst" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["prefix"]
+    path.write_text(json.dumps(manifest))
+    decided(lambda: load_arrays(tmp_path / "dst").protected_flags())
 
 
 # An unfinished run: whatever stands in its files, the set is made as asked for, or not at all.

@@ -139,7 +139,7 @@ def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
         Entries by sample name, as ``open_source`` gives it for the protected set: relative to the split's
         folder, suffix included.
     """
-    prefix = f"{manifest['prefix']}/" if manifest["prefix"] else ""
+    prefix = f"{manifest['prefix']}/" if manifest.get("prefix") else ""
     entries: dict[str, dict[str, Any]] = {}
     for path, entry in manifest["files"].items():
         entries |= entry["samples"] if "samples" in entry else {path.removeprefix(prefix): entry}

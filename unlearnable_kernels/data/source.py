@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from unlearnable_kernels.data.folder_scan import ignored, is_ignored_path, refuse_case_twins
-from unlearnable_kernels.data.formats import FORMATS, REMOTE
+from unlearnable_kernels.data.formats import FORMATS, REMOTE, WRITERS
 from unlearnable_kernels.data.images import decode, profile_of, resize
 from unlearnable_kernels.data.named import find, parse
 from unlearnable_kernels.data.remote import is_remote, url_of
@@ -88,6 +88,11 @@ class Source(ABC):
         Raises:
             ImageError: The file is gone, cannot be read, or does not have the size it had when opened.
         """
+
+    @property
+    def lossless_as(self) -> str:
+        """The output format where nothing may be lost."""
+        return self.written_as if WRITERS[self.written_as].lossless else "png"
 
     @property
     def block(self) -> int:

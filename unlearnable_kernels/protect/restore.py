@@ -119,7 +119,7 @@ def _write(
     progress: Progress,
 ) -> None:
     """Restore all pictures in the staging folder, and publish them."""
-    writer: Writer = WRITERS.create("png" if source.is_encoded else source.written_as)
+    writer: Writer = WRITERS.create(source.lossless_as)
     outputs = writer.outputs(source)
     first = source.read(source.samples[0])
     shape = first.shape if hasattr(first, "shape") else (0, 0, 3)
