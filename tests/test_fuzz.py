@@ -21,7 +21,6 @@ from sample_images import photo, saved
 from sample_results import sample_result
 from test_protect_resume import KEY, contents, interrupted, make_tree
 
-from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.formats.cifar import CIFAR10
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.images.headers import jpeg_header, most_bits, png_header
@@ -157,13 +156,14 @@ def test_manifests(protected: Path, data: st.DataObject) -> None:
         path.write_bytes(whole)
 
 
-def test_a_manifest_without_a_prefix(protected: Path, tmp_path: Path) -> None:
+def test_a_manifest_without_its_prefix_is_damaged(protected: Path, tmp_path: Path) -> None:
     shutil.copytree(protected / "dst", tmp_path / "dst")
     path = tmp_path / "dst" / "manifest.json"
     manifest = json.loads(path.read_bytes())
     del manifest["prefix"]
     path.write_text(json.dumps(manifest))
-    decided(lambda: load_arrays(tmp_path / "dst").protected_flags())
+    with pytest.raises(UserError, match="damaged: 'prefix' is missing or malformed"):
+        read_manifest(tmp_path / "dst")
 
 
 # An unfinished run: whatever stands in its files, the set is made as asked for, or not at all.

@@ -22,6 +22,7 @@ _REQUIRED = {
     "method": str,
     "parameters": dict,
     "dataset_name": str,
+    "prefix": str,
     "key": dict,
     "classes": list,
     "files": dict,
@@ -139,7 +140,7 @@ def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
         Entries by sample name, as ``open_source`` gives it for the protected set: relative to the split's
         folder, suffix included.
     """
-    prefix = f"{manifest['prefix']}/" if manifest.get("prefix") else ""
+    prefix = f"{manifest['prefix']}/" if manifest["prefix"] else ""
     entries: dict[str, dict[str, Any]] = {}
     for path, entry in manifest["files"].items():
         entries |= entry["samples"] if "samples" in entry else {path.removeprefix(prefix): entry}
