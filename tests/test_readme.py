@@ -81,7 +81,7 @@ def test_every_command_line(monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             main()
         assert not caught.value.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
-    for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "half.png", "report.html"):
+    for made in ("preview.png", "protected/cat/0.jpg", "protected/manifest.json", "half.png", "report.html"):
         assert Path(made).is_file(), made
     assert Path("runs/mixed/protected-0.1").is_dir()
     [example] = [block for block in code_blocks("python") if "datasets" in block]

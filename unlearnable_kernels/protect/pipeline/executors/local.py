@@ -59,7 +59,8 @@ def execute(
         yield from map(rendering.render, chunks)
         return
     needed = pickled(rendering)
-    context = multiprocessing.get_context("forkserver")
+    # On macOS the system's libraries may not survive a fork.
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([__name__, *_CODECS])
     ours, theirs = context.Pipe(duplex=False)
     lock_held = Connection(os.dup(lock))
