@@ -67,7 +67,8 @@ def main() -> None:
         for done, (number, name, method) in enumerate(cases):
             report("protections", done, len(cases))
             place, resize = SETS[name]
-            checked = check_dataset(Path(place), Options(METHODS.create(method), resize=resize), keys[number])
+            how = Options(METHODS.create(method), format="png", resize=resize)
+            checked = check_dataset(Path(place), how, keys[number])
             seen = {"psnr": checked.psnr, "ssim": checked.ssim, "pictures": checked.sampled}
             found.append({"dataset": name, "method": method, "key": number} | seen)
     restored = [restoring(name, method, keys[0]) for name in RESTORED for method in CONVOLUTION]

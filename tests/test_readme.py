@@ -47,7 +47,7 @@ def photos(tmp_path, monkeypatch):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(6):
             pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.jpg")
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
     monkeypatch.chdir(tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_every_command_line(monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             main()
         assert not caught.value.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
-    for made in ("preview.png", "protected/cat/0.jpg", "protected/manifest.json", "half.png", "report.html"):
+    for made in ("preview.png", "protected/cat/0.png", "protected/manifest.json", "half.png", "report.html"):
         assert Path(made).is_file(), made
     assert Path("runs/mixed/protected-0.1").is_dir()
     [example] = [block for block in code_blocks("python") if "datasets" in block]
