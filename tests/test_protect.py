@@ -276,7 +276,7 @@ def test_by_default_every_picture_keeps_its_format(tmp_path: Path) -> None:
             assert data == encode(wanted, "jpeg", 95) != at_90[f"k/{name}"] == encode(wanted, "jpeg", 90)
     assert verify_dataset(tmp_path / "out", KEY).ok
     assert "k/a.JPG.png" in protect(tmp_path / "src", tmp_path / "noise", method="random-noise", resize=8)
-    with pytest.raises(UserError, match="format must be one of .*png.* with random-noise, not 'same'"):
+    with pytest.raises(UserError, match=r"format must be one of .*png.* with random-noise, not 'same'"):
         protect(tmp_path / "src", tmp_path / "no", method="random-noise", format="same")
 
 

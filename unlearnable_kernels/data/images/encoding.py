@@ -1,6 +1,7 @@
 """Arrays to image files: JPEG, and what keeps every bit."""
 
 import io
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def encode(image: np.ndarray, format: str, quality: int = JPEG_QUALITY, profile:
     if format not in SUFFIX:
         raise UserError(f"format must be one of {', '.join(SUFFIX)}, not {format!r}")
     # Effort 0 is a tenth of the time for an eighth more bytes at 64x64.
-    options = {"lossless": True, "quality": 0, "method": 0} if format == "webp" else {}
+    options: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0} if format == "webp" else {}
     if profile:
         options["icc_profile"] = profile
     stream = io.BytesIO()
