@@ -47,6 +47,7 @@ def images_per_second(source: Path, key: Key, fraction: float) -> tuple[float, f
             scratch / "out",
             secret=key,
             fraction=fraction,
+            format="png",
             progress=lambda _, done, total: reports.append((done, time.perf_counter(), busy_seconds())),
         )
     finally:

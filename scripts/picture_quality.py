@@ -47,6 +47,11 @@ CONVOLUTION = [
     for name in INTENSITY_NAMES
     for centred in ("", ",centred=true")
 ]
+FROM_JPEG = [
+    (name, f"classwise-conv:intensity=normal{centred}")
+    for name in RESTORED
+    for centred in ("", ",centred=true")
+]
 METHODS_SHOWN = [
     *(f"spectral:intensity={name}" for name in INTENSITIES),
     *(f"spectral:intensity=strong,parts={part}" for part in PARTS),
@@ -67,23 +72,26 @@ def main() -> None:
         for done, (number, name, method) in enumerate(cases):
             report("protections", done, len(cases))
             place, resize = SETS[name]
-            checked = check_dataset(Path(place), Options(METHODS.create(method), resize=resize), keys[number])
+            how = Options(METHODS.create(method), format="png", resize=resize)
+            checked = check_dataset(Path(place), how, keys[number])
             seen = {"psnr": checked.psnr, "ssim": checked.ssim, "pictures": checked.sampled}
             found.append({"dataset": name, "method": method, "key": number} | seen)
     restored = [restoring(name, method, keys[0]) for name in RESTORED for method in CONVOLUTION]
+    restored += [restoring(name, method, keys[0], "jpeg") for name, method in FROM_JPEG]
     what = f"PSNR in dB and SSIM of spectral and class-wise convolution, {len(keys)} keys"
     record = {"what": what, "machine": machine(), "versions": versions()}
     write_json(options.out, record | {"pictures": found, "restored": restored})
 
 
-def restoring(name: str, method: str, key: Key) -> dict[str, Any]:
+def restoring(name: str, method: str, key: Key, format: str = "png") -> dict[str, Any]:
     """Mean PSNR of protected and of restored pictures, and of these with each one's brightness set right."""
     place, resize = RESTORED[name]
     source = Path(place)
     with tempfile.TemporaryDirectory() as folder:
         protected, back = Path(folder, "protected"), Path(folder, "back")
         chosen = METHODS.create(method)
-        protect_dataset(source, protected, secret=key, method=chosen, resize=resize, dataset_name="sample")
+        how = {"method": chosen, "resize": resize, "dataset_name": "sample", "format": format}
+        protect_dataset(source, protected, secret=key, **how)
         restore_dataset(protected, back, secret=key)
         before, changed, after = (
             load_arrays(path, image_size=size).images.numpy()
@@ -94,7 +102,8 @@ def restoring(name: str, method: str, key: Key) -> dict[str, Any]:
         what: float(np.mean([psnr(wanted, image) for wanted, image in zip(before, images, strict=True)]))
         for what, images in (("protected", changed), ("restored", after), ("brightened", bright))
     }
-    return {"dataset": name, "method": method, "key": 0, "pictures": len(before)} | figures
+    stored = {} if format == "png" else {"stored_as": format}
+    return {"dataset": name, "method": method, "key": 0, "pictures": len(before)} | stored | figures
 
 
 def brightened(image: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -249,7 +249,8 @@ def pictures_page(record: Record) -> list[str]:
     ]
     for each in record["restored"]:
         figures = " | ".join(f"{each[what]:.1f}" for what in ("protected", "restored", "brightened"))
-        lines.append(f"| {each['dataset']}, {each['method']} | {each['pictures']} | {figures} |")
+        stored = f", stored as {each['stored_as']}" if "stored_as" in each else ""
+        lines.append(f"| {each['dataset']}, {each['method']}{stored} | {each['pictures']} | {figures} |")
     return [*lines, ""]
 
 

@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 
@@ -38,3 +38,18 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 def png(header: tuple[int, ...], rows: bytes, extra: bytes = b"") -> bytes:
     chunks = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *header)) + extra
     return PNG_SIGNATURE + chunks + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+
+
+def wide_profile() -> bytes:
+    """littlecms's profile of sRGB with the primaries of Display P3."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    primaries = {  # XYZ, adapted to D50
+        b"rXYZ": (0.51512, 0.24120, -0.00105),
+        b"gXYZ": (0.29198, 0.69225, 0.04189),
+        b"bXYZ": (0.15710, 0.06657, 0.78407),
+    }
+    for entry in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12):
+        kind, start = struct.unpack_from(">4sI", profile, entry)
+        if kind in primaries:
+            struct.pack_into(">3i", profile, start + 8, *(round(value * 65536) for value in primaries[kind]))
+    return bytes(profile)

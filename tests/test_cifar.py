@@ -233,11 +233,15 @@ def test_batches_with_faults(tmp_path, change, match):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x80\x02", b"no pickle", python2([1]), python2(batch(CIFAR10, 4, 0))[:-99]]
+    "content",
+    [b"", b"\x80\x02", b"no pickle", b"F\x010.0\ns.", python2([1]), python2(batch(CIFAR10, 4, 0))[:-99]],
 )
 def test_damaged_batches(tmp_path, content):
-    with pytest.raises(UserError, match=r"data_batch_2: (truncated or corrupt pickle|not a CIFAR batch)"):
+    with pytest.raises(
+        UserError, match=r"data_batch_2: (truncated or corrupt pickle|not a CIFAR batch)"
+    ) as caught:
         open_source(write(CIFAR10, tmp_path, data_batch_2=content))
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_batches(tmp_path):

@@ -15,6 +15,7 @@ from test_imagenet100 import SMALL, WNIDS, imagenet, noted, noting, run_script
 from test_protect_resume import KEY, contents, make_tree
 from warm_commands import warm_commands
 
+from unlearnable_kernels.data.images import SUFFIX, encode
 from unlearnable_kernels.data.source import Sample
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
@@ -156,6 +157,14 @@ def test_a_machine_that_makes_other_bytes_is_refused(monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(probe, name, changed)
             assert probe._probe() != before, name
+    for format in SUFFIX:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                probe,
+                "encode",
+                lambda image, wanted, bad=format: encode(image, wanted) * (1 + (wanted == bad)),
+            )
+            assert probe._probe() != before, format
     assert probe._probe() == before
 
 

@@ -95,7 +95,7 @@ def test_a_name_that_another_picture_had_first(tmp_path: Path) -> None:
     folder = tmp_path / "src" / "c"
     folder.mkdir(parents=True)
     Image.new("RGB", (8, 8), (90, 0, 0)).save(folder / "a.bmp")
-    before = protect(tmp_path / "src", tmp_path / "dst")
+    before = protect(tmp_path / "src", tmp_path / "dst", format="png")
     assert list(before) == ["c/a.png"]
     Image.new("RGB", (8, 8), (0, 90, 0)).save(folder / "b.gif")
     (folder / "b.gif").rename(folder / "a.gif.bmp")

@@ -156,6 +156,24 @@ def test_manifests(protected: Path, data: st.DataObject) -> None:
         path.write_bytes(whole)
 
 
+def test_a_manifest_without_its_prefix_is_damaged(protected: Path, tmp_path: Path) -> None:
+    shutil.copytree(protected / "dst", tmp_path / "dst")
+    path = tmp_path / "dst" / "manifest.json"
+    whole = json.loads(path.read_bytes())
+    path.write_text(json.dumps({name: value for name, value in whole.items() if name != "prefix"}))
+    with pytest.raises(UserError, match="damaged: 'prefix' is missing or malformed"):
+        read_manifest(tmp_path / "dst")
+
+
+@pytest.mark.parametrize("samples", [None, [], "x", 1])
+def test_samples_of_a_manifest_that_are_no_table(protected: Path, tmp_path: Path, samples: object) -> None:
+    whole = json.loads((protected / "npz" / "manifest.json").read_bytes())
+    whole["files"]["train.npz"]["samples"] = samples
+    (tmp_path / "manifest.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"damaged: the samples of 'train\.npz' are malformed"):
+        read_manifest(tmp_path)
+
+
 # An unfinished run: whatever stands in its files, the set is made as asked for, or not at all.
 
 

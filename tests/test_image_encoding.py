@@ -48,8 +48,8 @@ def test_jpegs_are_written_444_at_the_quality_asked_for():
 
 
 def test_encode_refuses_what_it_cannot_write():
-    with pytest.raises(UserError, match="png, webp, jpeg, not 'tiff'"):
-        encode(photo(2, 2), "tiff")
+    with pytest.raises(UserError, match="png, webp, jpeg, tiff, bmp, ppm, not 'gif'"):
+        encode(photo(2, 2), "gif")
     with pytest.raises(UserError, match="quality must be 1 to 100, not 0"):
         encode(photo(2, 2), "jpeg", 0)
     for image in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3)), np.zeros((0, 2, 3), np.uint8)):

@@ -85,7 +85,7 @@ def test_of_a_half_protected_set_the_protected_half_is_taken(photos):
 def test_a_missing_original_and_an_empty_rest_are_named(photos):
     protected, clean = sets(photos)
     fewer = replace(clean, images=clean.images[1:], labels=clean.labels[1:], names=clean.names[1:])
-    with pytest.raises(UserError, match=r"do not include the original of cat/0\.png: give"):
+    with pytest.raises(UserError, match=r"do not include the original of cat/0\.webp: give"):
         mix(protected, fewer, 0.5, only_clean=False)
     with pytest.raises(UserError, match=r"^protected_fraction is 1: no clean image is left"):
         mix(protected, clean, 1, only_clean=True)

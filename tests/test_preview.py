@@ -171,7 +171,7 @@ def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None
     manifest.write_text(text.replace('"classwise-conv"', '"noise"'))
     with pytest.raises(UserError, match="out: method 'noise' is not one of bayes-error, beo-aaai2026"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
-    manifest.write_text(text.replace('"png"', '"toy-list"'))
+    manifest.write_text(text.replace('"same"', '"toy-list"'))
     with pytest.raises(UserError, match=r"out: output format 'toy-list' is not one of .*; a plug-in may be"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     manifest.write_text(text)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unlearnable_kernels.data.images import decode
+from unlearnable_kernels.data.images import decode, encode
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
@@ -79,7 +79,7 @@ def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
 
 def test_every_image_is_filtered_and_listed(tree: Path, tmp_path: Path) -> None:
     before = contents(tree)
-    files = protect(tree, tmp_path / "out", dataset_name="pets")
+    files = protect(tree, tmp_path / "out", dataset_name="pets", format="png")
     assert contents(tree) == before
     manifest = manifest_of(tmp_path / "out")
     filters = class_filters(KEY, "pets", CLASSES, 3, 0.3)
@@ -112,8 +112,8 @@ def test_the_manifest_says_what_was_done_and_no_secret(tree: Path, tmp_path: Pat
         "rescale": "max",
         "resize": None,
         "filter_acts": "on the stored image",
-        "format": "png",
-        "quality": None,
+        "format": "same",
+        "quality": 95,
     }
     assert manifest["dataset_name"] == "pets"
     assert manifest["classes"] == list(CLASSES)
@@ -142,7 +142,7 @@ def test_workers_and_chunks_do_not_show(tree: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_fraction_leaves_the_rest_as_it_was(tree: Path, tmp_path: Path) -> None:
-    files = protect(tree, tmp_path / "out", fraction=0.4)
+    files = protect(tree, tmp_path / "out", fraction=0.4, format="png")
     source = open_source(tree)
     listed = manifest_of(tmp_path / "out")["files"]
     protected = {name for name, entry in listed.items() if entry["protected"]}
@@ -201,7 +201,7 @@ def test_defaults_follow_name_and_size(tmp_path: Path) -> None:
 
 def test_resize_comes_before_the_filter(tree: Path, tmp_path: Path) -> None:
     files = protect(tree, tmp_path / "out", resize=8)
-    assert {decode(data, "").shape for name, data in files.items() if name.endswith(".png")} == {(8, 8, 3)}
+    assert {decode(data, "").shape for name, data in files.items() if name != "manifest.json"} == {(8, 8, 3)}
 
 
 @pytest.mark.parametrize(("format", "suffix", "kind"), [("webp", "webp", "WEBP"), ("jpeg", "jpg", "JPEG")])
@@ -212,7 +212,7 @@ def test_other_formats(tree: Path, tmp_path: Path, format: str, suffix: str, kin
         assert image.format == kind
     assert manifest_of(tmp_path / "out")["parameters"]["quality"] == (80 if format == "jpeg" else None)
     if format == "webp":
-        lossless = protect(tree, tmp_path / "png")
+        lossless = protect(tree, tmp_path / "png", format="png")
         np.testing.assert_array_equal(
             decode(files["train/bee/02.webp"], ""), decode(lossless["train/bee/02.png"], "")
         )
@@ -222,7 +222,7 @@ def test_names_keep_what_they_can(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "b.JPG", "b.jpeg", "B.bmp", "c.PNG", "d.jpg", "d.jpg.png", "sub.x/e.tar.jpg"]
     for number, name in enumerate(names):
         save(tmp_path / "src" / "k" / name, picture(number))
-    files = protect(tmp_path / "src", tmp_path / "out")
+    files = protect(tmp_path / "src", tmp_path / "out", format="png")
     assert sorted(files.keys() - {"manifest.json"}) == sorted(
         f"k/{name}"
         for name in [
@@ -239,6 +239,45 @@ def test_names_keep_what_they_can(tmp_path: Path) -> None:
     )
     source = open_source(tmp_path / "out")
     assert len(source.samples) == len(names)
+
+
+KEPT = {  # name in the source: name in the copy, and its format
+    "a.JPG": ("a.JPG", "JPEG"),
+    "a.png": ("a.png", "PNG"),
+    "b.jfif": ("b.jfif", "JPEG"),
+    "c.webp": ("c.webp", "WEBP"),
+    "d.tiff": ("d.tiff", "TIFF"),
+    "e.bmp": ("e.bmp", "BMP"),
+    "f.ppm": ("f.ppm", "PPM"),
+    "g.gif": ("g.png", "PNG"),
+    "h.avif": ("h.avif.png", "PNG"),
+    "h.png": ("h.png", "PNG"),
+    "i.tif": ("i.tif", "TIFF"),
+}
+
+
+def test_by_default_every_picture_keeps_its_format(tmp_path: Path) -> None:
+    src = tmp_path / "src" / "k"
+    for number, name in enumerate(KEPT):
+        save(src / name, picture(number), **({"format": "JPEG"} if name.endswith("jfif") else {}))
+    files = protect(tmp_path / "src", tmp_path / "out")
+    assert files.keys() - {"manifest.json"} == {f"k/{name}" for name, _ in KEPT.values()}
+    exact = protect(tmp_path / "src", tmp_path / "png", format="png")
+    at_90 = protect(tmp_path / "src", tmp_path / "90", format="same:quality=90")
+    png = dict(zip(KEPT, open_source(tmp_path / "png").samples, strict=True))
+    for before, (name, kind) in KEPT.items():
+        data = files[f"k/{name}"]
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == kind, name
+        wanted = decode(exact[png[before].name], "")
+        if kind != "JPEG":
+            np.testing.assert_array_equal(decode(data, ""), wanted, err_msg=name)
+        else:
+            assert data == encode(wanted, "jpeg", 95) != at_90[f"k/{name}"] == encode(wanted, "jpeg", 90)
+    assert verify_dataset(tmp_path / "out", KEY).ok
+    assert "k/a.JPG.png" in protect(tmp_path / "src", tmp_path / "noise", method="random-noise", resize=8)
+    with pytest.raises(UserError, match=r"format must be one of .*png.* with random-noise, not 'same'"):
+        protect(tmp_path / "src", tmp_path / "no", method="random-noise", format="same")
 
 
 def test_tiny_and_thin_images_are_done(tmp_path: Path) -> None:
@@ -358,7 +397,7 @@ def test_side_files_come_along(tmp_path: Path) -> None:
     (root / "words.txt").write_text("n01443537\tgoldfish\n")
     files = protect(root, tmp_path / "out")
     assert files["words.txt"] == b"n01443537\tgoldfish\n"
-    assert "train/n01443537/images/n01443537_0.png" in files
+    assert "train/n01443537/images/n01443537_0.JPEG" in files
     assert verify_dataset(tmp_path / "out", KEY).ok
     (tmp_path / "out" / "words.txt").write_text("other")
     assert verify_dataset(tmp_path / "out", KEY).changed == ["words.txt"]
@@ -488,7 +527,7 @@ def test_real_images(tmp_path: Path) -> None:
     for sample in source.samples[::500]:
         (src / "train" / sample.name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source.root / "train" / sample.name, src / "train" / sample.name)
-    files = protect(src, tmp_path / "out", dataset_name="tiny-imagenet-200", workers=2)
+    files = protect(src, tmp_path / "out", dataset_name="tiny-imagenet-200", format="png", workers=2)
     copy = open_source(src)
     filters = class_filters(KEY, "tiny-imagenet-200", copy.classes, 9, 0.06)
     for sample in copy.samples:

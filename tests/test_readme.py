@@ -47,7 +47,7 @@ def photos(tmp_path, monkeypatch):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(6):
             pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.jpg")
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
     monkeypatch.chdir(tmp_path)
 
 

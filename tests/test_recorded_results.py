@@ -28,19 +28,20 @@ KEY = Key(bytes(range(32)))
 # Operators that give equal bits on every machine; the others are compared with their references elsewhere.
 EXACT = ("classwise_conv", "crop_flip", "pgd_step")
 PROTECTED = {
-    "key": {},
-    "key, half": {"fraction": 0.5},
-    "key, resized": {"resize": 8, "kernel_size": 5, "strength": 0.2, "padding": "circular"},
+    "key": {"format": "png"},
+    "key, same": {},
+    "key, half": {"format": "png", "fraction": 0.5},
+    "key, resized": {"format": "png", "resize": 8, "kernel_size": 5, "strength": 0.2, "padding": "circular"},
     "key, webp": {"format": "webp"},
     "key, jpeg": {"format": "jpeg:quality=80"},
     "key, npz": {"format": "npz", "resize": 10},
-    "key, damaged image": {"source": "damaged", "on_error": "skip", "fraction": 0.5},
+    "key, damaged image": {"format": "png", "source": "damaged", "on_error": "skip", "fraction": 0.5},
     "key, damaged image, npz": {"source": "damaged", "on_error": "skip", "format": "npz", "resize": 10},
     "key, cifar": {"source": "cifar"},
     "key, cifar as webp": {"source": "cifar", "format": "webp"},
-    "key, tiny": {"source": "tiny", "fraction": 0.5},
+    "key, tiny": {"format": "png", "source": "tiny", "fraction": 0.5},
     "key, tiny, npz": {"source": "tiny", "format": "npz"},
-    "seed": {"seed": 7},
+    "seed": {"format": "png", "seed": 7},
     "seed, half, npz": {"seed": 7, "format": "npz", "resize": 10, "fraction": 0.5},
 }
 OPTIMISED = {

@@ -202,7 +202,7 @@ def test_the_pictures_are_of_the_data(page: Page, work: Path) -> None:
         factors.add(factor)
         with Image.open(work / "animals" / "train" / name / "0000.bmp") as file:
             before = np.asarray(file)
-        with Image.open(work / "guarded" / "train" / name / "0000.png") as file:
+        with Image.open(work / "guarded" / "train" / name / "0000.bmp") as file:
             after = np.asarray(file)
         assert np.array_equal(shown["clean"], before)
         assert np.array_equal(shown["protected"], after)

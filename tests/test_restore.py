@@ -10,7 +10,7 @@ import torch
 
 from unlearnable_kernels.data.images import decode, encode
 from unlearnable_kernels.data.quality import psnr
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, WriteError
 from unlearnable_kernels.ops.classwise_conv import PADDINGS, classwise_conv
 from unlearnable_kernels.protect import restore as module
 from unlearnable_kernels.protect.keys import Key, Seed
@@ -131,9 +131,7 @@ def test_irp_is_refused(tree: Path, tmp_path: Path) -> None:
     assert "fitted to the originals and not kept" in refused(protected, tmp_path / "back")
 
 
-def test_nothing_is_overwritten_and_nothing_half_done_is_left(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_overwritten(tree: Path, tmp_path: Path) -> None:
     protected = protect(tree, tmp_path / "set", centred=True)
     with pytest.raises(UserError, match="exists already"):
         restore_dataset(protected, tree, secret=KEY)
@@ -143,20 +141,62 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(
     with pytest.raises(UserError, match="holds another unfinished run"):
         restore_dataset(protected, tmp_path / "back", secret=KEY)
     assert other.read_text() == "{}"
-    other.unlink()
-    (other.parent / "tree").mkdir()  # as a killed restoration leaves it
-    (other.parent / "tree" / "old.png").touch()
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        restore_dataset(protected, tmp_path / "back", secret=KEY, workers=0, progress=interrupt)
-    assert not (tmp_path / "back").exists()
-    assert not other.parent.exists()
-    monkeypatch.setattr(module, "usable_cores", lambda: 1)
-    restored = restore_dataset(protected, tmp_path / "back", secret=KEY)
-    assert len([path for path in restored.rglob("*") if path.is_file()]) == 6
+def restored(protected: Path, dst: Path, **options: Any) -> dict[str, bytes]:
+    restore_dataset(protected, dst, secret=KEY, workers=0, **options)
+    assert not dst.with_name(f"{dst.name}.partial").exists()
+    return {str(path.relative_to(dst)): path.read_bytes() for path in dst.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("format", "interruption"), [("png", SystemExit), ("npz", KeyboardInterrupt), ("png", MemoryError)]
+)
+def test_what_was_interrupted_goes_on(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, interruption: type
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    protected = protect(tree, tmp_path / "set", centred=True, format=format)
+    whole = restored(protected, tmp_path / "whole")
+    said: list[str] = []
+
+    def interrupt(_: str, done: int, total: int) -> None:
+        if done == 4:
+            raise interruption
+
+    dst, partial = tmp_path / "back", tmp_path / "back.partial"
+    with pytest.raises(interruption):
+        restored(protected, dst, progress=interrupt, notify=said.append)
+    assert not dst.exists()
+    again = "interrupted; run the same command again to resume"
+    assert said == ([] if interruption is MemoryError else [again])
+    [*files] = [path for name in ("tree", "parts") for path in (partial / name).rglob("*.*")]
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    (partial / "tree" / "foreign.png").touch()
+    said.clear()
+    assert restored(protected, dst, notify=said.append) == whole
+    assert said[0] == "resuming: 2 of 6 pictures are done"
+
+
+def test_another_set_and_another_run_are_not_gone_on_with(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    protected = protect(tree, tmp_path / "set", centred=True)
+    other = protect(tree, tmp_path / "other")
+    whole = restored(other, tmp_path / "whole")
+
+    def full(*_: object) -> None:
+        raise WriteError("cannot write it: disk full")
+
+    for dst in ("back", "again"):
+        with pytest.raises(WriteError, match="disk full; run the same command again to resume"):
+            restored(protected, tmp_path / dst, progress=full)
+    said: list[str] = []
+    assert restored(other, tmp_path / "back", notify=said.append) == whole
+    assert [line for line in said if "resuming" in line] == []
+    anew = protect(tree, tmp_path / "again")  # where a restoration was begun
+    assert (anew / "manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
 
 
 def test_what_a_resize_took_is_said(tree: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def manifest_of(source: Key | Seed, **changes: Any) -> dict[str, Any]:
         "method": "classwise-conv",
         "parameters": {"strength": 0.3},
         "dataset_name": "pets",
+        "prefix": "",
         "key": {"kind": source.kind, "fingerprint": source.fingerprint},
         "classes": ["cat", "dog"],
         "files": {

@@ -179,7 +179,7 @@ def test_jpegs_and_settings(zoo: Path, tmp_path: Path) -> None:
     for sample, other in zip(source.samples, tree.samples, strict=True):
         assert source.read(sample) == tree.read(other)
     for settings, message in (
-        ("images=gif", "images must be one of png, webp, jpeg, not 'gif'"),
+        ("images=gif", "images must be one of png, webp, jpeg, tiff, bmp, ppm, not 'gif'"),
         ("shard_size=0", "shard_size must be at least 1 image, not 0"),
         ("quality=0", "quality must be from 1 to 100, not 0"),
     ):

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from unlearnable_kernels.data.digits import write_digits
 from unlearnable_kernels.data.named import find
+from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import writing
 from unlearnable_kernels.progress import prefixed, progress
@@ -55,6 +56,7 @@ def run_demo(out: Path, data: str = "digits") -> dict[str, float]:
             protected,
             secret=key,
             padding=PADDING[data],
+            format=open_source(clean).lossless_as,
             progress=report,
         )
     accuracies = {

@@ -113,7 +113,7 @@ class ListWriter(Writer):
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:
         destination.tree.mkdir(parents=True, exist_ok=True)
 
-    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+    def encode(self, image: np.ndarray, destination: Destination, name: str, profile: bytes) -> bytes:
         return encode(image, "png")
 
     def write(

@@ -52,7 +52,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         metavar="NAME[:SETTING=VALUE,...]",
-        help="What to write, see below.  [default: png for trees, npz for archives]",
+        help="What to write, see below.  [default: same for trees, npz for archives]",
     ),
 ]
 Labels = Annotated[

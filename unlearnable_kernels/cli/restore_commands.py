@@ -27,6 +27,7 @@ def restore(
     """Estimate the originals of a set of classwise-conv from its key, for an owner who lost them.
 
     They come near and are not the originals: brightness was lost, and what a filter cut off at the borders.
+    Interrupted, even killed, it resumes when the same command is run again.
 
     Example: unlearnable restore protected estimates --key-file my.key
     """

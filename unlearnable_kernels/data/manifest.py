@@ -22,6 +22,7 @@ _REQUIRED = {
     "method": str,
     "parameters": dict,
     "dataset_name": str,
+    "prefix": str,
     "key": dict,
     "classes": list,
     "files": dict,
@@ -88,6 +89,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: manifest schema {manifest['schema']}, but this version reads {SCHEMA_VERSION}"
         )
+    for name, entry in manifest["files"].items():
+        if isinstance(entry, dict) and not isinstance(entry.get("samples", {}), dict):
+            raise UserError(f"{path}: damaged: the samples of {name!r} are malformed")
     for name, digest in file_digests(manifest).items():
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or name.startswith("/") or not isinstance(digest, str):

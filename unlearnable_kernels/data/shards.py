@@ -197,14 +197,14 @@ class ShardWriter(Writer):
 
     def outputs(self, source: Source) -> list[str]:
         """The source's names with the suffix of the images."""
-        return output_names(replace(source, prefix=""), self.images)
+        return output_names(replace(source, prefix=""), lambda _: self.images)
 
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:
         destination.parts.mkdir(parents=True, exist_ok=True)
 
-    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+    def encode(self, image: np.ndarray, destination: Destination, name: str, profile: bytes) -> bytes:
         try:
-            return encode(image, self.images, self.quality)
+            return encode(image, self.images, self.quality, profile)
         except ValueError as error:
             raise ImageError(f"{name}: cannot be written as {self.images}: {error}") from None
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from unlearnable_kernels.data.folder_scan import ignored, is_ignored_path, refuse_case_twins
-from unlearnable_kernels.data.formats import FORMATS, REMOTE
-from unlearnable_kernels.data.images import decode, resize
+from unlearnable_kernels.data.formats import FORMATS, REMOTE, WRITERS
+from unlearnable_kernels.data.images import decode, profile_of, resize
 from unlearnable_kernels.data.named import find, parse
 from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.errors import ImageError, UserError, shown
@@ -86,8 +86,13 @@ class Source(ABC):
         Safe from any thread and any process.
 
         Raises:
-            ImageError: The file is gone, cannot be read, or does not have the size it had when opened.
+            ImageError: The file is gone, cannot be read, or has another size or time than when opened.
         """
+
+    @property
+    def lossless_as(self) -> str:
+        """The output format where nothing may be lost."""
+        return self.written_as if WRITERS[self.written_as].lossless else "png"
 
     @property
     def block(self) -> int:
@@ -148,7 +153,7 @@ class Source(ABC):
 class FolderSource(Source):
     """Images as files below ``root / prefix``."""
 
-    written_as: ClassVar[str] = "png"
+    written_as: ClassVar[str] = "same"
     is_encoded: ClassVar[bool] = True
 
     def read(self, sample: Sample) -> bytes:
@@ -159,6 +164,7 @@ class FolderSource(Source):
                 data = os.read(descriptor, sample.size + 1)
                 while len(data) < sample.size and (more := os.read(descriptor, sample.size + 1 - len(data))):
                     data += more
+                mtime_ns = os.fstat(descriptor).st_mtime_ns
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -166,6 +172,10 @@ class FolderSource(Source):
         if len(data) != sample.size:
             raise ImageError(
                 f"{path}: had {sample.size} bytes when the dataset was opened, and has changed since"
+            )
+        if mtime_ns != sample.mtime_ns:
+            raise ImageError(
+                f"{path}: has changed since the dataset was opened, by the time of its last change"
             )
         return data
 
@@ -294,9 +304,17 @@ def load_image(source: Source, sample: Sample, size: int | None) -> np.ndarray:
     Raises:
         ImageError: The image cannot be read or decoded.
     """
+    return load_with_profile(source, sample, size)[0]
+
+
+def load_with_profile(source: Source, sample: Sample, size: int | None) -> tuple[np.ndarray, bytes]:
+    """As ``load_image``, and the image's ICC profile as ``profile_of`` gives it."""
     data = source.read(sample)
-    image = data if isinstance(data, np.ndarray) else decode(data, sample.name)
-    return image if size is None else resize(image, size)
+    if isinstance(data, np.ndarray):
+        image, profile = data, b""
+    else:
+        image, profile = decode(data, sample.name), profile_of(data)
+    return (image if size is None else resize(image, size)), profile
 
 
 def check_archive_names(names: Iterable[str], classes: list[str], path: Path) -> None:

@@ -91,13 +91,14 @@ class Writer(ABC):
         """Make the folders that ``write`` needs, where they are missing. Raises OSError."""
 
     @abstractmethod
-    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+    def encode(self, image: np.ndarray, destination: Destination, name: str, profile: bytes) -> bytes:
         """What is stored of one image.
 
         Args:
             image: uint8 [H, W, 3], RGB.
             destination: Where it goes.
-            name: What messages call the image.
+            name: Its sample's, which messages call it by.
+            profile: Its ICC profile, to be kept where the format has a place for one; empty without one.
 
         Raises:
             ImageError: This image cannot be stored in this format; it may be skipped.

@@ -15,7 +15,7 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.quality import central, mean_quality
-from unlearnable_kernels.data.source import Sample, Source, load_image
+from unlearnable_kernels.data.source import Sample, Source, load_image, load_with_profile
 from unlearnable_kernels.data.writer import Destination
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
@@ -201,10 +201,10 @@ def _trial(
     pairs, written, pixels = [], 0, 0
     start = time.perf_counter()
     for sample in chosen:
-        before = load_image(source, sample, options.resize)
+        before, profile = load_with_profile(source, sample, options.resize)
         after = np.empty_like(before)
         perturbation.apply(before[None], [plan.assignment[rows[sample.name]]], after[None])
-        encoded = plan.writer.encode(after, destination, sample.name)
+        encoded = plan.writer.encode(after, destination, sample.name, profile)
         written += len(encoded)
         if not plan.writer.lossless:
             after = decode(encoded, sample.name)

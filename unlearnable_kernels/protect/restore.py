@@ -1,30 +1,36 @@
 """Estimating the originals of a protected set from its key, for the owner who lost them."""
 
+import hashlib
 import logging
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.formats import WRITERS
-from unlearnable_kernels.data.manifest import read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import canonical, read_manifest, sample_entries
 from unlearnable_kernels.data.source import Source, open_source
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import writing
+from unlearnable_kernels.files import resumable, writing
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Perturbation
-from unlearnable_kernels.protect.pipeline.chunk import Rendering
+from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
+from unlearnable_kernels.protect.pipeline.job import written_chunk
 from unlearnable_kernels.protect.pipeline.plan import make_chunks
+from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
+from unlearnable_kernels.protect.pipeline.probe import fingerprint
+from unlearnable_kernels.protect.pipeline.records import intact
 from unlearnable_kernels.protect.pipeline.staging import Staging
-from unlearnable_kernels.protect.run import check_places
+from unlearnable_kernels.protect.run import check_places, telling_how_to_resume
 from unlearnable_kernels.protect.verify import verify_dataset
 
 KNOWN = "estimates, not the originals: what is known of how near they are is in docs/quality.md"
-_OWN = {"lock", "rendering", "tree", "parts"}  # what a restoration leaves that was killed
+_CHUNK = 32  # pictures, of which each can take seconds: all that a kill costs
 
 
 def restore_dataset(
@@ -39,7 +45,8 @@ def restore_dataset(
     """Write estimates of the originals of a protected set, by least squares from its key.
 
     They are written without loss, PNG for trees and npz for arrays, to ``dst``.partial, which becomes ``dst``
-    when it is whole. Pictures that were left clean are copied. There is no manifest: it is no protected set.
+    when it is whole: interrupted, even killed, the same call resumes. Pictures that were left clean are
+    copied. There is no manifest: it is no protected set.
 
     Args:
         protected: What ``protect_dataset`` made.
@@ -69,15 +76,11 @@ def restore_dataset(
         assignment = [_assigned(entries[sample.name]) for sample in source.samples]
     except (KeyError, TypeError) as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
-    with Staging(dst, secret) as staging:
-        others = sorted({entry.name for entry in staging.folder.iterdir()} - _OWN)
-        if others:
+    with resumable(), Staging(dst, secret) as staging:
+        if (staging.folder / PLAN_NAME).exists():
             raise UserError(f"{staging.folder} holds another unfinished run; choose another name")
-        try:
-            _write(source, assignment, inverse, staging, workers, progress)
-        except BaseException:
-            staging.remove()
-            raise
+        with telling_how_to_resume(notify):
+            _write(source, assignment, inverse, staging, manifest["mac"], workers, notify, progress)
     size, count = manifest["parameters"].get("resize"), sum(each >= 0 for each in assignment)
     if size is not None:
         notify(f"pictures were brought to {size} pixels before they were protected, and stay at that")
@@ -115,33 +118,46 @@ def _write(
     assignment: list[int],
     inverse: Perturbation,
     staging: Staging,
+    mac: str,
     workers: int | None,
+    notify: Notify,
     progress: Progress,
 ) -> None:
-    """Restore all pictures in the staging folder, and publish them."""
-    writer: Writer = WRITERS.create(source.written_as)
-    outputs = writer.outputs(source)
+    """Restore all pictures in the staging folder, but those that are there already, and publish them."""
+    writer: Writer = WRITERS.create(source.lossless_as)
     first = source.read(source.samples[0])
     shape = first.shape if hasattr(first, "shape") else (0, 0, 3)
     destination = Destination(staging.tree, staging.parts, source.without_samples(), shape)
+    chunks = _chunks(source, assignment, writer.outputs(source), mac)
+    files = {chunk.index: writer.files(destination, chunk.index, chunk.outputs) for chunk in chunks}
+    results = staging.records.finished(chunks, lambda chunk, result: intact(files[chunk.index], result))
     with writing(staging.folder):
-        staging.clear()
-        staging.tree.mkdir()
-        writer.prepare(destination, outputs)
-    chunks = make_chunks(source, assignment, outputs)
+        staging.keep_only({file for index in results for file in files[index]})
+        staging.tree.mkdir(exist_ok=True)
+        writer.prepare(destination, [name for chunk in chunks for name in chunk.outputs])
+    left = [chunk for chunk in chunks if chunk.index not in results]
+    done = len(assignment) - sum(len(chunk.samples) for chunk in left)
+    if done:
+        notify(f"resuming: {done} of {len(assignment)} pictures are done")
     rendering = Rendering(source.without_samples(), inverse, writer, destination, None, skip_bad=False)
-    count = min(usable_cores() if workers is None else workers, len(chunks))
-    written, done = {}, 0
-    with closing(execute(rendering, chunks, count if count > 1 else 0, staging.lock)) as results:
-        for result in results:
+    count = min(usable_cores() if workers is None else workers, len(left))
+    with closing(execute(rendering, left, count if count > 1 else 0, staging.lock)) as new:
+        for result in new:
             chunk = chunks[result.index]
-            flags = [each >= 0 for each in chunk.assignment]
-            labels = [sample.label for sample in chunk.samples]
-            written[chunk.index] = WrittenChunk(
-                chunk.index, chunk.outputs, labels, flags, frozenset(), result.sha256
-            )
+            staging.records.add(chunk, result)
+            results[result.index] = result
             done += len(chunk.samples)
-            progress("restoring", done, len(outputs))
+            progress("restoring", done, len(assignment))
     with writing(staging.tree):
-        writer.seal(destination, [written[chunk.index] for chunk in chunks])
+        writer.seal(destination, [written_chunk(chunk, results[chunk.index]) for chunk in chunks])
     staging.publish()
+
+
+def _chunks(source: Source, assignment: list[int], outputs: list[str], mac: str) -> list[Chunk]:
+    """All pictures in small chunks, each with a digest of what decides how it comes out."""
+    starts = {sample.name for sample in source.samples[::_CHUNK]}
+    common = ["restore", mac, fingerprint()]
+    return [
+        replace(chunk, digest=hashlib.sha256(canonical([*common, chunk.index, chunk.outputs])).hexdigest())
+        for chunk in make_chunks(source, assignment, outputs, starts)
+    ]

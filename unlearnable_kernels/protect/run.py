@@ -66,7 +66,7 @@ def protect_dataset(
         method: A name in ``METHODS``, or a method with its settings.
         fraction: Share of the images to protect, in (0, 1]; exact in every class with a key.
         format: A name in ``WRITERS``, with settings where it has some, such as "jpeg:quality=90". None is
-            png for trees and npz for archives.
+            same for trees and npz for archives; methods that need a lossless format write trees as png.
         resize: Pixels of the shorter side, then the central square; the method acts after it.
         dataset_name: Part of every derivation; the source's own name by default.
         labels: A list of the classes of the pictures in ``src``, as ``open_labelled`` takes it.

@@ -48,7 +48,7 @@ def sample_quality(
         after = np.empty_like(before)
         perturbation.apply(before[None], [plan.assignment[row]], after[None])
         if not plan.writer.lossless:
-            after = decode(plan.writer.encode(after, destination, sample.name), sample.name)
+            after = decode(plan.writer.encode(after, destination, sample.name, b""), sample.name)
         pairs.append((central(before), central(after)))
     found = mean_quality(pairs)
     rounded = {name: found[name] and round(found[name], places) for name, places in _DECIMALS.items()}

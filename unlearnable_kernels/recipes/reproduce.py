@@ -205,7 +205,7 @@ def run_jobs(
                 job.protected,
                 secret=job.key,
                 method=method,
-                format=job.row.stored_as,
+                format=job.row.stored_as or open_source(source).lossless_as,
                 resize=size,
                 progress=report,
             )

@@ -19,7 +19,7 @@ import numpy as np
 
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 _LARGEST_MEMBER = 512 * 2**20
 
@@ -196,7 +196,7 @@ def _load(data: bytes, path: Path) -> dict[Any, Any]:
             f"{path}: refused, its pickle asks for {error}, which no CIFAR archive needs"
         ) from None
     except Exception as error:  # The unpickler meets damage with almost any exception.
-        raise UserError(f"{path}: truncated or corrupt pickle ({error})") from None
+        raise UserError(f"{path}: truncated or corrupt pickle ({shown(str(error))})") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: not a CIFAR batch")
     return loaded

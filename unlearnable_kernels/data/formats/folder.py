@@ -1,11 +1,11 @@
-"""Folders of class folders, as torchvision's ImageFolder reads them; written as PNG, WebP or JPEG files."""
+"""Folders of class folders, as torchvision's ImageFolder reads them; written as files of the same tree."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,12 @@ from unlearnable_kernels.files import sha256_of, write_file
 
 _CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 _WORDNET_ID = re.compile(r"n\d{8}")
-_OWN_SUFFIXES = {"jpeg": (".jpg", ".jpeg", ".jfif"), "png": (".png",), "webp": (".webp",)}
+_KEPT = {
+    **{suffix: format for format, suffix in SUFFIX.items()},
+    ".jpeg": "jpeg",
+    ".jfif": "jpeg",
+    ".tiff": "tiff",
+}
 
 
 @FORMATS.register(
@@ -107,9 +112,13 @@ def dataset_name(root: Path, classes: list[str]) -> str:
 class FolderWriter(Writer):
     """One file for each image, in the tree of the source."""
 
+    def format_of(self, name: str) -> str:
+        """The format that a sample is written in, one that ``encode`` takes."""
+        return self.name
+
     def outputs(self, source: Source) -> list[str]:
         """The path of each sample's file in the protected tree, relative to its root."""
-        names = output_names(source, self.name)
+        names = output_names(source, self.format_of)
         folders = [source.prefix] if source.prefix else source.classes
         for name in (*folders, *names, *(file.as_posix() for file in source.side_files)):
             top = name.partition("/")[0]
@@ -125,11 +134,11 @@ class FolderWriter(Writer):
         for folder in sorted(folders):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+    def encode(self, image: np.ndarray, destination: Destination, name: str, profile: bytes) -> bytes:
         try:
-            return encode(image, self.name, **asdict(self))
+            return encode(image, self.format_of(name), **asdict(self), profile=profile)
         except ValueError as error:
-            raise ImageError(f"{name}: cannot be written as {self.name}: {error}") from None
+            raise ImageError(f"{name}: cannot be written as {self.format_of(name)}: {error}") from None
 
     def write(
         self,
@@ -200,22 +209,32 @@ class JpegWriter(FolderWriter):
             raise UserError(f"quality must be from 1 to 100, not {self.quality}")
 
 
-def output_names(source: Source, format: str) -> list[str]:
+@WRITERS.register("same", "each image in the format that its name says, with loss for JPEG; others as PNG")
+@dataclass(frozen=True)
+class SameWriter(JpegWriter):
+    """By the suffix: JPEG, PNG, WebP, TIFF, BMP and PPM stay what they are, WebP without loss."""
+
+    def format_of(self, name: str) -> str:
+        return _KEPT.get(f".{name.rpartition('.')[2].lower()}", "png")
+
+
+def output_names(source: Source, format_of: Callable[[str], str]) -> list[str]:
     """The path of each sample's file in the protected tree, relative to its root.
 
-    The source's name with the suffix of ``format``; where that would give two files of a folder one name
+    The source's name with the suffix of its format; where that would give two files of a folder one name
     (a.jpg, a.png; case is ignored), the suffix is added to the whole name instead (a.jpg.png).
     """
     names = [sample.name for sample in source.samples]
-    wanted = {name: _with_suffix(name, format) for name in names}
+    wanted = {name: _with_suffix(name, format_of(name)) for name in names}
     claims = Counter(name.casefold() for name in wanted.values())
     taken = {name.casefold() for name in names if wanted[name] == name}
     taken |= {wish.casefold() for wish in wanted.values() if claims[wish.casefold()] == 1}
     for name in sorted(names):
         if wanted[name] != name and claims[wanted[name].casefold()] > 1:
-            renamed = name + SUFFIX[format]
+            suffix = SUFFIX[format_of(name)]
+            renamed = name + suffix
             while renamed.casefold() in taken:
-                renamed += SUFFIX[format]
+                renamed += suffix
             taken.add(renamed.casefold())
             wanted[name] = renamed
     prefix = f"{source.prefix}/" if source.prefix else ""
@@ -225,4 +244,4 @@ def output_names(source: Source, format: str) -> list[str]:
 def _with_suffix(name: str, format: str) -> str:
     # Plain text: pathlib takes longer than the filter does.
     suffix = name.rpartition(".")[2]
-    return name if f".{suffix.lower()}" in _OWN_SUFFIXES[format] else stem(name) + SUFFIX[format]
+    return name if _KEPT.get(f".{suffix.lower()}") == format else stem(name) + SUFFIX[format]

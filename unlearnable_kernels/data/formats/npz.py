@@ -70,7 +70,7 @@ class NpzWriter(Writer):
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:
         destination.parts.mkdir(parents=True, exist_ok=True)
 
-    def encode(self, image: np.ndarray, destination: Destination, name: str) -> bytes:
+    def encode(self, image: np.ndarray, destination: Destination, name: str, profile: bytes) -> bytes:
         height, width, _ = destination.shape
         if image.shape != destination.shape:
             raise UserError(

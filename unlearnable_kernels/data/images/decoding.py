@@ -139,20 +139,25 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     return pixels if header.plain else None
 
 
+def opened(data: bytes) -> ImageFile:
+    """The file as Pillow opens it, by the readers of known formats alone. Raises what they raise."""
+    formats = list(_FORMATS)
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
+        extra_module("pillow_heif").register_heif_opener()
+        formats.append("HEIF")
+    image: ImageFile = extra_module("PIL.Image").open(io.BytesIO(data), formats=formats)
+    return image
+
+
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise _Refused(f"declares {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded")
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
-    pillow, formats = extra_module("PIL.Image"), list(_FORMATS)
-    if data[4:8] == b"ftyp":
-        if data[8:12] in _HEIF_BRANDS and b"avif" not in data[12:64]:
-            extra_module("pillow_heif").register_heif_opener()
-            formats.append("HEIF")
-        if headers.most_bits(data) > 8:
-            raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
-    with quiet(), _refusing_what_pillow_raises(), pillow.open(io.BytesIO(data), formats=formats) as image:
+    if data[4:8] == b"ftyp" and headers.most_bits(data) > 8:
+        raise _Refused("more than 8 bits a channel; only 8-bit images can be protected")
+    with quiet(), _refusing_what_pillow_raises(), opened(data) as image:
         _check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
         # MPO: a photograph followed by its thumbnails, depth map or second view.

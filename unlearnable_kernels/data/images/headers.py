@@ -20,7 +20,7 @@ _APP1, _START_OF_SCAN = 0xE1, 0xDA
 
 _META_BYTES = 65536  # of a file, in which AVIF and HEIC describe their pictures
 
-_PLAIN_CHUNKS = frozenset((b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"bKGD"))
+_PLAIN_CHUNKS = frozenset(b"IHDR IDAT IEND gAMA cHRM sRGB iCCP pHYs tIME bKGD".split())
 
 
 class Header(NamedTuple):

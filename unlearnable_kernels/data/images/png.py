@@ -18,11 +18,12 @@ _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _LONGEST_CHUNK = 2**31 - 1
 
 
-def write_png(image: np.ndarray) -> bytes:
+def write_png(image: np.ndarray, profile: bytes = b"") -> bytes:
     """Encode an image as an 8-bit RGB PNG.
 
     Args:
         image: uint8 [H, W, 3], H and W at least 1.
+        profile: The ICC profile to embed; none where it is empty.
 
     Returns:
         The content of the file.
@@ -36,17 +37,13 @@ def write_png(image: np.ndarray) -> bytes:
     body = b"IDAT" + isal_zlib.compress(average_filtered(image), 1)
     if len(body) - 4 > _LONGEST_CHUNK:
         raise ValueError(f"an image of {width}x{height} does not fit into one PNG chunk")
-    return b"".join(
-        (
-            PNG_SIGNATURE,
-            struct.pack(">I", len(header) - 4),
-            header,
-            struct.pack(">II", isal_zlib.crc32(header), len(body) - 4),
-            body,
-            struct.pack(">I", isal_zlib.crc32(body)),
-            _END,
-        )
-    )
+    chunks = [header, body]
+    if profile:
+        chunks.insert(1, b"iCCPICC profile\0\0" + isal_zlib.compress(profile, 1))
+    parts = [PNG_SIGNATURE]
+    for chunk in chunks:
+        parts += [struct.pack(">I", len(chunk) - 4), chunk, struct.pack(">I", isal_zlib.crc32(chunk))]
+    return b"".join((*parts, _END))
 
 
 def average_filtered(image: np.ndarray) -> bytes:

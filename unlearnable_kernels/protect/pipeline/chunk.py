@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unlearnable_kernels.data.source import Sample, Source, load_image
+from unlearnable_kernels.data.source import Sample, Source, load_with_profile
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.errors import ImageError, shown
 from unlearnable_kernels.protect.methods.method import Perturbation
@@ -82,22 +82,26 @@ class Rendering:
         return Result(chunk.index, digests, skipped)
 
     def _encoded(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[int, bytes]]:
-        for positions, images in self._perturbed(chunk, skipped):
+        profiles: dict[int, bytes] = {}
+        for positions, images in self._perturbed(chunk, skipped, profiles):
             for position, image in zip(positions, images, strict=True):
+                name, profile = chunk.samples[position].name, profiles.pop(position)
                 try:
-                    data = self.writer.encode(image, self.destination, chunk.samples[position].name)
+                    data = self.writer.encode(image, self.destination, name, profile)
                 except ImageError as error:
                     self._skip(error, chunk, position, skipped)
                 else:
                     yield position, data
 
-    def _perturbed(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[list[int], np.ndarray]]:
+    def _perturbed(
+        self, chunk: Chunk, skipped: dict[int, str], profiles: dict[int, bytes]
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
         """(positions, protected images [n, H, W, 3]) in batches of one shape; the array is reused."""
         waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         size = 0
         for position, sample in enumerate(chunk.samples):
             try:
-                image = load_image(self.source, sample, self.resize)
+                image, profiles[position] = load_with_profile(self.source, sample, self.resize)
             except ImageError as error:
                 self._skip(error, chunk, position, skipped)
                 continue

@@ -12,7 +12,7 @@ from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import sha256_of, write_file, writing
+from unlearnable_kernels.files import write_file, writing
 from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
@@ -26,6 +26,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import (
     read_head,
     write_plan,
 )
+from unlearnable_kernels.protect.pipeline.records import intact
 from unlearnable_kernels.protect.pipeline.staging import Staging, differences
 from unlearnable_kernels.protect.sample_quality import sample_quality
 
@@ -153,14 +154,7 @@ class Job:
     def _is_whole(self, chunk: Chunk, result: Result) -> bool:
         if result.skipped and not self.skip_bad:
             return False
-        files = self._files(chunk)
-        try:
-            return len(files) == len(result.sha256) and all(
-                digest is None or sha256_of(file) == digest
-                for file, digest in zip(files, result.sha256, strict=True)
-            )
-        except OSError:
-            return False
+        return intact(self._files(chunk), result)
 
     def _outcome(self, chunks: list[WrittenChunk]) -> dict[str, Any]:
         """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
@@ -185,7 +179,7 @@ class Job:
         Returns:
             The manifest.
         """
-        chunks = [_written(chunk, results[chunk.index]) for chunk in self.plan.chunks]
+        chunks = [written_chunk(chunk, results[chunk.index]) for chunk in self.plan.chunks]
         if all(len(chunk.skipped) == len(chunk.outputs) for chunk in chunks):
             raise UserError(
                 f"{self.source.root}: all of its {len(self.plan.outputs)} images had to be skipped"
@@ -249,7 +243,8 @@ def _told(names: Sequence[str], kind: str) -> str:
     return f"{', '.join(map(shown, names[:_SHOWN]))}{more} {'are' if len(names) > 1 else 'is'} {kind}"
 
 
-def _written(chunk: Chunk, result: Result) -> WrittenChunk:
+def written_chunk(chunk: Chunk, result: Result) -> WrittenChunk:
+    """What a writer is told of a finished chunk."""
     return WrittenChunk(
         index=chunk.index,
         outputs=chunk.outputs,

@@ -225,8 +225,9 @@ def check_options(options: Options) -> None:
 
 
 def make_writer(options: Options, source: Source) -> Writer:
-    """The writer that was asked for, otherwise the source's own."""
-    writer: Writer = WRITERS.create(options.format or source.written_as)
+    """The writer that was asked for, otherwise the source's own that suits the method."""
+    own = source.lossless_as if options.method.lossless_only else source.written_as
+    writer: Writer = WRITERS.create(options.format or own)
     return writer
 
 

@@ -24,7 +24,7 @@ from unlearnable_kernels.plugins import changed_plugin, describe_plugins
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Task
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
-from unlearnable_kernels.protect.pipeline.plan import Options, Plan, asked_of, listing_digest
+from unlearnable_kernels.protect.pipeline.plan import Options, Plan, asked_of, listing_digest, make_writer
 
 PLAN_NAME = "plan.jsonl"
 _LONGEST_LINE = 2**28
@@ -251,7 +251,7 @@ def load_plan(
             replace(chunk, samples=[known_as[sample.name] for sample in chunk.samples]) for chunk in chunks
         ]
     options = Options(method, **{k: v for k, v in head.asked.items() if k not in ("method", "settings")})
-    writer = WRITERS.create(options.format or source.written_as)
+    writer = make_writer(options, source)
     task = Task(
         source=source,
         secret=secret,

@@ -3,12 +3,12 @@
 import hashlib
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 
-from unlearnable_kernels.data.images import decode, encode, resize
+from unlearnable_kernels.data.images import SUFFIX, decode, encode, resize
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
@@ -52,7 +52,7 @@ def _probe() -> str:
         "reflect",
         out=torch.from_numpy(filtered[None]).permute(0, 3, 1, 2),
     )
-    written = [_with_codec(lambda: encode(filtered, "png")), _with_codec(lambda: encode(filtered, "jpeg"))]
+    written = [_with_codec(partial(encode, filtered, format)) for format in SUFFIX]
     digest = hashlib.sha256()
     for data in (decoded, resized.tobytes(), filtered.tobytes(), *written):
         digest.update(hashlib.sha256(data).digest())

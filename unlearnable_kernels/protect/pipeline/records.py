@@ -6,13 +6,13 @@ what belongs to no chunk of a plan is of no account.
 
 import hmac
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import canonical
-from unlearnable_kernels.files import parse_json, replacing, write_file, writing
+from unlearnable_kernels.files import parse_json, replacing, sha256_of, write_file, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 
@@ -74,3 +74,14 @@ class Records:
 
     def _mac(self, chunk: Chunk, record: list[Any]) -> str:
         return self.secret.mac(canonical(["chunk", chunk.digest, record]))
+
+
+def intact(files: Sequence[Path], result: Result) -> bool:
+    """Whether the files of a chunk are still what its result says."""
+    try:
+        return len(files) == len(result.sha256) and all(
+            digest is None or sha256_of(file) == digest
+            for file, digest in zip(files, result.sha256, strict=True)
+        )
+    except OSError:
+        return False

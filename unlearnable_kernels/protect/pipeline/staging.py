@@ -34,7 +34,9 @@ _LOCKS = ("lock", "rendering")
 _OWN = {*_LOCKS, PLAN_NAME, "records", "tree", "parts", "work"}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
-_CWD, _RENAME_EXCHANGE = -100, 2  # of renameat2
+# What exchanges two folders on Linux and on macOS, and what the current folder is to it.
+_EXCHANGES = (("renameat2", -100), ("renameatx_np", -2))
+_RENAME_EXCHANGE = 2
 
 
 class Staging:
@@ -247,10 +249,12 @@ def _find_link(folder: Path) -> Path | None:
 
 def _exchange(one: Path, other: Path) -> None:
     """Let two folders change names in one step, which not every file system can."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = [(getattr(libc, name), here) for name, here in _EXCHANGES if hasattr(libc, name)]
+    if not found:
         raise OSError(errno.ENOSYS, "this system cannot exchange two folders in one step")
-    if rename(_CWD, os.fsencode(one), _CWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+    [(rename, here), *_] = found
+    if rename(here, os.fsencode(one), here, os.fsencode(other), _RENAME_EXCHANGE) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"two folders cannot be exchanged in one step here ({os.strerror(code)})")
 

@@ -12,7 +12,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -59,7 +60,12 @@ def execute(
         yield from map(rendering.render, chunks)
         return
     needed = pickled(rendering)
-    context = multiprocessing.get_context("forkserver")
+    # On macOS the system's libraries may not survive a fork.
+    context: ForkServerContext | SpawnContext
+    if sys.platform == "linux":
+        context = multiprocessing.get_context("forkserver")
+    else:
+        context = multiprocessing.get_context("spawn")
     context.set_forkserver_preload([__name__, *_CODECS])
     ours, theirs = context.Pipe(duplex=False)
     lock_held = Connection(os.dup(lock))
@@ -77,9 +83,9 @@ def execute(
 class _Pool:
     """Worker processes, each with a pipe of its own, so that it is known of which chunk one died."""
 
-    def __init__(self, context: ForkServerContext, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, context: ForkServerContext | SpawnContext, arguments: tuple[Any, ...]) -> None:
         self._context, self._arguments = context, arguments
-        self._processes: list[ForkServerProcess] = []
+        self._processes: list[BaseProcess] = []
         self._busy: dict[Connection, Chunk] = {}
 
     def results(self, chunks: Sequence[Chunk], workers: int) -> Iterator[Result]:
