@@ -3,6 +3,7 @@
 A few cases of each kind by day, the same each time; ten thousand by night, with `make fuzz`.
 """
 
+import hashlib
 import io
 import json
 import pickle
@@ -21,10 +22,11 @@ from sample_images import photo, saved
 from sample_results import sample_result
 from test_protect_resume import KEY, contents, interrupted, make_tree
 
+from unlearnable_kernels.data import manifest_entries
 from unlearnable_kernels.data.formats.cifar import CIFAR10
 from unlearnable_kernels.data.images import decode
 from unlearnable_kernels.data.images.headers import jpeg_header, most_bits, png_header
-from unlearnable_kernels.data.manifest import read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import read_manifest
 from unlearnable_kernels.data.source import load_image, open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import create_key_file, read_key_file
@@ -133,12 +135,15 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tree(folder / "src", 4)
     protect_dataset(folder / "src", folder / "dst", secret=KEY, workers=0)
     protect_dataset(folder / "src", folder / "npz", secret=KEY, workers=0, format="npz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_entries, "PART_ENTRIES", 2)
+        protect_dataset(folder / "src", folder / "parts", secret=KEY, workers=0)
     return folder
 
 
 @given(st.data())
 def test_manifests(protected: Path, data: st.DataObject) -> None:
-    folder = protected / data.draw(st.sampled_from(["dst", "npz"]))
+    folder = protected / data.draw(st.sampled_from(["dst", "npz", "parts"]))
     path = folder / "manifest.json"
     whole = path.read_bytes()
     text = data.draw(altered(json.loads(whole)))
@@ -146,14 +151,35 @@ def test_manifests(protected: Path, data: st.DataObject) -> None:
         path.write_bytes(text)
         manifest = decided(lambda: read_manifest(folder))
         found = decided(lambda: verify_dataset(folder, KEY))
-        assert (manifest is None) == (found is None)
-        if manifest is not None:
-            same = json.dumps(manifest, sort_keys=True) == json.dumps(json.loads(whole), sort_keys=True)
+        listed = manifest and decided(lambda: list(manifest.samples()))
+        assert (listed is None) == (found is None)
+        if found is not None:
+            same = json.dumps(manifest.fields, sort_keys=True) == json.dumps(
+                json.loads(whole), sort_keys=True
+            )
             assert found.ok == same
-            decided(lambda: sample_entries(manifest))
         decided(lambda: write_comparison(protected / "src", folder, protected / "sheet.png"))
     finally:
         path.write_bytes(whole)
+
+
+@given(st.data())
+def test_parts_of_manifests(protected: Path, data: st.DataObject) -> None:
+    folder = protected / "parts"
+    path, part = folder / "manifest.json", folder / manifest_entries.part_name(0)
+    whole, before = path.read_bytes(), part.read_bytes()
+    after = data.draw(damaged(before))
+    fields = json.loads(whole)
+    fields["parts"][0] = hashlib.sha256(after).hexdigest()
+    try:
+        part.write_bytes(after)
+        path.write_text(json.dumps(fields))
+        found = decided(lambda: verify_dataset(folder, KEY))
+        assert found is None or found.ok == (before == after)
+        decided(lambda: write_comparison(protected / "src", folder, protected / "sheet.png"))
+    finally:
+        path.write_bytes(whole)
+        part.write_bytes(before)
 
 
 # An unfinished run: whatever stands in its files, the set is made as asked for, or not at all.

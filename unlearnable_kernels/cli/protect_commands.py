@@ -1,6 +1,7 @@
 """The commands around a protected dataset: keygen, check, protect, verify and preview."""
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -224,14 +225,14 @@ def protect(
 
 def summary_of(manifest: Path) -> dict[str, Any]:
     """What a protected set is, as JSON: its manifest, with the tables of files counted."""
-    from unlearnable_kernels.data.manifest import read_manifest, sample_entries, without_tables
+    from unlearnable_kernels.data.manifest import read_manifest, without_tables
 
     whole = read_manifest(manifest.parent)
-    entries = sample_entries(whole).values()
+    counts = Counter(entry.protected for entry in whole.entries())
     return {
         "folder": str(manifest.parent),
-        "images": len(entries),
-        "protected": sum(entry["protected"] for entry in entries),
+        "images": counts.total(),
+        "protected": counts[True],
         "skipped": whole.get("skipped", []),
         **without_tables(whole),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.data.manifest import find_manifest, sample_entries, without_tables
+from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
@@ -38,7 +38,7 @@ class LabelledImages:
     labels: Tensor
     classes: list[str]
     names: list[str]
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,8 +58,8 @@ class LabelledImages:
         """For each image whether the manifest calls it protected; without a manifest none is."""
         if self.manifest is None:
             return [False] * len(self)
-        entries = sample_entries(self.manifest)
-        return [bool(entries[name]["protected"]) if name in entries else False for name in self.names]
+        protected = {name for name, entry in self.manifest.samples() if entry.protected}
+        return [name in protected for name in self.names]
 
     def relabelled(self, classes: list[str], name: str) -> "LabelledImages":
         """The same images with labels that index ``classes``.

@@ -20,6 +20,7 @@ import numpy as np
 
 from unlearnable_kernels.data.formats.folder import output_names
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.remote import File, file_at, is_remote, list_folder, url_of
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, Sample, Source
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
@@ -270,27 +271,18 @@ class ShardWriter(Writer):
         """The file beside the shards that says what is in them, where there is one."""
         return None
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        samples = (
-            (
-                chunk.outputs[position],
-                {"label": chunk.labels[position], "protected": chunk.protected[position]},
-            )
-            for chunk in chunks
-            for position in chunk.written
-        )
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
+        images = ((chunk, position) for chunk in chunks for position in chunk.written)
         names = self.shard_names(destination, chunks)
-        index = self.index_name(destination.source)
-        sides = [] if index is None else [index]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_of, [destination.tree / name for name in (*names, *sides)]))
-        return {
-            "files": {
-                name: {"sha256": digest, "samples": dict(islice(samples, self.shard_size))}
-                for name, digest in zip(names, digests, strict=False)
-            },
-            "side_files": dict(zip(sides, digests[len(names) :], strict=True)),
-        }
+            digests = pool.map(sha256_of, [destination.tree / name for name in names])
+            for name, digest in zip(names, digests, strict=True):
+                for chunk, row in islice(images, self.shard_size):
+                    yield Entry(name, digest, chunk.labels[row], chunk.protected[row], chunk.outputs[row])
+
+    def side_files(self, destination: Destination) -> dict[str, str]:
+        index = self.index_name(destination.source)
+        return {} if index is None else {index: sha256_of(destination.tree / index)}
 
 
 def split_name(source: Source) -> str:

@@ -7,15 +7,15 @@ A picture that is published twice, under two filters or once protected and once 
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images import decode
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.quality import quality_text
@@ -51,7 +51,12 @@ class Earlier:
     """
 
     dst: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
+
+    @cached_property
+    def published(self) -> dict[str, str]:
+        """SHA-256 of the file of each picture."""
+        return {entry.file: entry.sha256 for entry in self.manifest.entries()}
 
     @property
     def options(self) -> Options:
@@ -85,7 +90,7 @@ def read_earlier(dst: Path, secret: Secret) -> Earlier:
             f"{dst} cannot be extended: its filters belong to a class's place (scheme 1), and another class "
             "would change those of others"
         )
-    if any("samples" in entry for entry in manifest["files"].values()):
+    if any(entry.name is not None for entry in manifest.entries()):
         raise UserError(f"{dst} cannot be extended: it is one array, or shards, and not a tree of pictures")
     report = verify_dataset(dst, secret)
     for kind in ("missing", "changed", "extra"):
@@ -110,7 +115,7 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     if changed := differences(before, now):
         raise UserError(f"{earlier.dst} cannot be extended: {', '.join(changed)} would differ")
     assert isinstance(plan.writer, FolderWriter)
-    entries = sample_entries(earlier.manifest)
+    entries = {name: entry.protected for name, entry in earlier.manifest.samples()}
     names = plan.task.names
     originals = dict(zip(entries, match_originals(list(entries), names), strict=True))
     kept = {row: name for name, row in originals.items() if row is not None}
@@ -121,10 +126,10 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
             f"{len(gone)} pictures of {earlier.dst} are not in {plan.task.source.root} any more, such as "
             f"{shown(gone[0])}: give --prune to remove them too"
         )
-    removed = earlier.manifest.get("removed", {}) | {name: bool(entries[name]["protected"]) for name in gone}
+    removed = earlier.manifest.get("removed", {}) | {name: entries[name] for name in gone}
     back = dict(zip(removed, match_originals(list(removed), names), strict=True))
     protected = {row: removed[name] for name, row in back.items() if row is not None}
-    protected |= {row: bool(entries[name]["protected"]) for row, name in kept.items()}
+    protected |= {row: entries[name] for row, name in kept.items()}
     removed = {name: removed[name] for name, row in back.items() if row is None}
     header = plan.header | ({"removed": removed} if removed else {})
     task = plan.task
@@ -186,14 +191,14 @@ def keep_published(
     Raises:
         UserError: A picture of the source has changed since.
     """
-    published = earlier.manifest["files"]
+    published = earlier.published
     kept = dict(results)
     for chunk in plan.chunks:
         digests = list(results[chunk.index].sha256)
         for position, name in enumerate(chunk.outputs):
-            if name in published and digests[position] != published[name]["sha256"]:
+            if name in published and digests[position] != published[name]:
                 _put_back(earlier.dst / name, tree / name, name)
-                digests[position] = published[name]["sha256"]
+                digests[position] = published[name]
         kept[chunk.index] = replace(results[chunk.index], sha256=digests)
     return kept
 
@@ -276,7 +281,7 @@ def extend_dataset(
                 staging.remove()
                 raise
             manifest = job.finish(results, secret, replacing=True)
-    before, now = set(earlier.manifest["files"]), set(manifest["files"])
+    before, now = earlier.published.keys(), {entry.file for entry in manifest.entries()}
     looks = quality_text(manifest.get("picture_quality"))
     notify(
         f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}"
@@ -290,4 +295,4 @@ def nothing_new(plan: Plan, earlier: Earlier) -> bool:
     """Whether the set is what the plan would make of it."""
     header = {name: value for name, value in plan.header.items() if name != "versions"}
     same = header == {name: earlier.manifest.get(name) for name in header}
-    return same and sorted(earlier.manifest["files"]) == sorted(plan.outputs)
+    return same and sorted(earlier.published) == sorted(plan.outputs)

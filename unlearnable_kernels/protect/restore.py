@@ -3,10 +3,10 @@
 import logging
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from unlearnable_kernels.data.formats import WRITERS
-from unlearnable_kernels.data.manifest import read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import Manifest, read_manifest
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
 from unlearnable_kernels.environment import usable_cores
@@ -64,10 +64,10 @@ def restore_dataset(
     inverse = _inverse(protected, manifest, secret)
     # An empty class folder is of no account: the manifest says what each picture was filtered as.
     source = open_source(protected, on_error="skip")
-    entries = sample_entries(manifest)
+    entries = dict(manifest.samples())
     try:
         assignment = [_assigned(entries[sample.name]) for sample in source.samples]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
     with Staging(dst, secret) as staging:
         others = sorted({entry.name for entry in staging.folder.iterdir()} - _OWN)
@@ -85,7 +85,7 @@ def restore_dataset(
     return dst
 
 
-def _inverse(protected: Path, manifest: dict[str, Any], secret: Secret) -> Perturbation:
+def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbation:
     """What undoes the protection.
 
     Raises:
@@ -106,8 +106,8 @@ def _inverse(protected: Path, manifest: dict[str, Any], secret: Secret) -> Pertu
     return METHODS[method].inverse(manifest["parameters"], secret, manifest["dataset_name"], classes)
 
 
-def _assigned(entry: dict[str, Any]) -> int:
-    return int(entry["label"]) if entry["protected"] else -1
+def _assigned(entry: Entry) -> int:
+    return entry.label if entry.protected else -1
 
 
 def _write(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.formats.loose import open_training_images
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.data.remote import is_remote
@@ -191,8 +191,8 @@ def notify_about(source: Source, notify: Notify) -> None:
         notify(f"left out: {', '.join(source.left_out)}")
 
 
-def notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
-    protected = sum(entry["protected"] for entry in sample_entries(manifest).values())
+def notify_result(manifest: Manifest, total: int, notify: Notify) -> None:
+    protected = sum(entry.protected for entry in manifest.entries())
     used = manifest.get("budget_used")
     share = f", using {used['mean']:.0%} of the budget (at most {used['largest']:.0%})" if used else ""
     looks = quality_text(manifest.get("picture_quality"))
@@ -202,7 +202,7 @@ def notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
     notify_skipped(manifest, notify)
 
 
-def notify_skipped(manifest: dict[str, Any], notify: Notify) -> None:
+def notify_skipped(manifest: Manifest, notify: Notify) -> None:
     """Say how many images were passed over, if any."""
     if manifest["skipped"]:
         notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.manifest_entries import Entry, is_part_name
 from unlearnable_kernels.data.originals import stem
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, FolderSource, Sample, Source, not_a_dataset
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, one_file_each
 from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import sha256_of, write_file
 
@@ -113,7 +114,7 @@ class FolderWriter(Writer):
         folders = [source.prefix] if source.prefix else source.classes
         for name in (*folders, *names, *(file.as_posix() for file in source.side_files)):
             top = name.partition("/")[0]
-            if top.casefold() == MANIFEST_NAME:
+            if top.casefold() == MANIFEST_NAME or is_part_name(top):
                 raise UserError(f"{source.name}: {top!r} is where the manifest goes; rename it in the source")
         return names
 
@@ -157,21 +158,12 @@ class FolderWriter(Writer):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_file(target, (destination.source.root / file).read_bytes())
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        files = {
-            chunk.outputs[position]: {
-                "sha256": chunk.sha256[position],
-                "label": chunk.labels[position],
-                "protected": chunk.protected[position],
-            }
-            for chunk in chunks
-            for position in chunk.written
-        }
-        side_files = sorted(destination.source.side_files)
-        return {
-            "files": files,
-            "side_files": {file.as_posix(): sha256_of(destination.tree / file) for file in side_files},
-        }
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
+        return one_file_each(chunks)
+
+    def side_files(self, destination: Destination) -> dict[str, str]:
+        files = sorted(destination.source.side_files)
+        return {file.as_posix(): sha256_of(destination.tree / file) for file in files}
 
 
 @WRITERS.register("png", "a PNG file for each image, without loss")

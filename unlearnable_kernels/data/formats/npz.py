@@ -2,16 +2,17 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, ClassVar
 
 import numpy as np
 
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.formats.folder import dataset_name
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
 from unlearnable_kernels.errors import UserError
@@ -101,17 +102,12 @@ class NpzWriter(Writer):
             self._array(destination), parts, destination.shape, labels, destination.source.classes, names
         )
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        samples = {
-            chunk.outputs[position]: {
-                "label": chunk.labels[position],
-                "protected": chunk.protected[position],
-            }
-            for chunk in chunks
-            for position in chunk.written
-        }
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
         array = self._array(destination)
-        return {"files": {array.name: {"sha256": sha256_of(array), "samples": samples}}, "side_files": {}}
+        digest = sha256_of(array)
+        for chunk in chunks:
+            for row in chunk.written:
+                yield Entry(array.name, digest, chunk.labels[row], chunk.protected[row], chunk.outputs[row])
 
     def _part(self, destination: Destination, index: int) -> Path:
         return destination.parts / f"{index:08d}.raw"

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,31 @@ from unlearnable_kernels.protect.methods.method import Perturbation
 
 # Decoded pixels that wait to be perturbed: enough for a batch, little beside a worker's own size.
 BATCH_BYTES = 32 * 2**20
+
+
+class Item(Protocol):
+    """What executors hand out: a chunk, or files to check."""
+
+    @property
+    def index(self) -> int:
+        """Its number."""
+
+    @property
+    def pictures(self) -> str:
+        """What is in it, for messages."""
+
+
+C = TypeVar("C", bound=Item)
+R = TypeVar("R")
+_C = TypeVar("_C", bound=Item, contravariant=True)
+_R = TypeVar("_R", covariant=True)
+
+
+class Work(Protocol[_C, _R]):
+    """What is done to each item, wherever that is. It can be pickled."""
+
+    def render(self, chunk: _C) -> _R:
+        """Do one. Raises UserError."""
 
 
 @dataclass(frozen=True)

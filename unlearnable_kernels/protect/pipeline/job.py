@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text
+from unlearnable_kernels.data.manifest import Manifest, read_manifest, write_manifest
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import sha256_of, write_file, writing
+from unlearnable_kernels.files import sha256_of, writing
 from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
@@ -174,7 +174,7 @@ class Job:
         quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
         return {**perturbation.outcome, **quality}
 
-    def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> dict[str, Any]:
+    def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> Manifest:
         """Put the dataset together, write the manifest last, and publish.
 
         Args:
@@ -192,22 +192,23 @@ class Job:
             )
         with writing(self.staging.tree):
             self.plan.writer.seal(self.destination, chunks)
-            entries = self.plan.writer.entries(self.destination, chunks)
         skipped = [
             [chunk.samples[position].name, reason]
             for chunk in self.plan.chunks
             for position, reason in sorted(results[chunk.index].skipped.items())
         ]
-        manifest = {
+        fields = {
             **self.plan.header,
             **self._outcome(chunks),
             "skipped": [*map(list, self.source.skipped), *skipped],
-            **entries,
         }
-        text = manifest_text(sign(manifest, secret))
-        write_file(self.staging.tree / MANIFEST_NAME, text.encode())
+        writer, tree = self.plan.writer, self.staging.tree
+        with writing(tree):
+            entries = writer.entries(self.destination, chunks)
+            side_files = writer.side_files(self.destination)
+            write_manifest(tree, fields, entries, side_files, lambda whole: sign(whole, secret))
         self.staging.publish(replacing)
-        return manifest
+        return read_manifest(self.staging.dst)
 
 
 def refuse_another(head: Head, plan: Plan, folder: Path) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.formats.folder import FolderWriter
-from unlearnable_kernels.data.manifest import SCHEMA_VERSION, canonical
+from unlearnable_kernels.data.manifest import IN_PARTS, canonical, schema_of
 from unlearnable_kernels.data.source import Source, load_image
 from unlearnable_kernels.data.writer import Writer
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import ImageError, UserError, shown
+from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.plugins import describe_plugins
 from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
@@ -141,8 +142,11 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
     task = make_task(source, secret, options, writer, image, scheme)
     method, parameters = options.method, options.method.parameters(task)
     assignment = method.assignment(task, parameters)
+    schema = schema_of(len(source.samples))
+    if schema == IN_PARTS:
+        extra_module("pyarrow.parquet")  # now rather than when all images are rendered
     header = {
-        "schema": SCHEMA_VERSION,
+        "schema": schema,
         "method": method.name,
         "parameters": parameters,
         "dataset_name": task.name,
