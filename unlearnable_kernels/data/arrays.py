@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +113,7 @@ def load_arrays(
     return load_samples(source, samples, path, split, image_size, progress=progress)
 
 
-def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Source, list[Sample]]:
+def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Source, Sequence[Sample]]:
     """A dataset, and which of its samples are wanted, as for ``load_arrays``.
 
     Raises:
@@ -127,7 +128,7 @@ def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Sou
 
 def load_samples(
     source: Source,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     path: Path,
     split: str,
     image_size: int | None = None,

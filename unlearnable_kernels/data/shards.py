@@ -23,7 +23,7 @@ from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
 from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.remote import File, file_at, is_remote, list_folder, url_of
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, Sample, Source
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, read_piece
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import sha256_of, write_all, writing
 
@@ -196,7 +196,7 @@ class ShardWriter(Writer):
         if self.shard_size < 1:
             raise UserError(f"shard_size must be at least 1 image, not {self.shard_size}")
 
-    def outputs(self, source: Source) -> list[str]:
+    def outputs(self, source: Source) -> Sequence[str]:
         """The source's names with the suffix of the images."""
         return output_names(replace(source, prefix=""), self.images)
 
@@ -218,7 +218,7 @@ class ShardWriter(Writer):
     ) -> list[str | None]:
         images = dict(encoded)
         order = sorted(images)
-        # The sizes of the images first, on a line, which ``_images_of`` reads back.
+        # The sizes of the images first, on a line, which ``_rows`` reads back.
         head = json.dumps([len(images[position]) for position in order]).encode() + b"\n"
         digest = hashlib.sha256()
         with writing(path := self._piece(destination, index)), path.open("wb", buffering=0) as file:
@@ -246,10 +246,11 @@ class ShardWriter(Writer):
 
     def _rows(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Row]:
         for chunk in chunks:
-            with self._piece(destination, chunk.index).open("rb") as file:
-                sizes = json.loads(file.readline())
-                for position, size in zip(chunk.written, sizes, strict=True):
-                    yield Row(chunk.outputs[position], chunk.labels[position], file.read(size))
+            data = read_piece(self._piece(destination, chunk.index), chunk.sha256[0])
+            start = data.index(b"\n") + 1
+            for position, size in zip(chunk.written, json.loads(data[:start]), strict=True):
+                yield Row(chunk.outputs[position], chunk.labels[position], data[start : start + size])
+                start += size
 
     def shard_names(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> list[str]:
         """The names of all shards."""

@@ -1,5 +1,6 @@
 """What every output format does: name images, encode them, write them in chunks, put all together."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import Source
+from unlearnable_kernels.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Writer(ABC):
         """
 
     @abstractmethod
-    def outputs(self, source: Source) -> list[str]:
+    def outputs(self, source: Source) -> Sequence[str]:
         """One name for each sample of ``source``, unique, by which the manifest calls what becomes of it.
 
         Raises:
@@ -143,6 +145,19 @@ class Writer(ABC):
     def side_files(self, destination: Destination) -> dict[str, str]:
         """SHA-256, by its path, of every other file that ``seal`` made. Raises OSError."""
         return {}
+
+
+def read_piece(path: Path, digest: str | None) -> bytes:
+    """What ``write`` left of a chunk, for ``seal``.
+
+    Raises:
+        OSError: It cannot be read.
+        UserError: It has another SHA-256 by now.
+    """
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(f"{path} has changed since it was written; run the same command again with --rehash")
+    return data
 
 
 def one_file_each(chunks: Iterable[WrittenChunk]) -> Iterator[Entry]:

@@ -5,7 +5,7 @@ A picture that is published twice, under two filters or once protected and once 
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.selection import exact_subset
-from unlearnable_kernels.protect.pipeline.chunk import Result
+from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
@@ -141,7 +141,7 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
         header=header,
         assignment=assignment,
         outputs=outputs,
-        digest=digest_of([header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
+        digest=digest_of(header, assignment, outputs, earlier.manifest["mac"]),
     ).cut()
 
 
@@ -175,31 +175,33 @@ def _outputs(plan: Plan, kept: Mapping[int, str]) -> list[str]:
 
 
 def keep_published(
-    plan: Plan, earlier: Earlier, results: Mapping[int, Result], tree: Path
+    plan: Plan, earlier: Earlier, result_of: Callable[[Chunk], Result], tree: Path
 ) -> dict[int, Result]:
     """Put the earlier set's own bytes into the new tree.
 
     Args:
         plan: As ``grown`` gave it.
         earlier: The set that grows.
-        results: What was rendered.
+        result_of: What was rendered of a chunk.
         tree: Where it lies.
 
     Returns:
-        The results, with the digests of those bytes.
+        For chunks with other bytes than were rendered, by their numbers, the results with their digests.
 
     Raises:
         UserError: A picture of the source has changed since.
     """
     published = earlier.published
-    kept = dict(results)
+    kept: dict[int, Result] = {}
     for chunk in plan.chunks:
-        digests = list(results[chunk.index].sha256)
+        result = result_of(chunk)
+        digests = list(result.sha256)
         for position, name in enumerate(chunk.outputs):
             if name in published and digests[position] != published[name]:
                 _put_back(earlier.dst / name, tree / name, name)
                 digests[position] = published[name]
-        kept[chunk.index] = replace(results[chunk.index], sha256=digests)
+        if digests != result.sha256:
+            kept[chunk.index] = replace(result, sha256=digests)
     return kept
 
 
@@ -274,13 +276,13 @@ def extend_dataset(
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)
-                results = job.render(executor, notify)
+                job.render(executor, notify)
             try:
-                results = keep_published(job.plan, earlier, results, staging.tree)
+                kept = keep_published(job.plan, earlier, job.result, staging.tree)
             except UserError:
                 staging.remove()
                 raise
-            manifest = job.finish(results, secret, replacing=True)
+            manifest = job.finish(secret, replacing=True, kept=kept)
     before, now = earlier.published.keys(), {entry.file for entry in manifest.entries()}
     looks = quality_text(manifest.get("picture_quality"))
     notify(

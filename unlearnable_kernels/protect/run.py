@@ -48,6 +48,7 @@ def protect_dataset(
     executor: str = "local",
     address: str | None = None,
     on_error: str = "raise",
+    rehash: bool = False,
     progress: Progress = no_progress,
     notify: Notify | None = None,
     **method_settings: Any,
@@ -77,6 +78,7 @@ def protect_dataset(
         executor: Where, a name in ``executor.NAMES``.
         address: Of a Ray cluster.
         on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
+        rehash: Whether a run that resumes hashes what is written already; otherwise it looks at sizes.
         progress: Takes progress.
         notify: Takes messages of one line; by default they are logged.
         **method_settings: With a name, fields of the method's class, such as ``ClasswiseConv``; None is the
@@ -105,12 +107,12 @@ def protect_dataset(
             staging.remove()
             notify(f"{dst} is complete already")
             return dst / MANIFEST_NAME
-        job = Job(ready.source, ready.plan, staging, on_error == "skip", progress)
+        job = Job(ready.source, ready.plan, staging, on_error == "skip", progress, rehash)
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)
-                results = job.render(where, notify)
-            manifest = job.finish(results, secret)
+                job.render(where, notify)
+            manifest = job.finish(secret)
     notify_result(manifest, len(ready.plan.outputs), notify)
     return dst / MANIFEST_NAME
 

@@ -159,7 +159,7 @@ def _protected_pairs(
     """(label, (clean, protected)) of the first protected image of each of the first classes that have one."""
     # What was skipped then is not looked at now.
     source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
-    if manifest["source_listing_sha256"] != listing_digest(source, with_times=False):
+    if manifest["source_listing_sha256"] != listing_digest(source):
         raise UserError(f"{dst} was not made from the files that are in {src} now")
     entries = dict(manifest.samples())
     outputs = WRITERS.create(manifest["parameters"]["format"]).outputs(source)

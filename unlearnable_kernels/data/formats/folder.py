@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
+from unlearnable_kernels.data.listing import Names, Samples
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
 from unlearnable_kernels.data.manifest_entries import Entry, is_part_name
 from unlearnable_kernels.data.originals import stem
@@ -45,12 +47,13 @@ def open_image_folder(root: Path, split: str, on_error: str) -> Source | None:
     for entry in files:
         if has_image_suffix(entry.name):
             scan.refuse(entry.name, "an image outside the class folders")
-    samples = []
+    samples = Samples()
     for label, name in enumerate(classes):
         images, _ = scan.find_images(name)
         if not images:
             scan.refuse(name, "a class without images")
-        samples += [Sample(image.name, label, image.size, image.mtime_ns) for image in images]
+        for image in images:
+            samples.append(Sample(image.name, label, image.size, image.mtime_ns))
     named_split = prefix or root.resolve().name
     return FolderSource(
         root=root,
@@ -108,11 +111,11 @@ def dataset_name(root: Path, classes: list[str]) -> str:
 class FolderWriter(Writer):
     """One file for each image, in the tree of the source."""
 
-    def outputs(self, source: Source) -> list[str]:
+    def outputs(self, source: Source) -> Sequence[str]:
         """The path of each sample's file in the protected tree, relative to its root."""
         names = output_names(source, self.name)
         folders = [source.prefix] if source.prefix else source.classes
-        for name in (*folders, *names, *(file.as_posix() for file in source.side_files)):
+        for name in chain(folders, names, (file.as_posix() for file in source.side_files)):
             top = name.partition("/")[0]
             if top.casefold() == MANIFEST_NAME or is_part_name(top):
                 raise UserError(f"{source.name}: {top!r} is where the manifest goes; rename it in the source")
@@ -192,12 +195,18 @@ class JpegWriter(FolderWriter):
             raise UserError(f"quality must be from 1 to 100, not {self.quality}")
 
 
-def output_names(source: Source, format: str) -> list[str]:
+def output_names(source: Source, format: str) -> Sequence[str]:
     """The path of each sample's file in the protected tree, relative to its root.
 
     The source's name with the suffix of ``format``; where that would give two files of a folder one name
     (a.jpg, a.png; case is ignored), the suffix is added to the whole name instead (a.jpg.png).
     """
+    prefix = f"{source.prefix}/" if source.prefix else ""
+    plain = Names(prefix + _with_suffix(sample.name, format) for sample in source.samples)
+    # Equal names have equal hashes: where there are none, the tables below, which are large, are not needed.
+    hashes = np.fromiter((hash(name.casefold()) for name in plain), np.int64, len(plain))
+    if len(np.unique(hashes)) == len(plain):
+        return plain
     names = [sample.name for sample in source.samples]
     wanted = {name: _with_suffix(name, format) for name in names}
     claims = Counter(name.casefold() for name in wanted.values())
@@ -210,7 +219,6 @@ def output_names(source: Source, format: str) -> list[str]:
                 renamed += SUFFIX[format]
             taken.add(renamed.casefold())
             wanted[name] = renamed
-    prefix = f"{source.prefix}/" if source.prefix else ""
     return [prefix + wanted[name] for name in names]
 
 

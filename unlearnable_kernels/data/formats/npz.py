@@ -14,7 +14,7 @@ from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.formats.folder import dataset_name
 from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, read_piece
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import sha256_of, write_file
 
@@ -97,7 +97,7 @@ class NpzWriter(Writer):
     def seal(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> None:
         labels = [chunk.labels[position] for chunk in chunks for position in chunk.written]
         names = [chunk.outputs[position] for chunk in chunks for position in chunk.written]
-        parts = (self._part(destination, chunk.index) for chunk in chunks)
+        parts = (read_piece(self._part(destination, chunk.index), chunk.sha256[0]) for chunk in chunks)
         write_npz(
             self._array(destination), parts, destination.shape, labels, destination.source.classes, names
         )
@@ -118,7 +118,7 @@ class NpzWriter(Writer):
 
 def write_npz(
     path: Path,
-    parts: Iterable[Path],
+    parts: Iterable[bytes],
     shape: tuple[int, ...],
     labels: Sequence[int],
     classes: Sequence[str],
@@ -126,14 +126,14 @@ def write_npz(
 ) -> None:
     """Write what ``numpy.load(path, allow_pickle=False)`` reads; the images never are in memory together.
 
-    images: uint8 [N, H, W, 3], the bytes of ``parts`` one after the other, ``shape`` being [H, W, 3];
+    images: uint8 [N, H, W, 3], ``parts`` one after the other, ``shape`` being [H, W, 3];
     labels: int64 [N], indices into ``classes``; names: of the samples. Raises OSError.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with _member(archive, "images") as file:
             _header(file, np.dtype(np.uint8), (len(labels), *shape))
             for part in parts:
-                file.write(part.read_bytes())
+                file.write(part)
         for name, array in (
             ("labels", np.array(labels, dtype="<i8")),
             ("classes", np.array(classes, dtype=np.str_)),

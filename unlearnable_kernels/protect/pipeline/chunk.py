@@ -1,7 +1,7 @@
 """From one chunk of the source to its protected images: read, decode, perturb, encode, write."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.errors import ImageError, shown
+from unlearnable_kernels.files import writing
 from unlearnable_kernels.protect.methods.method import Perturbation
 
 # Decoded pixels that wait to be perturbed: enough for a batch, little beside a worker's own size.
@@ -55,9 +56,9 @@ class Chunk:
     """
 
     index: int
-    samples: list[Sample]
-    assignment: list[int]
-    outputs: list[str]
+    samples: Sequence[Sample]
+    assignment: Sequence[int]
+    outputs: Sequence[str]
     digest: str = ""
 
     @property
@@ -77,11 +78,13 @@ class Result:
         index: Number of the chunk.
         sha256: What ``Writer.write`` returned.
         skipped: Why an image was skipped, by its position within the chunk.
+        sizes: Bytes of each of those files; None for one that was not written.
     """
 
     index: int
     sha256: list[str | None]
     skipped: dict[int, str]
+    sizes: list[int | None]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,13 @@ class Rendering:
         skipped: dict[int, str] = {}
         encoded = self._encoded(chunk, skipped)
         digests = self.writer.write(self.destination, chunk.index, chunk.outputs, encoded)
-        return Result(chunk.index, digests, skipped)
+        files = self.writer.files(self.destination, chunk.index, chunk.outputs)
+        with writing(self.destination.tree):
+            sizes = [
+                None if digest is None else file.stat().st_size
+                for file, digest in zip(files, digests, strict=True)
+            ]
+        return Result(chunk.index, digests, skipped, sizes)
 
     def _encoded(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[int, bytes]]:
         for positions, images in self._perturbed(chunk, skipped):

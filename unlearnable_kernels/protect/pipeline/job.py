@@ -1,13 +1,13 @@
 """One run: a plan applied in a staging folder, chunk by chunk, and put together."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
+from unlearnable_kernels.data.listing import Compact
 from unlearnable_kernels.data.manifest import Manifest, read_manifest, write_manifest
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
@@ -35,13 +35,22 @@ _SHOWN = 3
 
 
 class Job:
-    """One run's plan, applied in one staging folder: begun once, rendered by one or by many, and finished."""
+    """One run's plan, applied in one staging folder: begun once, rendered by one or by many, and finished.
+
+    What is done is told by the sizes of its files, and with ``rehash`` by their hashes.
+    """
 
     def __init__(
-        self, source: Source, plan: Plan, staging: Staging, skip_bad: bool, progress: Progress
+        self,
+        source: Source,
+        plan: Plan,
+        staging: Staging,
+        skip_bad: bool,
+        progress: Progress,
+        rehash: bool = False,
     ) -> None:
         self.source, self.plan, self.staging = source, plan, staging
-        self.skip_bad, self.progress = skip_bad, progress
+        self.skip_bad, self.progress, self.rehash = skip_bad, progress, rehash
         self.destination = Destination(
             staging.tree, staging.parts, source.without_samples(), plan.task.image.shape
         )
@@ -107,18 +116,18 @@ class Job:
             plan = self.plan
             workspace = Workspace(self.staging.work, self.skip_bad, notify, self.progress)
             self._perturbation = plan.method.perturbation(
-                plan.task, plan.parameters, plan.assignment, workspace
+                plan.task, plan.parameters, list(plan.assignment), workspace
             )
         return self._perturbation
 
-    def done(self) -> dict[int, Result]:
-        """The results of chunks that are finished, by their number."""
+    def done(self) -> set[int]:
+        """The numbers of the chunks that are finished."""
         return self.staging.records.finished(self.plan.chunks, self._is_whole)
 
     def render(
         self, executor: Executor, notify: Notify, wanted: Callable[[int], bool] = lambda index: True
-    ) -> dict[int, Result]:
-        """The result of every chunk that is wanted, by its number: recorded before, or rendered now."""
+    ) -> int:
+        """Render every chunk that is wanted, unless it is done; the number of these chunks."""
         chunks = [chunk for chunk in self.plan.chunks if wanted(chunk.index)]
         results = self.staging.records.finished(chunks, self._is_whole)
         total = sum(len(chunk.samples) for chunk in chunks)
@@ -132,10 +141,9 @@ class Job:
         with closing(executor.execute(rendering, [*left.values()], self.plan, self.staging)) as new:
             for result in new:
                 self.staging.records.add(left[result.index], result)
-                results[result.index] = result
                 done += len(left[result.index].samples)
                 self.progress("protecting", done, total)
-        return results
+        return len(chunks)
 
     def _rendering(self, perturbation: Perturbation) -> Rendering:
         return Rendering(
@@ -153,39 +161,48 @@ class Job:
     def _is_whole(self, chunk: Chunk, result: Result) -> bool:
         if result.skipped and not self.skip_bad:
             return False
-        files = self._files(chunk)
         try:
-            return len(files) == len(result.sha256) and all(
-                digest is None or sha256_of(file) == digest
-                for file, digest in zip(files, result.sha256, strict=True)
-            )
-        except OSError:
+            for file, digest, size in zip(self._files(chunk), result.sha256, result.sizes, strict=True):
+                if digest is None:
+                    continue
+                if file.lstat().st_size != size or (self.rehash and sha256_of(file) != digest):
+                    return False
+        except (OSError, ValueError):  # or of another number of files
             return False
+        return True
 
-    def _outcome(self, chunks: list[WrittenChunk]) -> dict[str, Any]:
+    def result(self, chunk: Chunk) -> Result:
+        """What became of a chunk that is finished."""
+        found = self.staging.records.read(chunk)
+        if found is None:
+            raise UserError(f"{self.staging.folder}: the record of {chunk.pictures} is gone; render it again")
+        return found
+
+    def _outcome(self, chunks: Sequence[WrittenChunk]) -> dict[str, Any]:
         """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
         perturbation = self._perturb(lambda message: None)
-        ends = np.cumsum([len(chunk.outputs) for chunk in chunks])
-        skipped = {
-            int(end) - len(chunk.outputs) + position
-            for end, chunk in zip(ends, chunks, strict=True)
-            for position in chunk.skipped
-        }
+        skipped: set[int] = set()
+        start = 0
+        for chunk in chunks:
+            skipped |= {start + position for position in chunk.skipped}
+            start += len(chunk.outputs)
         quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
         return {**perturbation.outcome, **quality}
 
-    def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> Manifest:
+    def finish(
+        self, secret: Secret, replacing: bool = False, kept: Mapping[int, Result] = MappingProxyType({})
+    ) -> Manifest:
         """Put the dataset together, write the manifest last, and publish.
 
         Args:
-            results: Of every chunk.
             secret: Signs the manifest.
             replacing: Whether a finished set takes its place.
+            kept: What stands in the place of the results of some chunks, by their numbers.
 
         Returns:
             The manifest.
         """
-        chunks = [_written(chunk, results[chunk.index]) for chunk in self.plan.chunks]
+        chunks = _Written(self.plan.chunks, lambda chunk: kept.get(chunk.index) or self.result(chunk))
         if all(len(chunk.skipped) == len(chunk.outputs) for chunk in chunks):
             raise UserError(
                 f"{self.source.root}: all of its {len(self.plan.outputs)} images had to be skipped"
@@ -195,7 +212,7 @@ class Job:
         skipped = [
             [chunk.samples[position].name, reason]
             for chunk in self.plan.chunks
-            for position, reason in sorted(results[chunk.index].skipped.items())
+            for position, reason in sorted(self.result(chunk).skipped.items())
         ]
         fields = {
             **self.plan.header,
@@ -229,16 +246,14 @@ def refuse_another(head: Head, plan: Plan, folder: Path) -> None:
 
 def describe_changes(before: Sequence[Chunk], now: Sequence[Chunk]) -> str:
     """Which pictures came, went or changed, in few words."""
+    same = {chunk.digest for chunk in before} & {chunk.digest for chunk in now}
     old, new = (
-        {sample.name: sample for chunk in chunks for sample in chunk.samples} for chunks in (before, now)
+        {sample.name: sample for chunk in chunks if chunk.digest not in same for sample in chunk.samples}
+        for chunks in (before, now)
     )
-
-    def differs(name: str) -> bool:
-        # Not by the label, a class's place, which changes when others come.
-        return (new[name].size, new[name].mtime_ns) != (old[name].size, old[name].mtime_ns)
-
     kinds = {
-        "changed": [name for name in new if name in old and differs(name)],
+        # Not by the label, a class's place, which changes when others come.
+        "changed": [name for name in new if name in old and new[name].size != old[name].size],
         "new": [name for name in new if name not in old],
         "gone": [name for name in old if name not in new],
     }
@@ -250,12 +265,23 @@ def _told(names: Sequence[str], kind: str) -> str:
     return f"{', '.join(map(shown, names[:_SHOWN]))}{more} {'are' if len(names) > 1 else 'is'} {kind}"
 
 
-def _written(chunk: Chunk, result: Result) -> WrittenChunk:
-    return WrittenChunk(
-        index=chunk.index,
-        outputs=chunk.outputs,
-        labels=[sample.label for sample in chunk.samples],
-        protected=[assigned >= 0 for assigned in chunk.assignment],
-        skipped=frozenset(result.skipped),
-        sha256=result.sha256,
-    )
+class _Written(Compact[WrittenChunk]):
+    """All chunks as they were written: read from their records whenever they are looked at."""
+
+    def __init__(self, chunks: Sequence[Chunk], result: Callable[[Chunk], Result]) -> None:
+        self._chunks, self._result = chunks, result
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def item(self, position: int) -> WrittenChunk:
+        chunk = self._chunks[position]
+        result = self._result(chunk)
+        return WrittenChunk(
+            index=chunk.index,
+            outputs=chunk.outputs,
+            labels=[sample.label for sample in chunk.samples],
+            protected=[assigned >= 0 for assigned in chunk.assignment],
+            skipped=frozenset(result.skipped),
+            sha256=result.sha256,
+        )
