@@ -9,7 +9,7 @@ A small set's manifest holds an entry for every file itself (schema 1). That of 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,11 @@ class Manifest(Mapping[str, Any]):
     """A manifest as it was read, whose entries come as a stream: there may be millions.
 
     Attributes:
-        folder: That of the protected set.
+        folder: That of the protected set; no part of what it says.
         fields: The JSON object; as a mapping, a manifest has these.
     """
 
-    folder: Path
+    folder: Path = field(compare=False)
     fields: dict[str, Any]
 
     def __getitem__(self, name: str) -> Any:

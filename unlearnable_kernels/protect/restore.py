@@ -6,7 +6,6 @@ from pathlib import Path
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.manifest import Manifest, read_manifest
-from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
 from unlearnable_kernels.environment import usable_cores
@@ -64,9 +63,9 @@ def restore_dataset(
     inverse = _inverse(protected, manifest, secret)
     # An empty class folder is of no account: the manifest says what each picture was filtered as.
     source = open_source(protected, on_error="skip")
-    entries = dict(manifest.samples())
+    labels = {name: entry.label if entry.protected else -1 for name, entry in manifest.samples()}
     try:
-        assignment = [_assigned(entries[sample.name]) for sample in source.samples]
+        assignment = [labels[sample.name] for sample in source.samples]
     except KeyError as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
     with Staging(dst, secret) as staging:
@@ -104,10 +103,6 @@ def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbatio
     # Signed by the key: whatever stands there, we wrote.
     classes = manifest["classes"] if manifest.get("scheme") == 2 else len(manifest["classes"])
     return METHODS[method].inverse(manifest["parameters"], secret, manifest["dataset_name"], classes)
-
-
-def _assigned(entry: Entry) -> int:
-    return entry.label if entry.protected else -1
 
 
 def _write(

@@ -11,19 +11,26 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
-from unlearnable_kernels.data.remote import is_remote
+from unlearnable_kernels.data.remote import file_at, is_remote, list_folder, url_of
+from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences, scheme_at, staging_folder
+from unlearnable_kernels.protect.pipeline.staging import (
+    Staging,
+    destination,
+    differences,
+    scheme_at,
+    staging_folder,
+)
 from unlearnable_kernels.protect.verify import verify_dataset
 
 ON_ERROR = ("raise", "skip")
@@ -99,13 +106,13 @@ def protect_dataset(
     dst = ready.dst
     check_exposure(ready.plan, earlier, accept_exposure, notify)
     if _is_complete(ready) and not staging_folder(dst).exists():
-        notify(f"{dst} is complete already")
+        notify(f"{url_of(dst)} is complete already")
         return dst / MANIFEST_NAME
     with resumable(), Staging(dst, secret) as staging:
         # Asked again: another process may have finished it while this one waited.
         if _is_complete(ready):
             staging.remove()
-            notify(f"{dst} is complete already")
+            notify(f"{url_of(dst)} is complete already")
             return dst / MANIFEST_NAME
         job = Job(ready.source, ready.plan, staging, on_error == "skip", progress, rehash)
         with telling_how_to_resume(notify):
@@ -150,6 +157,8 @@ def prepare(
     check_places(source.root, dst)
     notify_about(source, notify)
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
+    if is_remote(dst) and not isinstance(plan.writer, ShardWriter):
+        raise UserError(f"format must be webdataset or parquet for {url_of(dst)}, not {plan.writer.name!r}")
     if plan.protects_nothing:
         notify(f"warning: no image is protected: {plan.protects_nothing}")
     origin = resolve(src), None if labels is None else str(resolved(labels))
@@ -222,7 +231,7 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     Raises:
         UserError: They, or the staging folder and the source, do not lie clear of each other.
     """
-    src, dst = src if is_remote(src) else resolved(src), resolved(dst)
+    src, dst = src if is_remote(src) else resolved(src), destination(dst)
     if not is_remote(src) and not src.exists():
         raise UserError(f"{src}: no such file or folder")
     if not dst.name:
@@ -236,6 +245,8 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
 def _is_complete(ready: Ready) -> bool:
     """Whether ``dst`` is the whole result of this plan. Raises UserError if it holds anything else."""
     dst, plan, secret = ready.dst, ready.plan, ready.plan.task.secret
+    if is_remote(dst):
+        return _is_complete_there(ready)
     if not dst.exists():
         return False
     if not dst.is_dir():
@@ -247,14 +258,7 @@ def _is_complete(ready: Ready) -> bool:
         return False
     if not (dst / MANIFEST_NAME).is_file():
         raise UserError(f"{dst} holds something else (there is no {MANIFEST_NAME}); choose another name")
-    manifest = read_manifest(dst)
-    before = {name: manifest.get(name) for name in plan.header if name != "versions"}
-    now = {name: value for name, value in plan.header.items() if name != "versions"}
-    if changed := differences(before, now):
-        raise UserError(
-            f"{dst} holds a dataset that differs in {', '.join(changed)}; add new pictures with --extend, or "
-            "choose another name, and give this one with --earlier if it was published"
-        )
+    _read_same(dst, plan)
     report = verify_dataset(dst, secret)
     damage = [f"{name} is missing" for name in report.missing] + [
         f"{name} has changed" for name in report.changed
@@ -267,3 +271,37 @@ def _is_complete(ready: Ready) -> bool:
             "delete the folder to start over, or choose another name"
         )
     return True
+
+
+def _read_same(dst: Path, plan: Plan) -> Manifest:
+    """The manifest of a finished set. Raises UserError if another plan made it."""
+    manifest = read_manifest(dst)
+    before = {name: manifest.get(name) for name in plan.header if name != "versions"}
+    now = {name: value for name, value in plan.header.items() if name != "versions"}
+    if changed := differences(before, now):
+        raise UserError(
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}; add new pictures with "
+            "--extend, or choose another name, and give this one with --earlier if it was published"
+        )
+    return manifest
+
+
+def _is_complete_there(ready: Ready) -> bool:
+    """``_is_complete`` for a remote set, whose manifest is written last; its shards are not read."""
+    dst, plan, secret = ready.dst, ready.plan, ready.plan.task.secret
+    if file_at(dst / MANIFEST_NAME) is not None:
+        if not is_signed_by(_read_same(dst, plan), secret):
+            raise UserError(f"{url_of(dst)} holds this dataset, but {MANIFEST_NAME} has changed")
+        return True
+    if not staging_folder(dst).exists() and _has_files(dst):
+        raise UserError(
+            f"{url_of(dst)} holds something else (there is no {MANIFEST_NAME}); choose another name"
+        )
+    return False
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(list_folder(folder))
+    except UserError:  # there is no such folder
+        return False

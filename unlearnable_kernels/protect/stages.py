@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.remote import file_at, is_remote, url_of
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import resolved, resumable
+from unlearnable_kernels.files import resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
@@ -18,7 +19,7 @@ from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.plan_file import load_plan
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
-from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.pipeline.staging import Staging, destination
 from unlearnable_kernels.protect.run import check_exposure, notify_result, prepare, telling_how_to_resume
 
 _NAMED = 5  # missing chunks that a message names
@@ -147,16 +148,20 @@ def _planned(
     wanted: Callable[[int], bool] = lambda index: True,
     shared: bool = False,
 ) -> Iterator[Job]:
-    dst = resolved(Path(dst))
+    dst = destination(Path(dst))
     with resumable(), Staging(dst, secret, planned=True, shared=shared) as staging:
         plan, skip_bad = load_plan(staging.folder, secret, wanted)
         yield Job(plan.task.source, plan, staging, skip_bad, progress, rehash)
 
 
 def _refuse_finished(dst: Path) -> None:
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    if is_remote(dst):
+        taken = file_at(dst / MANIFEST_NAME) is not None
+    else:
+        taken = dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
+    if taken:
         raise UserError(
-            f"{dst} is there already: choose another name, or look at it with `unlearnable verify`"
+            f"{url_of(dst)} is there already: choose another name, or look at it with `unlearnable verify`"
         )
 
 

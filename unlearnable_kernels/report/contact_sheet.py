@@ -161,15 +161,14 @@ def _protected_pairs(
     source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
     if manifest["source_listing_sha256"] != listing_digest(source):
         raise UserError(f"{dst} was not made from the files that are in {src} now")
-    entries = dict(manifest.samples())
+    flags = {name: entry.protected for name, entry in manifest.samples()}
     outputs = WRITERS.create(manifest["parameters"]["format"]).outputs(source)
     protected = open_source(dst, "train")
     present = {sample.name: sample for sample in protected.samples}
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for sample, output in zip(source.samples, outputs, strict=True):
-        name = output if output in entries else output.removeprefix(f"{manifest['prefix']}/")
-        entry = entries.get(name)
-        if sample.label >= classes or sample.label in found or entry is None or not entry.protected:
+        name = output if output in flags else output.removeprefix(f"{manifest['prefix']}/")
+        if sample.label >= classes or sample.label in found or not flags.get(name):
             continue
         if name not in present:
             raise UserError(f"{dst}: {name} is missing")

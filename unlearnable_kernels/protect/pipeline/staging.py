@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.remote import is_remote, upload
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import parse_json, writing
+from unlearnable_kernels.files import parse_json, resolved, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME, read_head
 from unlearnable_kernels.protect.pipeline.records import Records
@@ -151,11 +152,15 @@ class Staging:
                         path.rmdir()
 
     def publish(self, replacing: bool = False) -> None:
-        """Flush the tree to disk, give it its final name, and delete the rest.
+        """Flush the tree to disk, give it its final name, and delete the rest; or upload it.
 
         Args:
             replacing: Whether a finished set has that name: the two change places in one step.
         """
+        if is_remote(self.dst):
+            upload(self.tree, self.dst, MANIFEST_NAME)
+            self.remove()
+            return
         with writing(self.folder):
             _sync(self.tree)
             if replacing:
@@ -194,7 +199,9 @@ class Staging:
 
 
 def staging_folder(dst: Path) -> Path:
-    """Beside ``dst``, hence on its file system, where a rename is one step."""
+    """Beside ``dst``, hence on its file system, where a rename is one step; of a remote one, here."""
+    if is_remote(dst):
+        return Path.cwd() / (dst.name + ".partial")
     return dst.with_name(dst.name + ".partial")
 
 
@@ -207,6 +214,11 @@ def holding(path: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def destination(dst: Path) -> Path:
+    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` does."""
+    return dst if is_remote(dst) else resolved(dst)
 
 
 def scheme_at(dst: Path) -> int:
