@@ -42,15 +42,10 @@ class Entry(NamedTuple):
 
 def is_entry(entry: Entry, classes: int) -> bool:
     """Whether an entry, whatever stands in it, can be one of a set of so many classes."""
-    named = entry.name is None or isinstance(entry.name, str)
     counted = type(entry.label) is int and 0 <= entry.label < classes
-    return (
-        is_within(entry.file)
-        and isinstance(entry.sha256, str)
-        and counted
-        and named
-        and type(entry.protected) is bool
-    )
+    named = entry.name is None or isinstance(entry.name, str)
+    typed = isinstance(entry.sha256, str) and type(entry.protected) is bool
+    return is_within(entry.file) and counted and named and typed
 
 
 def is_within(name: str) -> bool:

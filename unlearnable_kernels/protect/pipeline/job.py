@@ -105,7 +105,7 @@ class Job:
         same = sum(len(chunk.samples) for chunk in plan.chunks if chunk.digest in known)
         what = describe_changes(before, plan.chunks) or "how the pictures are treated"
         notify(f"changed since this was begun: {what}; what is done of {same} pictures is kept")
-        files = {file for chunk in plan.chunks for file in self._files(chunk)}
+        files = {str(file) for chunk in plan.chunks for file in self._files(chunk)}
         with writing(staging.folder):
             staging.keep_only(files)
             if not plan.stands_alone and staging.work.exists():

@@ -140,12 +140,12 @@ class Staging:
         done = (self.folder / "records", self.work)
         return not any(folder.is_dir() and any(folder.iterdir()) for folder in done)
 
-    def keep_only(self, files: Collection[Path]) -> None:
+    def keep_only(self, files: Collection[str]) -> None:
         """Delete what lies in the tree and the parts besides these files. Raises OSError."""
         for top in (self.tree, self.parts):
             for root, folders, names in os.walk(top, topdown=False):
                 for path in (Path(root, name) for name in names):
-                    if path not in files:
+                    if str(path) not in files:
                         path.unlink()
                 for path in (Path(root, name) for name in folders):
                     if not any(path.iterdir()):
