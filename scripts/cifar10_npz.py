@@ -10,21 +10,17 @@ from pathlib import Path
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.formats.npz import write_npz
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import replacing, write_file
+from unlearnable_kernels.files import replacing
 
 
 def write_part(src: Path, dst: Path, split: str, per_class: int) -> None:
     """Write the first ``per_class`` images of each class of a split, in name order."""
     data = load_arrays(src, split, limit_per_class=per_class)
-    raw = dst / f".{split}.raw"
-    try:
-        write_file(raw, data.images.numpy().tobytes())
-        with replacing(dst / f"{split}.npz") as temporary:
-            write_npz(
-                temporary, [raw], tuple(data.images.shape[1:]), data.labels.tolist(), data.classes, data.names
-            )
-    finally:
-        raw.unlink(missing_ok=True)
+    pixels = (image.numpy().tobytes() for image in data.images)
+    with replacing(dst / f"{split}.npz") as temporary:
+        write_npz(
+            temporary, pixels, tuple(data.images.shape[1:]), data.labels.tolist(), data.classes, data.names
+        )
     print(f"{split}: {len(data):,} images")
 
 

@@ -208,9 +208,9 @@ def damage_list(out: Path) -> None:
     [
         (remove, "differs from its manifest: bee/1.png is of class None here and 'bee' there"),
         (remove_class, "differs from its manifest: bee/0.png is of class None here and 'bee' there"),
-        (move, "differs from its manifest: ant/9.png is of class 'ant' here and None there"),
+        (move, "differs from its manifest: bee/1.png is of class None here and 'bee' there"),
         (add, "differs from its manifest: bee/9.png is of class 'bee' here and None there"),
-        (damage_list, "its manifest is damaged"),
+        (damage_list, r"manifest\.json: damaged: it lists the file 'train/bee/0\.png'$"),
     ],
 )
 def test_what_differs_from_its_manifest_is_refused(

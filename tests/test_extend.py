@@ -388,7 +388,10 @@ def test_a_damaged_earlier_manifest_is_one_line(src: Path, tmp_path: Path) -> No
     protect(src, tmp_path / "v1")
     path = tmp_path / "v1" / "manifest.json"
     manifest = json.loads(path.read_bytes())
-    for damage in ({"key": {}}, {"files": {"train/c0/000.png": {"sha256": ""}}}):
+    for damage, told in (
+        ({"key": {}}, "v1: its manifest is damaged"),
+        ({"files": {"train/c0/000.png": {"sha256": ""}}}, "damaged: it lists the file 'train/c0/000.png'"),
+    ):
         path.write_text(json.dumps(manifest | damage))
-        with pytest.raises(UserError, match="v1: its manifest is damaged"):
+        with pytest.raises(UserError, match=told):
             protect(src, tmp_path / "v2", earlier=[tmp_path / "v1"])

@@ -90,6 +90,9 @@ def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
     return contents(dst)
 
 
+NAMES = {"npz": "raw", "webdataset": "images"}
+
+
 class Killed(BaseException):
     """Nothing may catch it, as nothing catches a kill."""
 
@@ -315,8 +318,6 @@ def change(tree: Path, how: str) -> None:
         picture.unlink()
     elif how == "mended":
         Image.new("RGB", (9, 7)).save(picture)
-    elif how == "touched":
-        os.utime(picture, ns=(1, 1))
     elif how == "new":
         shutil.copy(picture, picture.with_name("001.png"))
     else:
@@ -329,7 +330,6 @@ def change(tree: Path, how: str) -> None:
     [
         ("gone", "c0/002.png is gone; what is done of 6 pictures is kept", ["c0/000.png"]),
         ("mended", "c0/002.png is changed; what", ["c0/000.png", "c0/002.png"]),
-        ("touched", "c0/002.png is changed; what", ["c0/000.png", "c0/002.png"]),
         ("new", "c0/001.png is new; what", ["c0/000.png", "c0/001.png", "c0/002.png"]),
         ("class", "b0/x.png is new; what is done of 8 pictures is kept", ["b0/x.png"]),
     ],
@@ -346,6 +346,42 @@ def test_a_changed_source_costs_what_has_changed(
     assert any(note.startswith(f"changed since this was begun: {told}") for note in notes)
     assert after == protect(tree, tmp_path / "whole")
     assert verify_dataset(dst, KEY).ok
+
+
+def test_a_copied_source_resumes_whatever_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    interrupted(tree, dst, 4)
+    copied = shutil.copytree(tree, tmp_path / "other" / "src", copy_function=shutil.copyfile)
+    for number, picture in enumerate(copied.rglob("*.png")):
+        os.utime(picture, ns=(number, number))
+    rendered, notes = rendered_pictures(monkeypatch), list[str]()
+    after = protect(copied, dst, notify=notes.append)
+    assert rendered == [f"c1/{number:03}.png" for number in (1, 3, 5, 7)]
+    assert notes[1] == "resuming: 4 of 8 images are done"
+    assert after == protect(tree, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("format", ["png", "npz", "webdataset"])
+def test_resuming_looks_at_sizes_and_with_rehash_at_bytes(tmp_path: Path, format: str) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    whole = protect(tree, tmp_path / "whole", format=format)
+    for rehash in (False, True):
+        interrupted(tree, dst, 4, format=format)
+        part = "tree/train/c0/000.png" if format == "png" else "parts/00000000." + NAMES[format]
+        path = tmp_path / "dst.partial" / part
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        if rehash:
+            assert protect(tree, dst, format=format, rehash=True) == whole
+        elif format == "png":
+            protect(tree, dst, format=format)
+            assert verify_dataset(dst, KEY).changed == ["train/c0/000.png"]
+            shutil.rmtree(dst)
+        else:
+            with pytest.raises(UserError, match=r"has changed since it was written; .* with --rehash"):
+                protect(tree, dst, format=format)
+            assert protect(tree, dst, format=format, rehash=True) == whole
+            shutil.rmtree(dst)
 
 
 def test_a_bad_picture_is_no_dead_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

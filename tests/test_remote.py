@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -10,10 +11,16 @@ import pytest
 import torch
 from sample_shards import KEY, TAR, protect, write_pictures
 
-from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data import manifest_entries
+from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.methods.method import make_method
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
+from unlearnable_kernels.protect.pipeline.plan import Options
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
 
@@ -84,6 +91,70 @@ def test_a_set_in_s3_is_protected(shards: dict[str, Path], s3: str, tmp_path: Pa
     protect(shards["webdataset"], tmp_path / "here", dataset_name="zoo")
     assert verify_dataset(tmp_path / "there", KEY).ok
     assert load_arrays(tmp_path / "there").digest() == load_arrays(tmp_path / "here").digest()
+
+
+def local(url: str) -> dict[str, bytes]:
+    """The files below a URL, by name."""
+    system, place = fsspec.core.url_to_fs(url)
+    return {name.rpartition("/")[2]: system.cat_file(name) for name in system.find(place)}
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_shards_are_written_to_a_store(
+    format: str, shards: dict[str, Path], memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(manifest_entries, "PART_ENTRIES", 4)
+    options: dict[str, Any] = {"secret": KEY, "workers": 0, "format": f"{format}:shard_size=4"}
+    here = protect(shards["parquet"], tmp_path / "here", format=options["format"])
+    system, notes = type(fsspec.filesystem("memory")), list[str]()
+    put, sent = system.put_file, list[str]()
+
+    def cut(self: Any, source: str, place: str, **more: Any) -> None:
+        sent.append(Path(place).name)
+        if sent[-1] == "manifest-00001.pq":
+            raise OSError(28, "No space left on device")
+        put(self, source, place, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "put_file", cut)
+        with pytest.raises(UserError, match=r"^cannot write memory://store/zoo/manifest-00001\.pq: No space"):
+            protect_dataset(shards["parquet"], Path(memory), **options)
+    assert "manifest.json" not in local(memory)
+    assert (tmp_path / "zoo.partial").is_dir()
+    protect_dataset(shards["parquet"], Path(memory), **options)
+    assert local(memory) == here
+    assert not (tmp_path / "zoo.partial").exists()
+    protect_dataset(shards["parquet"], Path(memory), notify=notes.append, **options)
+    assert notes == ["memory://store/zoo is complete already"]
+    with pytest.raises(UserError, match=r"^memory://store/zoo holds a dataset that differs in fraction"):
+        protect_dataset(shards["parquet"], Path(memory), fraction=0.5, **options)
+    assert sum(LabelledImages.protected_flags(load_arrays(Path(memory)))) == 9
+
+
+def test_what_a_store_does_not_take(
+    shards: dict[str, Path], memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^format must be webdataset or parquet for memory://.*, not 'png'"):
+        protect_dataset(shards["parquet"], Path(memory), secret=KEY)
+    fsspec.filesystem("memory").pipe_file("store/zoo/mine.txt", b"")
+    with pytest.raises(UserError, match=r"^memory://store/zoo holds something else \(there is no manifest"):
+        protect_dataset(shards["parquet"], Path(memory), secret=KEY, format="parquet")
+
+
+def test_ranks_write_to_s3(
+    shards: dict[str, Path], s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = Options(make_method("classwise-conv", {}), format="webdataset:shard_size=4")
+    here, there = protect(shards["parquet"], tmp_path / "here", format=options.format), Path(f"{s3}/new")
+    plan_dataset(shards["parquet"], there, options, secret=KEY)
+    render_dataset(there, secret=KEY, executor=Executor(workers=0))
+    finish_dataset(there, secret=KEY)
+    assert local(f"{s3}/new") == here
+    with pytest.raises(UserError, match=r"^s3://pictures/new is there already"):
+        plan_dataset(shards["parquet"], there, options, secret=KEY)
 
 
 def test_part_of_a_remote_set_is_taken(shards: dict[str, Path], memory: str) -> None:

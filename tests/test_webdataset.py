@@ -392,5 +392,5 @@ def test_a_plan_read_back_says_only_what_changed(shards: Path) -> None:
     read = [Sample(s.name, s.label, s.size, s.mtime_ns) for s in samples]
     before, now = (Chunk(0, each, [0, 0], ["a", "b"]) for each in (read, samples))
     assert describe_changes([before], [now]) == ""
-    touched = Chunk(0, [read[0], replace(read[1], mtime_ns=1)], [0, 0], ["a", "b"])
+    touched = Chunk(0, [read[0], replace(read[1], size=1)], [0, 0], ["a", "b"], "another")
     assert describe_changes([touched], [now]) == f"{samples[1].name} is changed"

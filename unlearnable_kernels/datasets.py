@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from unlearnable_kernels.data.manifest import locate_manifest, sample_entries, without_tables
+from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
 from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.data.source import Source, load_image, open_source
 from unlearnable_kernels.errors import UserError
@@ -57,9 +57,9 @@ class Protected(Dataset[tuple[Any, Any]]):
     ) -> None:
         self.root, self.split = str(root), split
         self.transform, self.target_transform = transform, target_transform
-        folder, manifest = locate_manifest(Path(root)) or (None, None)
+        manifest = find_manifest(Path(root))
         if verify:
-            _verify(self.root, folder)
+            _verify(self.root, manifest)
         # What was skipped when it was protected, such as an empty class, is no fault now.
         skipped = manifest is not None and manifest.get("skipped")
         self._source = open_source(Path(root), split, "skip" if skipped else "raise")
@@ -95,11 +95,11 @@ class Protected(Dataset[tuple[Any, Any]]):
         return f"<{type(self).__name__} {self.root!r}, {self.split}: {size}>"
 
 
-def _verify(root: str, folder: Path | None) -> None:
-    """Raises UserError unless the files in ``folder`` are those of the manifest in it."""
-    if folder is None:
+def _verify(root: str, manifest: Manifest | None) -> None:
+    """Raises UserError unless the files of a set are those of its manifest."""
+    if manifest is None:
         raise UserError(f"{root}: there is no manifest to verify it by")
-    report = verify_dataset(folder)
+    report = verify_dataset(manifest.folder)
     for kind in ("missing", "changed"):
         if names := getattr(report, kind):
             raise UserError(
@@ -107,27 +107,32 @@ def _verify(root: str, folder: Path | None) -> None:
             )
 
 
-def _listed_flags(source: Source, manifest: dict[str, Any], root: str) -> list[bool]:
+def _listed_flags(source: Source, manifest: Manifest, root: str) -> list[bool]:
     """Whether each image is protected.
 
     Raises:
         UserError: The images are not those that the manifest lists, each of its class.
     """
-    try:
-        entries = sample_entries(manifest)
-        listed = {name: manifest["classes"][entry["label"]] for name, entry in entries.items()}
-        flags = {name: entry["protected"] for name, entry in entries.items()}
-        if not all(isinstance(flag, bool) for flag in flags.values()):
-            raise TypeError
-    except (AttributeError, IndexError, KeyError, TypeError):
-        raise UserError(f"{root}: its manifest is damaged") from None
-    if parse(root).subset:
-        listed = {name: label for name, label in listed.items() if label in source.classes}
-    present = {sample.name: source.classes[sample.label] for sample in source.samples}
-    if differing := sorted(name for name, _ in listed.items() ^ present.items()):
-        name = differing[0]
-        raise UserError(
-            f"{root} differs from its manifest: {name} is of class {present.get(name)!r} here and "
-            f"{listed.get(name)!r} there"
-        )
-    return [flags[sample.name] for sample in source.samples]
+    rows = {sample.name: row for row, sample in enumerate(source.samples)}
+    flags: list[bool | None] = [None] * len(rows)
+    taken = set(source.classes) if parse(root).subset else None
+    for name, entry in manifest.samples():
+        listed = manifest["classes"][entry.label]
+        row = rows.get(name)
+        if row is None and taken is not None and listed not in taken:
+            continue
+        present = None if row is None else source.classes[source.samples[row].label]
+        if row is None or present != listed:
+            raise _differs(root, name, present, listed)
+        flags[row] = entry.protected
+    for row, flag in enumerate(flags):
+        if flag is None:
+            sample = source.samples[row]
+            raise _differs(root, sample.name, source.classes[sample.label], None)
+    return [flag is True for flag in flags]
+
+
+def _differs(root: str, name: str, present: str | None, listed: str | None) -> UserError:
+    return UserError(
+        f"{root} differs from its manifest: {name} is of class {present!r} here and {listed!r} there"
+    )

@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import encode
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, one_file_each
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.defence import Defence
 from unlearnable_kernels.errors import UserError
@@ -142,14 +143,8 @@ class ListWriter(Writer):
                     class_name = destination.source.classes[chunk.labels[position]]
                     table.writerow([chunk.outputs[position], class_name])
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        files = {
-            chunk.outputs[position]: {
-                "sha256": chunk.sha256[position],
-                "label": chunk.labels[position],
-                "protected": chunk.protected[position],
-            }
-            for chunk in chunks
-            for position in chunk.written
-        }
-        return {"files": files, "side_files": {"list.csv": sha256_of(destination.tree / "list.csv")}}
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
+        return one_file_each(chunks)
+
+    def side_files(self, destination: Destination) -> dict[str, str]:
+        return {"list.csv": sha256_of(destination.tree / "list.csv")}

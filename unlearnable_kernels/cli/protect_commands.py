@@ -1,6 +1,7 @@
 """The commands around a protected dataset: keygen, check, protect, verify and preview."""
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -57,6 +58,16 @@ Format = Annotated[
 ]
 Labels = Annotated[
     Path | None, typer.Option(help="CSV with a file,class in each line, where SRC has no class folders.")
+]
+Workers = Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", metavar="local|ray", help="Processes here, or tasks of a Ray cluster.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]")
+]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="Resuming, hash what is written already, not only look at sizes.")
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
@@ -136,13 +147,9 @@ def protect(
     shard_size: ShardSize = None,
     labels: Labels = None,
     resize: Resize = None,
-    workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
-    executor: Annotated[
-        str, typer.Option(metavar="local|ray", help="Processes here, or tasks of a Ray cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]")
-    ] = None,
+    workers: Workers = None,
+    executor: ExecutorOption = "local",
+    address: Address = None,
     on_error: OnErrorOption = OnError.stop,
     dataset_name: DatasetName = None,
     extend: Annotated[
@@ -153,6 +160,7 @@ def protect(
     ] = False,
     earlier: Earlier = None,
     accept_exposure: AcceptExposure = False,
+    rehash: Rehash = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="As `unlearnable check`: write nothing.")
     ] = False,
@@ -214,7 +222,7 @@ def protect(
             manifest = extend_dataset(src, dst, prune=prune, **common)
         else:
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
-            common |= {"executor": executor, "address": address}
+            common |= {"executor": executor, "address": address, "rehash": rehash}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     if json:
         print_json(summary_of(manifest))
@@ -224,14 +232,14 @@ def protect(
 
 def summary_of(manifest: Path) -> dict[str, Any]:
     """What a protected set is, as JSON: its manifest, with the tables of files counted."""
-    from unlearnable_kernels.data.manifest import read_manifest, sample_entries, without_tables
+    from unlearnable_kernels.data.manifest import read_manifest, without_tables
 
     whole = read_manifest(manifest.parent)
-    entries = sample_entries(whole).values()
+    counts = Counter(entry.protected for entry in whole.entries())
     return {
         "folder": str(manifest.parent),
-        "images": len(entries),
-        "protected": sum(entry["protected"] for entry in entries),
+        "images": counts.total(),
+        "protected": counts[True],
         "skipped": whole.get("skipped", []),
         **without_tables(whole),
     }
@@ -299,6 +307,9 @@ def verify(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
+    workers: Annotated[int | None, typer.Option(help="Processes.  [default: none, but threads]")] = None,
+    executor: ExecutorOption = "local",
+    address: Address = None,
     json: AsJson = False,
     config: Config = None,
     plugin: Plugin = None,
@@ -311,13 +322,15 @@ def verify(
     """
     from unlearnable_kernels.data.quality import quality_text
     from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.protect.pipeline.executors.executor import Executor
     from unlearnable_kernels.protect.verify import verify_dataset
 
+    where = Executor(executor, workers, address)
     secret = None
     if key_file is not None or seed_compat is not None:
         secret = secret_from(key_file, seed_compat, insecure_key_permissions)
     with progress("files") as report:
-        found = verify_dataset(dst, secret, report)
+        found = verify_dataset(dst, secret, report, None if where == Executor() else where)
     if json:
         print_json({"ok": found.ok, **asdict(found)})
     else:

@@ -21,10 +21,12 @@ from unlearnable_kernels.cli.protect_commands import (
     MethodOption,
     OnError,
     OnErrorOption,
+    Rehash,
     Resize,
     SeedOption,
     ShardSize,
     Source,
+    Workers,
     format_text,
     method_text,
     secret_from,
@@ -94,7 +96,8 @@ def render(
         int | None,
         typer.Option(help="How many there are.  [default: as RANK and WORLD_SIZE, or a SLURM array, say]"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    workers: Workers = None,
+    rehash: Rehash = False,
     config: Config = None,
     plugin: Plugin = None,
 ) -> None:
@@ -117,6 +120,7 @@ def render(
             rank=rank,
             world=world,
             executor=Executor(workers=workers),
+            rehash=rehash,
             progress=report,
             notify=_tell,
         )
@@ -128,6 +132,7 @@ def finish(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
+    rehash: Rehash = False,
     json: AsJson = False,
     config: Config = None,
     plugin: Plugin = None,
@@ -141,7 +146,7 @@ def finish(
 
     secret = secret_from(key_file, seed_compat, insecure_key_permissions)
     with progress() as report:
-        manifest = finish_dataset(dst, secret=secret, progress=report, notify=_tell)
+        manifest = finish_dataset(dst, secret=secret, rehash=rehash, progress=report, notify=_tell)
     if json:
         print_json(summary_of(manifest))
     else:

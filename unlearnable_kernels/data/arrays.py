@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearnable_kernels.data.manifest import find_manifest, sample_entries, without_tables
+from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
@@ -38,7 +39,7 @@ class LabelledImages:
     labels: Tensor
     classes: list[str]
     names: list[str]
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,8 +59,8 @@ class LabelledImages:
         """For each image whether the manifest calls it protected; without a manifest none is."""
         if self.manifest is None:
             return [False] * len(self)
-        entries = sample_entries(self.manifest)
-        return [bool(entries[name]["protected"]) if name in entries else False for name in self.names]
+        protected = {name for name, entry in self.manifest.samples() if entry.protected}
+        return [name in protected for name in self.names]
 
     def relabelled(self, classes: list[str], name: str) -> "LabelledImages":
         """The same images with labels that index ``classes``.
@@ -112,7 +113,7 @@ def load_arrays(
     return load_samples(source, samples, path, split, image_size, progress=progress)
 
 
-def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Source, list[Sample]]:
+def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Source, Sequence[Sample]]:
     """A dataset, and which of its samples are wanted, as for ``load_arrays``.
 
     Raises:
@@ -127,7 +128,7 @@ def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Sou
 
 def load_samples(
     source: Source,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     path: Path,
     split: str,
     image_size: int | None = None,

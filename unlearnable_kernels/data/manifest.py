@@ -2,19 +2,28 @@
 
 It never holds the key or a seed, and nothing that differs between two runs (no time, no machine): a resumed
 run writes the same bytes as an uninterrupted one. ``mac`` is an HMAC by the key over everything else.
+
+A small set's manifest holds an entry for every file itself (schema 1). That of a set of more than
+``PART_ENTRIES`` images has the hashes of the Parquet files beside it that hold them (schema 2).
 """
 
 import json
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from unlearnable_kernels.data import manifest_entries
+from unlearnable_kernels.data.manifest_entries import Entry, is_entry, is_within, read_parts, write_parts
 from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.data.remote import file_at, is_remote, read_file
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import parse_json
+from unlearnable_kernels.files import parse_json, write_file
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+INLINE, IN_PARTS = 1, 2
+"""Schemas: entries in the manifest itself, and in parts beside it."""
 # One line for each entry of these; they are as long as the dataset.
 _TABLES = ("files", "side_files")
 _REQUIRED = {
@@ -25,10 +34,84 @@ _REQUIRED = {
     "prefix": str,
     "key": dict,
     "classes": list,
-    "files": dict,
     "side_files": dict,
     "mac": str,
 }
+_ENTRIES: dict[int, dict[str, type]] = {INLINE: {"files": dict}, IN_PARTS: {"entries": int, "parts": list}}
+
+
+@dataclass(frozen=True)
+class Manifest(Mapping[str, Any]):
+    """A manifest as it was read, whose entries come as a stream: there may be millions.
+
+    Attributes:
+        folder: That of the protected set; no part of what it says.
+        fields: The JSON object; as a mapping, a manifest has these.
+    """
+
+    folder: Path = field(compare=False)
+    fields: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def entries(self) -> Iterator[Entry]:
+        """What it says of each image, in the order of the dataset.
+
+        Raises:
+            UserError: A part is missing or damaged, or an image is listed twice within a file.
+        """
+        if self.fields["schema"] == INLINE:
+            yield from _inline(self.fields["files"])
+            return
+        count, file, names = 0, "", set[str | None]()
+        for entry in read_parts(self.folder, self.fields["parts"]):
+            if entry.file != file:
+                file, names = entry.file, set()
+            if entry.name in names:
+                raise UserError(f"{self._path}: damaged: it lists {entry.name or entry.file!r} twice")
+            if not is_entry(entry, len(self.fields["classes"])):
+                raise UserError(f"{self._path}: damaged: a part lists the file {entry.file!r}")
+            names.add(entry.name)
+            count += 1
+            yield entry
+        if count != self.fields["entries"]:
+            raise UserError(
+                f"{self._path}: damaged: it has {self.fields['entries']} entries, and its parts {count}"
+            )
+
+    def samples(self) -> Iterator[tuple[str, Entry]]:
+        """The entries by the names of their samples, as ``open_source`` gives them for the protected set.
+
+        They are relative to the split's folder, suffix included. Raises UserError as ``entries`` does.
+        """
+        prefix = f"{self.fields['prefix']}/" if self.fields.get("prefix") else ""
+        for entry in self.entries():
+            yield entry.file.removeprefix(prefix) if entry.name is None else entry.name, entry
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Each file that it vouches for, relative to ``folder``, and its SHA-256; not itself and its parts.
+
+        Raises UserError as ``entries`` does.
+        """
+        for key, _ in groupby(self.entries(), key=lambda entry: (entry.file, entry.sha256)):
+            yield key
+        yield from self.fields["side_files"].items()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / MANIFEST_NAME
+
+
+def schema_of(count: int) -> int:
+    """The schema of a manifest for so many images."""
+    return INLINE if count <= manifest_entries.PART_ENTRIES else IN_PARTS
 
 
 def canonical(value: Any) -> bytes:
@@ -39,6 +122,57 @@ def canonical(value: Any) -> bytes:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+def write_manifest(
+    folder: Path,
+    fields: dict[str, Any],
+    entries: Iterable[Entry],
+    side_files: dict[str, str],
+    sign: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Write a manifest, its parts first if its schema has them.
+
+    Args:
+        folder: That of the set.
+        fields: All but the entries; "schema" says where these go.
+        entries: Of every image.
+        side_files: SHA-256 of every other file.
+        sign: Adds "mac".
+
+    Raises:
+        UserError: There are parts to write, and pyarrow is not installed.
+        WriteError: A file cannot be written.
+    """
+    listed: dict[str, Any]
+    if fields["schema"] == INLINE:
+        listed = {"files": _table(entries)}
+    else:
+        count, parts = write_parts(folder, entries)
+        listed = {"entries": count, "parts": parts}
+    signed = sign({**fields, **listed, "side_files": side_files})
+    write_file(folder / MANIFEST_NAME, manifest_text(signed).encode())
+
+
+def _table(entries: Iterable[Entry]) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    for entry in entries:
+        facts = {"label": entry.label, "protected": entry.protected}
+        if entry.name is None:
+            files[entry.file] = {"sha256": entry.sha256, **facts}
+        else:
+            file = files.setdefault(entry.file, {"sha256": entry.sha256, "samples": {}})
+            file["samples"][entry.name] = facts
+    return files
+
+
+def _inline(files: dict[str, Any]) -> Iterator[Entry]:
+    for file, facts in files.items():
+        if "samples" not in facts:
+            yield Entry(file, facts["sha256"], facts["label"], facts["protected"])
+            continue
+        for name, each in facts["samples"].items():
+            yield Entry(file, facts["sha256"], each["label"], each["protected"], name)
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:
@@ -58,7 +192,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of the protected dataset in ``folder``.
 
     Raises:
@@ -85,21 +219,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
     if not all(isinstance(name, str) for name in manifest["classes"]):
         raise UserError(f"{path}: damaged: 'classes' is missing or malformed")
-    if manifest["schema"] != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: manifest schema {manifest['schema']}, but this version reads {SCHEMA_VERSION}"
-        )
-    for name, entry in manifest["files"].items():
-        if isinstance(entry, dict) and not isinstance(entry.get("samples", {}), dict):
-            raise UserError(f"{path}: damaged: the samples of {name!r} are malformed")
-    for name, digest in file_digests(manifest).items():
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or name.startswith("/") or not isinstance(digest, str):
+    if (kinds := _ENTRIES.get(manifest["schema"])) is None:
+        known = " and ".join(map(str, _ENTRIES))
+        raise UserError(f"{path}: manifest schema {manifest['schema']}, but this version reads {known}")
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
+    _check_listed(path, manifest)
+    return Manifest(folder, manifest)
+
+
+def _check_listed(path: Path, manifest: dict[str, Any]) -> None:
+    """Raise UserError unless all that a manifest itself lists can be taken for what it is."""
+    classes, files = len(manifest["classes"]), manifest.get("files", {})
+    for file in files:
+        try:
+            sound = all(is_entry(entry, classes) for entry in _inline({file: files[file]}))
+        except (KeyError, TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise UserError(f"{path}: damaged: it lists the file {file!r}")
+    for name, digest in manifest["side_files"].items():
+        if not is_within(name) or not isinstance(digest, str):
             raise UserError(f"{path}: damaged: it lists the file {name!r}")
-    return manifest
+    if not all(isinstance(digest, str) for digest in manifest.get("parts", ())):
+        raise UserError(f"{path}: damaged: 'parts' is missing or malformed")
 
 
-def find_manifest(path: Path) -> dict[str, Any] | None:
+def find_manifest(path: Path) -> Manifest | None:
     """Find the manifest of a protected dataset.
 
     Args:
@@ -112,48 +259,17 @@ def find_manifest(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: The manifest is damaged.
     """
-    found = locate_manifest(path)
-    return None if found is None else found[1]
-
-
-def locate_manifest(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """As ``find_manifest``, with the folder that holds it."""
     path = parse(path).path
     if file_at(path / MANIFEST_NAME) is not None:
-        return path, read_manifest(path)
+        return read_manifest(path)
     if (path.is_file() or path.name == "train") and (path.parent / MANIFEST_NAME).is_file():
         manifest = read_manifest(path.parent)
-        if path.name in manifest["files"] or path.name == manifest.get("prefix"):
-            return path.parent, manifest
+        if path.name == manifest.get("prefix") or any(path.name == name for name, _ in manifest.digests()):
+            return manifest
     return None
 
 
-def without_tables(manifest: dict[str, Any]) -> dict[str, Any]:
-    """How a dataset was protected: its manifest without the tables of files, which are as long as itself."""
-    return {name: value for name, value in manifest.items() if name not in (*_TABLES, "skipped")}
-
-
-def sample_entries(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a manifest says about each image: {"label": int, "protected": bool, …} by the name of its sample.
-
-    Args:
-        manifest: The whole manifest, of a tree of files or of an array.
-
-    Returns:
-        Entries by sample name, as ``open_source`` gives it for the protected set: relative to the split's
-        folder, suffix included.
-    """
-    prefix = f"{manifest['prefix']}/" if manifest["prefix"] else ""
-    entries: dict[str, dict[str, Any]] = {}
-    for path, entry in manifest["files"].items():
-        entries |= entry["samples"] if "samples" in entry else {path.removeprefix(prefix): entry}
-    return entries
-
-
-def file_digests(manifest: dict[str, Any]) -> dict[str, Any]:
-    """SHA-256 (hexadecimal) of every file that a manifest vouches for, by its path relative to the folder."""
-    digests = {
-        name: entry.get("sha256") if isinstance(entry, dict) else None
-        for name, entry in manifest["files"].items()
-    }
-    return {**digests, **manifest["side_files"]}
+def without_tables(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How a dataset was protected: its manifest without what lists files, which is as long as itself."""
+    left_out = (*_TABLES, "skipped", "entries", "parts")
+    return {name: value for name, value in manifest.items() if name not in left_out}

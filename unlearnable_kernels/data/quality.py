@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.manifest import read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import Manifest, read_manifest
 from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import UserError
@@ -105,9 +105,7 @@ def quality_text(quality: Any) -> str:
     return f"{', '.join(found)} (mean of {count} pictures)" if found and type(count) is int else ""
 
 
-def protected_pairs(
-    clean: Source, protected: Source, manifest: dict[str, Any]
-) -> list[tuple[Sample, Sample]]:
+def protected_pairs(clean: Source, protected: Source, manifest: Manifest) -> list[tuple[Sample, Sample]]:
     """(original, protected) samples of a protected set.
 
     Args:
@@ -119,7 +117,7 @@ def protected_pairs(
         One pair for each image that is protected and has its original in ``clean``, in the order of
         ``protected``.
     """
-    changed = {name for name, entry in sample_entries(manifest).items() if entry["protected"]}
+    changed = {name for name, entry in manifest.samples() if entry.protected}
     rows = match_originals([s.name for s in protected.samples], [s.name for s in clean.samples])
     return [
         (clean.samples[row], sample)

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from unlearnable_kernels.errors import UserError, shown
+from unlearnable_kernels.errors import UserError, WriteError, shown
 from unlearnable_kernels.extras import extra_module
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
@@ -145,6 +145,28 @@ def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
             return data
         finally:
             os.close(descriptor)
+
+
+def upload(folder: Path, target: Path, last: str) -> None:
+    """Copy the files in a folder here into a remote one, over older ones.
+
+    Args:
+        folder: It holds no folders.
+        target: The remote one; it need not exist.
+        last: The name of the file that is written when all others are there.
+
+    Raises:
+        UserError: The store is not known here.
+        WriteError: A file cannot be written.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.name != last)
+    for name in (*names, last):
+        system, place = _system(target / name)
+        try:
+            system.put_file(str(folder / name), place)
+        except Exception as error:  # every store has its own
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+            raise WriteError(f"cannot write {url_of(target / name)}: {shown(reason)}") from None
 
 
 def _kept_open(path: Path, version: int) -> IO[bytes]:

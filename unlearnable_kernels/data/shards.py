@@ -20,9 +20,10 @@ import numpy as np
 
 from unlearnable_kernels.data.formats.folder import output_names
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.remote import File, file_at, is_remote, list_folder, url_of
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, Sample, Source
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, read_piece
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import sha256_of, write_all, writing
 
@@ -195,7 +196,7 @@ class ShardWriter(Writer):
         if self.shard_size < 1:
             raise UserError(f"shard_size must be at least 1 image, not {self.shard_size}")
 
-    def outputs(self, source: Source) -> list[str]:
+    def outputs(self, source: Source) -> Sequence[str]:
         """The source's names with the suffix of the images."""
         return output_names(replace(source, prefix=""), lambda _: self.images)
 
@@ -217,7 +218,7 @@ class ShardWriter(Writer):
     ) -> list[str | None]:
         images = dict(encoded)
         order = sorted(images)
-        # The sizes of the images first, on a line, which ``_images_of`` reads back.
+        # The sizes of the images first, on a line, which ``_rows`` reads back.
         head = json.dumps([len(images[position]) for position in order]).encode() + b"\n"
         digest = hashlib.sha256()
         with writing(path := self._piece(destination, index)), path.open("wb", buffering=0) as file:
@@ -245,10 +246,11 @@ class ShardWriter(Writer):
 
     def _rows(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Row]:
         for chunk in chunks:
-            with self._piece(destination, chunk.index).open("rb") as file:
-                sizes = json.loads(file.readline())
-                for position, size in zip(chunk.written, sizes, strict=True):
-                    yield Row(chunk.outputs[position], chunk.labels[position], file.read(size))
+            data = read_piece(self._piece(destination, chunk.index), chunk.sha256[0])
+            start = data.index(b"\n") + 1
+            for position, size in zip(chunk.written, json.loads(data[:start]), strict=True):
+                yield Row(chunk.outputs[position], chunk.labels[position], data[start : start + size])
+                start += size
 
     def shard_names(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> list[str]:
         """The names of all shards."""
@@ -270,27 +272,18 @@ class ShardWriter(Writer):
         """The file beside the shards that says what is in them, where there is one."""
         return None
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        samples = (
-            (
-                chunk.outputs[position],
-                {"label": chunk.labels[position], "protected": chunk.protected[position]},
-            )
-            for chunk in chunks
-            for position in chunk.written
-        )
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
+        images = ((chunk, position) for chunk in chunks for position in chunk.written)
         names = self.shard_names(destination, chunks)
-        index = self.index_name(destination.source)
-        sides = [] if index is None else [index]
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_of, [destination.tree / name for name in (*names, *sides)]))
-        return {
-            "files": {
-                name: {"sha256": digest, "samples": dict(islice(samples, self.shard_size))}
-                for name, digest in zip(names, digests, strict=False)
-            },
-            "side_files": dict(zip(sides, digests[len(names) :], strict=True)),
-        }
+            digests = pool.map(sha256_of, [destination.tree / name for name in names])
+            for name, digest in zip(names, digests, strict=True):
+                for chunk, row in islice(images, self.shard_size):
+                    yield Entry(name, digest, chunk.labels[row], chunk.protected[row], chunk.outputs[row])
+
+    def side_files(self, destination: Destination) -> dict[str, str]:
+        index = self.index_name(destination.source)
+        return {} if index is None else {index: sha256_of(destination.tree / index)}
 
 
 def split_name(source: Source) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from unlearnable_kernels.data.folder_scan import ignored, is_ignored_path, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS, REMOTE, WRITERS
 from unlearnable_kernels.data.images import decode, profile_of, resize
+from unlearnable_kernels.data.listing import Sample
 from unlearnable_kernels.data.named import find, parse
 from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.errors import ImageError, UserError, shown
@@ -25,23 +26,6 @@ if TYPE_CHECKING:
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 _LAST = ("pictures", "image-folder")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image of a source.
-
-    Attributes:
-        name: Posix path below the split's folder, suffix included, the same on every machine.
-        label: Index into the source's classes.
-        size: Bytes of the file, or of the archive that holds the image.
-        mtime_ns: Time of the last change of that file; with ``size``, what a changed source is recognised by.
-    """
-
-    name: str
-    label: int
-    size: int
-    mtime_ns: int
 
 
 @dataclass
@@ -68,7 +52,7 @@ class Source(ABC):
     split: str
     prefix: str
     classes: list[str]
-    samples: list[Sample]
+    samples: Sequence[Sample]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     side_files: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)

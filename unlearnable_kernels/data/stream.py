@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unlearnable_kernels.data.arrays import LabelledImages, different_size
-from unlearnable_kernels.data.manifest import canonical
+from unlearnable_kernels.data.manifest import Manifest, canonical
 from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
@@ -155,7 +155,7 @@ def stream(
     samples: Sequence[Sample],
     image_size: int | None,
     workers: int,
-    manifest: dict[str, Any] | None,
+    manifest: Manifest | None,
 ) -> StreamedImages:
     """Samples of a source, decoded by worker processes.
 

@@ -1,14 +1,17 @@
 """What every output format does: name images, encode them, write them in chunks, put all together."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import Source
+from unlearnable_kernels.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Writer(ABC):
         """
 
     @abstractmethod
-    def outputs(self, source: Source) -> list[str]:
+    def outputs(self, source: Source) -> Sequence[str]:
         """One name for each sample of ``source``, unique, by which the manifest calls what becomes of it.
 
         Raises:
@@ -137,5 +140,31 @@ class Writer(ABC):
         """Put the chunks, all of them in order, together in ``destination.tree``. Raises OSError."""
 
     @abstractmethod
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        """The manifest's fields "files" and "side_files" for what ``seal`` made. Raises OSError."""
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
+        """The manifest's entries for the images in what ``seal`` made, in their order. Raises OSError."""
+
+    def side_files(self, destination: Destination) -> dict[str, str]:
+        """SHA-256, by its path, of every other file that ``seal`` made. Raises OSError."""
+        return {}
+
+
+def read_piece(path: Path, digest: str | None) -> bytes:
+    """What ``write`` left of a chunk, for ``seal``.
+
+    Raises:
+        OSError: It cannot be read.
+        UserError: It has another SHA-256 by now.
+    """
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(f"{path} has changed since it was written; run the same command again with --rehash")
+    return data
+
+
+def one_file_each(chunks: Iterable[WrittenChunk]) -> Iterator[Entry]:
+    """The entries of a dataset whose images are files of their own, named as ``Writer.outputs`` says."""
+    for chunk in chunks:
+        for position in chunk.written:
+            digest = chunk.sha256[position]
+            assert digest is not None
+            yield Entry(chunk.outputs[position], digest, chunk.labels[position], chunk.protected[position])

@@ -196,7 +196,7 @@ def _trial(
     rows = {sample.name: row for row, sample in enumerate(source.samples)}
     chosen = [kept[len(kept) * number // min(SAMPLE, len(kept))] for number in range(min(SAMPLE, len(kept)))]
     quiet = Workspace(Path(), True, lambda _: None, no_progress)
-    perturbation = plan.method.perturbation(plan.task, plan.parameters, plan.assignment, quiet)
+    perturbation = plan.method.perturbation(plan.task, plan.parameters, list(plan.assignment), quiet)
     destination = Destination(Path(), Path(), source.without_samples(), plan.task.image.shape)
     pairs, written, pixels = [], 0, 0
     start = time.perf_counter()

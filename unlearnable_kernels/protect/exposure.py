@@ -1,9 +1,10 @@
 """What a further release would give away: pictures published in two ways show what was done to them."""
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
-from unlearnable_kernels.data.manifest import sample_entries
+from unlearnable_kernels.data.manifest import Manifest
 from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline.plan import Plan
@@ -11,7 +12,7 @@ from unlearnable_kernels.protect.pipeline.plan import Plan
 _HARMLESS = ("format", "quality", "fraction")  # they change no filter; who is protected is compared by itself
 
 
-def exposed(plan: Plan, manifest: dict[str, Any]) -> list[str]:
+def exposed(plan: Plan, manifest: Manifest) -> list[str]:
     """Pictures that were published before in another way than they now would be, as far as names tell.
 
     From two releases of the same pictures under two filters, both filters can be estimated without one clean
@@ -25,7 +26,7 @@ def exposed(plan: Plan, manifest: dict[str, Any]) -> list[str]:
     Returns:
         Names of samples of the plan's source, in its order.
     """
-    names, entries = plan.task.names, sample_entries(manifest)
+    names, entries = plan.task.names, dict(manifest.samples())
     rows = match_originals(list(entries), names)
     same = _treatment(manifest) == _treatment(plan.header)
     if same and not METHODS[manifest["method"]].growable(manifest["parameters"]):
@@ -34,8 +35,8 @@ def exposed(plan: Plan, manifest: dict[str, Any]) -> list[str]:
     found: set[int] = set()
     for entry, row in zip(entries.values(), rows, strict=True):
         if row is not None:
-            before, now = bool(entry["protected"]), plan.assignment[row] >= 0
-            moved = by_place and entry["label"] != plan.task.labels[row]
+            before, now = entry.protected, plan.assignment[row] >= 0
+            moved = by_place and entry.label != plan.task.labels[row]
             if before != now or (before and (moved or not same)):
                 found.add(row)
     lost = {_file(name) for name, row in zip(entries, rows, strict=True) if row is None}
@@ -49,7 +50,7 @@ def _file(name: str) -> str:
     return unicodedata.normalize("NFC", name.rpartition("/")[2].partition(".")[0]).casefold()
 
 
-def _treatment(header: dict[str, Any]) -> tuple[Any, ...]:
+def _treatment(header: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides what becomes of a protected picture."""
     parameters = {name: value for name, value in header["parameters"].items() if name not in _HARMLESS}
     key = header["key"]["fingerprint"]

@@ -5,17 +5,17 @@ A picture that is published twice, under two filters or once protected and once 
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images import decode
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.quality import quality_text
@@ -25,7 +25,7 @@ from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.selection import exact_subset
-from unlearnable_kernels.protect.pipeline.chunk import Result
+from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
@@ -51,7 +51,12 @@ class Earlier:
     """
 
     dst: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
+
+    @cached_property
+    def published(self) -> dict[str, str]:
+        """SHA-256 of the file of each picture."""
+        return {entry.file: entry.sha256 for entry in self.manifest.entries()}
 
     @property
     def options(self) -> Options:
@@ -85,7 +90,7 @@ def read_earlier(dst: Path, secret: Secret) -> Earlier:
             f"{dst} cannot be extended: its filters belong to a class's place (scheme 1), and another class "
             "would change those of others"
         )
-    if any("samples" in entry for entry in manifest["files"].values()):
+    if any(entry.name is not None for entry in manifest.entries()):
         raise UserError(f"{dst} cannot be extended: it is one array, or shards, and not a tree of pictures")
     report = verify_dataset(dst, secret)
     for kind in ("missing", "changed", "extra"):
@@ -110,7 +115,7 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     if changed := differences(before, now):
         raise UserError(f"{earlier.dst} cannot be extended: {', '.join(changed)} would differ")
     assert isinstance(plan.writer, FolderWriter)
-    entries = sample_entries(earlier.manifest)
+    entries = {name: entry.protected for name, entry in earlier.manifest.samples()}
     names = plan.task.names
     originals = dict(zip(entries, match_originals(list(entries), names), strict=True))
     kept = {row: name for name, row in originals.items() if row is not None}
@@ -121,10 +126,10 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
             f"{len(gone)} pictures of {earlier.dst} are not in {plan.task.source.root} any more, such as "
             f"{shown(gone[0])}: give --prune to remove them too"
         )
-    removed = earlier.manifest.get("removed", {}) | {name: bool(entries[name]["protected"]) for name in gone}
+    removed = earlier.manifest.get("removed", {}) | {name: entries[name] for name in gone}
     back = dict(zip(removed, match_originals(list(removed), names), strict=True))
     protected = {row: removed[name] for name, row in back.items() if row is not None}
-    protected |= {row: bool(entries[name]["protected"]) for row, name in kept.items()}
+    protected |= {row: entries[name] for row, name in kept.items()}
     removed = {name: removed[name] for name, row in back.items() if row is None}
     header = plan.header | ({"removed": removed} if removed else {})
     task = plan.task
@@ -136,7 +141,7 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
         header=header,
         assignment=assignment,
         outputs=outputs,
-        digest=digest_of([header, assignment, outputs, earlier.manifest["mac"]], plan.task.source),
+        digest=digest_of(header, assignment, outputs, earlier.manifest["mac"]),
     ).cut()
 
 
@@ -170,31 +175,33 @@ def _outputs(plan: Plan, kept: Mapping[int, str]) -> list[str]:
 
 
 def keep_published(
-    plan: Plan, earlier: Earlier, results: Mapping[int, Result], tree: Path
+    plan: Plan, earlier: Earlier, result_of: Callable[[Chunk], Result], tree: Path
 ) -> dict[int, Result]:
     """Put the earlier set's own bytes into the new tree.
 
     Args:
         plan: As ``grown`` gave it.
         earlier: The set that grows.
-        results: What was rendered.
+        result_of: What was rendered of a chunk.
         tree: Where it lies.
 
     Returns:
-        The results, with the digests of those bytes.
+        For chunks with other bytes than were rendered, by their numbers, the results with their digests.
 
     Raises:
         UserError: A picture of the source has changed since.
     """
-    published = earlier.manifest["files"]
-    kept = dict(results)
+    published = earlier.published
+    kept: dict[int, Result] = {}
     for chunk in plan.chunks:
-        digests = list(results[chunk.index].sha256)
+        result = result_of(chunk)
+        digests = list(result.sha256)
         for position, name in enumerate(chunk.outputs):
-            if name in published and digests[position] != published[name]["sha256"]:
+            if name in published and digests[position] != published[name]:
                 _put_back(earlier.dst / name, tree / name, name)
-                digests[position] = published[name]["sha256"]
-        kept[chunk.index] = replace(results[chunk.index], sha256=digests)
+                digests[position] = published[name]
+        if digests != result.sha256:
+            kept[chunk.index] = replace(result, sha256=digests)
     return kept
 
 
@@ -269,14 +276,14 @@ def extend_dataset(
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)
-                results = job.render(executor, notify)
+                job.render(executor, notify)
             try:
-                results = keep_published(job.plan, earlier, results, staging.tree)
+                kept = keep_published(job.plan, earlier, job.result, staging.tree)
             except UserError:
                 staging.remove()
                 raise
-            manifest = job.finish(results, secret, replacing=True)
-    before, now = set(earlier.manifest["files"]), set(manifest["files"])
+            manifest = job.finish(secret, replacing=True, kept=kept)
+    before, now = earlier.published.keys(), {entry.file for entry in manifest.entries()}
     looks = quality_text(manifest.get("picture_quality"))
     notify(
         f"added {len(now - before)} pictures and removed {len(before - now)}; {dst} has {len(now)}"
@@ -290,4 +297,4 @@ def nothing_new(plan: Plan, earlier: Earlier) -> bool:
     """Whether the set is what the plan would make of it."""
     header = {name: value for name, value in plan.header.items() if name != "versions"}
     same = header == {name: earlier.manifest.get(name) for name in header}
-    return same and sorted(earlier.manifest["files"]) == sorted(plan.outputs)
+    return same and sorted(earlier.published) == sorted(plan.outputs)

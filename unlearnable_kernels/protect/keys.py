@@ -12,6 +12,7 @@ import secrets
 import stat
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -216,7 +217,7 @@ def sign(manifest: dict[str, Any], secret: Secret) -> dict[str, Any]:
     return {**manifest, "mac": secret.mac(canonical(manifest))}
 
 
-def is_signed_by(manifest: dict[str, Any], secret: Secret) -> bool:
+def is_signed_by(manifest: Mapping[str, Any], secret: Secret) -> bool:
     """Whether ``secret`` signed exactly this manifest."""
     unsigned = {name: value for name, value in manifest.items() if name != "mac"}
     return hmac.compare_digest(manifest["mac"].encode(), secret.mac(canonical(unsigned)).encode())

@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from unlearnable_kernels.data.formats import WRITERS
-from unlearnable_kernels.data.manifest import canonical, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import Manifest, canonical, read_manifest
 from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
@@ -71,10 +71,10 @@ def restore_dataset(
     inverse = _inverse(protected, manifest, secret)
     # An empty class folder is of no account: the manifest says what each picture was filtered as.
     source = open_source(protected, on_error="skip")
-    entries = sample_entries(manifest)
+    labels = {name: entry.label if entry.protected else -1 for name, entry in manifest.samples()}
     try:
-        assignment = [_assigned(entries[sample.name]) for sample in source.samples]
-    except (KeyError, TypeError) as error:
+        assignment = [labels[sample.name] for sample in source.samples]
+    except KeyError as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
     with resumable(), Staging(dst, secret) as staging:
         if (staging.folder / PLAN_NAME).exists():
@@ -88,7 +88,7 @@ def restore_dataset(
     return dst
 
 
-def _inverse(protected: Path, manifest: dict[str, Any], secret: Secret) -> Perturbation:
+def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbation:
     """What undoes the protection.
 
     Raises:
@@ -109,10 +109,6 @@ def _inverse(protected: Path, manifest: dict[str, Any], secret: Secret) -> Pertu
     return METHODS[method].inverse(manifest["parameters"], secret, manifest["dataset_name"], classes)
 
 
-def _assigned(entry: dict[str, Any]) -> int:
-    return int(entry["label"]) if entry["protected"] else -1
-
-
 def _write(
     source: Source,
     assignment: list[int],
@@ -130,9 +126,13 @@ def _write(
     destination = Destination(staging.tree, staging.parts, source.without_samples(), shape)
     chunks = _chunks(source, assignment, writer.outputs(source), mac)
     files = {chunk.index: writer.files(destination, chunk.index, chunk.outputs) for chunk in chunks}
-    results = staging.records.finished(chunks, lambda chunk, result: intact(files[chunk.index], result))
+    finished = staging.records.finished(
+        chunks, lambda chunk, result: intact(files[chunk.index], result, rehash=True)
+    )
+    found = {chunk.index: staging.records.read(chunk) for chunk in chunks if chunk.index in finished}
+    results = {index: result for index, result in found.items() if result is not None}
     with writing(staging.folder):
-        staging.keep_only({file for index in results for file in files[index]})
+        staging.keep_only({str(file) for index in results for file in files[index]})
         staging.tree.mkdir(exist_ok=True)
         writer.prepare(destination, [name for chunk in chunks for name in chunk.outputs])
     left = [chunk for chunk in chunks if chunk.index not in results]
@@ -153,11 +153,13 @@ def _write(
     staging.publish()
 
 
-def _chunks(source: Source, assignment: list[int], outputs: list[str], mac: str) -> list[Chunk]:
+def _chunks(source: Source, assignment: list[int], outputs: Sequence[str], mac: str) -> list[Chunk]:
     """All pictures in small chunks, each with a digest of what decides how it comes out."""
     starts = {sample.name for sample in source.samples[::_CHUNK]}
     common = ["restore", mac, fingerprint()]
     return [
-        replace(chunk, digest=hashlib.sha256(canonical([*common, chunk.index, chunk.outputs])).hexdigest())
+        replace(
+            chunk, digest=hashlib.sha256(canonical([*common, chunk.index, list(chunk.outputs)])).hexdigest()
+        )
         for chunk in make_chunks(source, assignment, outputs, starts)
     ]

@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.formats.loose import open_training_images
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
-from unlearnable_kernels.data.remote import is_remote
+from unlearnable_kernels.data.remote import file_at, is_remote, list_folder, url_of
+from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences, scheme_at, staging_folder
+from unlearnable_kernels.protect.pipeline.staging import (
+    Staging,
+    destination,
+    differences,
+    scheme_at,
+    staging_folder,
+)
 from unlearnable_kernels.protect.verify import verify_dataset
 
 ON_ERROR = ("raise", "skip")
@@ -48,6 +55,7 @@ def protect_dataset(
     executor: str = "local",
     address: str | None = None,
     on_error: str = "raise",
+    rehash: bool = False,
     progress: Progress = no_progress,
     notify: Notify | None = None,
     **method_settings: Any,
@@ -77,6 +85,7 @@ def protect_dataset(
         executor: Where, a name in ``executor.NAMES``.
         address: Of a Ray cluster.
         on_error: "raise", or "skip" to list images that cannot be processed in the manifest and go on.
+        rehash: Whether a run that resumes hashes what is written already; otherwise it looks at sizes.
         progress: Takes progress.
         notify: Takes messages of one line; by default they are logged.
         **method_settings: With a name, fields of the method's class, such as ``ClasswiseConv``; None is the
@@ -97,20 +106,20 @@ def protect_dataset(
     dst = ready.dst
     check_exposure(ready.plan, earlier, accept_exposure, notify)
     if _is_complete(ready) and not staging_folder(dst).exists():
-        notify(f"{dst} is complete already")
+        notify(f"{url_of(dst)} is complete already")
         return dst / MANIFEST_NAME
     with resumable(), Staging(dst, secret) as staging:
         # Asked again: another process may have finished it while this one waited.
         if _is_complete(ready):
             staging.remove()
-            notify(f"{dst} is complete already")
+            notify(f"{url_of(dst)} is complete already")
             return dst / MANIFEST_NAME
-        job = Job(ready.source, ready.plan, staging, on_error == "skip", progress)
+        job = Job(ready.source, ready.plan, staging, on_error == "skip", progress, rehash)
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)
-                results = job.render(where, notify)
-            manifest = job.finish(results, secret)
+                job.render(where, notify)
+            manifest = job.finish(secret)
     notify_result(manifest, len(ready.plan.outputs), notify)
     return dst / MANIFEST_NAME
 
@@ -148,6 +157,8 @@ def prepare(
     check_places(source.root, dst)
     notify_about(source, notify)
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
+    if is_remote(dst) and not isinstance(plan.writer, ShardWriter):
+        raise UserError(f"format must be webdataset or parquet for {url_of(dst)}, not {plan.writer.name!r}")
     if plan.protects_nothing:
         notify(f"warning: no image is protected: {plan.protects_nothing}")
     origin = resolve(src), None if labels is None else str(resolved(labels))
@@ -191,8 +202,8 @@ def notify_about(source: Source, notify: Notify) -> None:
         notify(f"left out: {', '.join(source.left_out)}")
 
 
-def notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
-    protected = sum(entry["protected"] for entry in sample_entries(manifest).values())
+def notify_result(manifest: Manifest, total: int, notify: Notify) -> None:
+    protected = sum(entry.protected for entry in manifest.entries())
     used = manifest.get("budget_used")
     share = f", using {used['mean']:.0%} of the budget (at most {used['largest']:.0%})" if used else ""
     looks = quality_text(manifest.get("picture_quality"))
@@ -202,7 +213,7 @@ def notify_result(manifest: dict[str, Any], total: int, notify: Notify) -> None:
     notify_skipped(manifest, notify)
 
 
-def notify_skipped(manifest: dict[str, Any], notify: Notify) -> None:
+def notify_skipped(manifest: Manifest, notify: Notify) -> None:
     """Say how many images were passed over, if any."""
     if manifest["skipped"]:
         notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
@@ -220,7 +231,7 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
     Raises:
         UserError: They, or the staging folder and the source, do not lie clear of each other.
     """
-    src, dst = src if is_remote(src) else resolved(src), resolved(dst)
+    src, dst = src if is_remote(src) else resolved(src), destination(dst)
     if not is_remote(src) and not src.exists():
         raise UserError(f"{src}: no such file or folder")
     if not dst.name:
@@ -234,6 +245,8 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
 def _is_complete(ready: Ready) -> bool:
     """Whether ``dst`` is the whole result of this plan. Raises UserError if it holds anything else."""
     dst, plan, secret = ready.dst, ready.plan, ready.plan.task.secret
+    if is_remote(dst):
+        return _is_complete_there(ready)
     if not dst.exists():
         return False
     if not dst.is_dir():
@@ -245,14 +258,7 @@ def _is_complete(ready: Ready) -> bool:
         return False
     if not (dst / MANIFEST_NAME).is_file():
         raise UserError(f"{dst} holds something else (there is no {MANIFEST_NAME}); choose another name")
-    manifest = read_manifest(dst)
-    before = {name: manifest.get(name) for name in plan.header if name != "versions"}
-    now = {name: value for name, value in plan.header.items() if name != "versions"}
-    if changed := differences(before, now):
-        raise UserError(
-            f"{dst} holds a dataset that differs in {', '.join(changed)}; add new pictures with --extend, or "
-            "choose another name, and give this one with --earlier if it was published"
-        )
+    _read_same(dst, plan)
     report = verify_dataset(dst, secret)
     damage = [f"{name} is missing" for name in report.missing] + [
         f"{name} has changed" for name in report.changed
@@ -265,3 +271,37 @@ def _is_complete(ready: Ready) -> bool:
             "delete the folder to start over, or choose another name"
         )
     return True
+
+
+def _read_same(dst: Path, plan: Plan) -> Manifest:
+    """The manifest of a finished set. Raises UserError if another plan made it."""
+    manifest = read_manifest(dst)
+    before = {name: manifest.get(name) for name in plan.header if name != "versions"}
+    now = {name: value for name, value in plan.header.items() if name != "versions"}
+    if changed := differences(before, now):
+        raise UserError(
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}; add new pictures with "
+            "--extend, or choose another name, and give this one with --earlier if it was published"
+        )
+    return manifest
+
+
+def _is_complete_there(ready: Ready) -> bool:
+    """``_is_complete`` for a remote set, whose manifest is written last; its shards are not read."""
+    dst, plan, secret = ready.dst, ready.plan, ready.plan.task.secret
+    if file_at(dst / MANIFEST_NAME) is not None:
+        if not is_signed_by(_read_same(dst, plan), secret):
+            raise UserError(f"{url_of(dst)} holds this dataset, but {MANIFEST_NAME} has changed")
+        return True
+    if not staging_folder(dst).exists() and _has_files(dst):
+        raise UserError(
+            f"{url_of(dst)} holds something else (there is no {MANIFEST_NAME}); choose another name"
+        )
+    return False
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(list_folder(folder))
+    except UserError:  # there is no such folder
+        return False

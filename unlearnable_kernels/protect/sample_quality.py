@@ -37,7 +37,9 @@ def sample_quality(
     Raises:
         UserError: A picture cannot be read any more.
     """
-    rows = [row for row, each in enumerate(plan.assignment) if each >= 0 and row not in skipped]
+    protected = np.asarray(plan.assignment) >= 0
+    protected[list(skipped)] = False
+    rows = np.flatnonzero(protected).tolist()
     if not rows:
         return {}
     count = min(FEW, len(rows))

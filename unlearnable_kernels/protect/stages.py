@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.remote import file_at, is_remote, url_of
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import resolved, resumable
+from unlearnable_kernels.files import resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
@@ -18,7 +19,7 @@ from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.plan_file import load_plan
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
-from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.pipeline.staging import Staging, destination
 from unlearnable_kernels.protect.run import check_exposure, notify_result, prepare, telling_how_to_resume
 
 _NAMED = 5  # missing chunks that a message names
@@ -67,6 +68,7 @@ def render_dataset(
     rank: int = 0,
     world: int = 1,
     executor: Executor | None = None,
+    rehash: bool = False,
     progress: Progress = no_progress,
     notify: Notify | None = None,
 ) -> int:
@@ -80,6 +82,7 @@ def render_dataset(
         rank: From 0 to ``world`` - 1.
         world: How many ranks there are.
         executor: Where; by default on all cores of this machine.
+        rehash: As for ``protect_dataset``.
         progress: Takes progress.
         notify: Takes messages of one line.
 
@@ -98,14 +101,26 @@ def render_dataset(
     def mine(index: int) -> bool:
         return index % world == rank
 
-    with _planned(dst, secret, progress, mine, shared=True) as job, telling_how_to_resume(notify):
-        return len(job.render(executor or Executor(), notify, mine))
+    with _planned(dst, secret, progress, rehash, mine, shared=True) as job, telling_how_to_resume(notify):
+        return job.render(executor or Executor(), notify, mine)
 
 
 def finish_dataset(
-    dst: Path, *, secret: Secret, progress: Progress = no_progress, notify: Notify | None = None
+    dst: Path,
+    *,
+    secret: Secret,
+    rehash: bool = False,
+    progress: Progress = no_progress,
+    notify: Notify | None = None,
 ) -> Path:
     """Put together what was rendered, write the manifest, and give the set its name.
+
+    Args:
+        dst: What was given to ``plan_dataset``.
+        secret: The key that it was given, too.
+        rehash: As for ``protect_dataset``.
+        progress: Takes progress.
+        notify: Takes messages of one line.
 
     Returns:
         The path of the manifest.
@@ -114,12 +129,12 @@ def finish_dataset(
         UserError: Chunks are missing, a rank is still at work, there is no plan, or this key did not make it.
     """
     notify = notify or logging.getLogger(__name__).info
-    with _planned(dst, secret, progress) as job, telling_how_to_resume(notify):
+    with _planned(dst, secret, progress, rehash) as job, telling_how_to_resume(notify):
         _refuse_finished(job.staging.dst)
         refuse_to_mix(job.plan.made_on)  # some formats are put together here
-        results = job.done()
-        _refuse_missing([chunk for chunk in job.plan.chunks if chunk.index not in results], job)
-        manifest = job.finish(results, secret)
+        done = job.done()
+        _refuse_missing([chunk for chunk in job.plan.chunks if chunk.index not in done], job)
+        manifest = job.finish(secret)
     notify_result(manifest, len(job.plan.outputs), notify)
     return job.staging.dst / MANIFEST_NAME
 
@@ -129,19 +144,24 @@ def _planned(
     dst: Path,
     secret: Secret,
     progress: Progress,
+    rehash: bool,
     wanted: Callable[[int], bool] = lambda index: True,
     shared: bool = False,
 ) -> Iterator[Job]:
-    dst = resolved(Path(dst))
+    dst = destination(Path(dst))
     with resumable(), Staging(dst, secret, planned=True, shared=shared) as staging:
         plan, skip_bad = load_plan(staging.folder, secret, wanted)
-        yield Job(plan.task.source, plan, staging, skip_bad, progress)
+        yield Job(plan.task.source, plan, staging, skip_bad, progress, rehash)
 
 
 def _refuse_finished(dst: Path) -> None:
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    if is_remote(dst):
+        taken = file_at(dst / MANIFEST_NAME) is not None
+    else:
+        taken = dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
+    if taken:
         raise UserError(
-            f"{dst} is there already: choose another name, or look at it with `unlearnable verify`"
+            f"{url_of(dst)} is there already: choose another name, or look at it with `unlearnable verify`"
         )
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
-from unlearnable_kernels.data.manifest import find_manifest, read_manifest, sample_entries
+from unlearnable_kernels.data.manifest import Manifest, find_manifest, read_manifest
 from unlearnable_kernels.data.quality import mean_quality
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError, shown
@@ -154,21 +154,21 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
 
 
 def _protected_pairs(
-    src: Path, dst: Path, manifest: dict[str, Any], classes: int
+    src: Path, dst: Path, manifest: Manifest, classes: int
 ) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
     """(label, (clean, protected)) of the first protected image of each of the first classes that have one."""
     # What was skipped then is not looked at now.
     source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
-    if manifest["source_listing_sha256"] != listing_digest(source, with_times=False):
+    if manifest["source_listing_sha256"] != listing_digest(source):
         raise UserError(f"{dst} was not made from the files that are in {src} now")
-    entries = sample_entries(manifest)
+    flags = {name: entry.protected for name, entry in manifest.samples()}
     outputs = WRITERS.create(manifest["parameters"]["format"]).outputs(source)
     protected = open_source(dst, "train")
     present = {sample.name: sample for sample in protected.samples}
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for sample, output in zip(source.samples, outputs, strict=True):
-        name = output if output in entries else output.removeprefix(f"{manifest['prefix']}/")
-        if sample.label >= classes or sample.label in found or not entries.get(name, {}).get("protected"):
+        name = output if output in flags else output.removeprefix(f"{manifest['prefix']}/")
+        if sample.label >= classes or sample.label in found or not flags.get(name):
             continue
         if name not in present:
             raise UserError(f"{dst}: {name} is missing")

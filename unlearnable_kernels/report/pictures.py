@@ -3,12 +3,11 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unlearnable_kernels.data.images import encode, resize
-from unlearnable_kernels.data.manifest import find_manifest
+from unlearnable_kernels.data.manifest import Manifest, find_manifest
 from unlearnable_kernels.data.quality import protected_pairs
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import UserError
@@ -19,8 +18,6 @@ MAX_SIDE = 256  # px; larger pictures are reduced for the page
 
 # What a manifest with missing or malformed fields, or an unreadable image, raises.
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)

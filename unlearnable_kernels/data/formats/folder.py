@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
+from unlearnable_kernels.data.listing import Names, Samples
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.manifest_entries import Entry, is_part_name
 from unlearnable_kernels.data.originals import stem
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, FolderSource, Sample, Source, not_a_dataset
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, one_file_each
 from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import sha256_of, write_file
 
@@ -49,12 +52,13 @@ def open_image_folder(root: Path, split: str, on_error: str) -> Source | None:
     for entry in files:
         if has_image_suffix(entry.name):
             scan.refuse(entry.name, "an image outside the class folders")
-    samples = []
+    samples = Samples()
     for label, name in enumerate(classes):
         images, _ = scan.find_images(name)
         if not images:
             scan.refuse(name, "a class without images")
-        samples += [Sample(image.name, label, image.size, image.mtime_ns) for image in images]
+        for image in images:
+            samples.append(Sample(image.name, label, image.size, image.mtime_ns))
     named_split = prefix or root.resolve().name
     return FolderSource(
         root=root,
@@ -116,13 +120,13 @@ class FolderWriter(Writer):
         """The format that a sample is written in, one that ``encode`` takes."""
         return self.name
 
-    def outputs(self, source: Source) -> list[str]:
+    def outputs(self, source: Source) -> Sequence[str]:
         """The path of each sample's file in the protected tree, relative to its root."""
         names = output_names(source, self.format_of)
         folders = [source.prefix] if source.prefix else source.classes
-        for name in (*folders, *names, *(file.as_posix() for file in source.side_files)):
+        for name in chain(folders, names, (file.as_posix() for file in source.side_files)):
             top = name.partition("/")[0]
-            if top.casefold() == MANIFEST_NAME:
+            if top.casefold() == MANIFEST_NAME or is_part_name(top):
                 raise UserError(f"{source.name}: {top!r} is where the manifest goes; rename it in the source")
         return names
 
@@ -166,21 +170,12 @@ class FolderWriter(Writer):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_file(target, (destination.source.root / file).read_bytes())
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        files = {
-            chunk.outputs[position]: {
-                "sha256": chunk.sha256[position],
-                "label": chunk.labels[position],
-                "protected": chunk.protected[position],
-            }
-            for chunk in chunks
-            for position in chunk.written
-        }
-        side_files = sorted(destination.source.side_files)
-        return {
-            "files": files,
-            "side_files": {file.as_posix(): sha256_of(destination.tree / file) for file in side_files},
-        }
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
+        return one_file_each(chunks)
+
+    def side_files(self, destination: Destination) -> dict[str, str]:
+        files = sorted(destination.source.side_files)
+        return {file.as_posix(): sha256_of(destination.tree / file) for file in files}
 
 
 @WRITERS.register("png", "a PNG file for each image, without loss")
@@ -218,12 +213,18 @@ class SameWriter(JpegWriter):
         return _KEPT.get(f".{name.rpartition('.')[2].lower()}", "png")
 
 
-def output_names(source: Source, format_of: Callable[[str], str]) -> list[str]:
+def output_names(source: Source, format_of: Callable[[str], str]) -> Sequence[str]:
     """The path of each sample's file in the protected tree, relative to its root.
 
     The source's name with the suffix of its format; where that would give two files of a folder one name
     (a.jpg, a.png; case is ignored), the suffix is added to the whole name instead (a.jpg.png).
     """
+    prefix = f"{source.prefix}/" if source.prefix else ""
+    plain = Names(prefix + _with_suffix(sample.name, format_of(sample.name)) for sample in source.samples)
+    # Equal names have equal hashes: where there are none, the tables below, which are large, are not needed.
+    hashes = np.fromiter((hash(name.casefold()) for name in plain), np.int64, len(plain))
+    if len(np.unique(hashes)) == len(plain):
+        return plain
     names = [sample.name for sample in source.samples]
     wanted = {name: _with_suffix(name, format_of(name)) for name in names}
     claims = Counter(name.casefold() for name in wanted.values())
@@ -237,7 +238,6 @@ def output_names(source: Source, format_of: Callable[[str], str]) -> list[str]:
                 renamed += suffix
             taken.add(renamed.casefold())
             wanted[name] = renamed
-    prefix = f"{source.prefix}/" if source.prefix else ""
     return [prefix + wanted[name] for name in names]
 
 

@@ -2,18 +2,19 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, ClassVar
 
 import numpy as np
 
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.formats.folder import dataset_name
+from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
-from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk
+from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, read_piece
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import sha256_of, write_file
 
@@ -96,22 +97,17 @@ class NpzWriter(Writer):
     def seal(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> None:
         labels = [chunk.labels[position] for chunk in chunks for position in chunk.written]
         names = [chunk.outputs[position] for chunk in chunks for position in chunk.written]
-        parts = (self._part(destination, chunk.index) for chunk in chunks)
+        parts = (read_piece(self._part(destination, chunk.index), chunk.sha256[0]) for chunk in chunks)
         write_npz(
             self._array(destination), parts, destination.shape, labels, destination.source.classes, names
         )
 
-    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> dict[str, dict[str, Any]]:
-        samples = {
-            chunk.outputs[position]: {
-                "label": chunk.labels[position],
-                "protected": chunk.protected[position],
-            }
-            for chunk in chunks
-            for position in chunk.written
-        }
+    def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
         array = self._array(destination)
-        return {"files": {array.name: {"sha256": sha256_of(array), "samples": samples}}, "side_files": {}}
+        digest = sha256_of(array)
+        for chunk in chunks:
+            for row in chunk.written:
+                yield Entry(array.name, digest, chunk.labels[row], chunk.protected[row], chunk.outputs[row])
 
     def _part(self, destination: Destination, index: int) -> Path:
         return destination.parts / f"{index:08d}.raw"
@@ -122,7 +118,7 @@ class NpzWriter(Writer):
 
 def write_npz(
     path: Path,
-    parts: Iterable[Path],
+    parts: Iterable[bytes],
     shape: tuple[int, ...],
     labels: Sequence[int],
     classes: Sequence[str],
@@ -130,14 +126,14 @@ def write_npz(
 ) -> None:
     """Write what ``numpy.load(path, allow_pickle=False)`` reads; the images never are in memory together.
 
-    images: uint8 [N, H, W, 3], the bytes of ``parts`` one after the other, ``shape`` being [H, W, 3];
+    images: uint8 [N, H, W, 3], ``parts`` one after the other, ``shape`` being [H, W, 3];
     labels: int64 [N], indices into ``classes``; names: of the samples. Raises OSError.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with _member(archive, "images") as file:
             _header(file, np.dtype(np.uint8), (len(labels), *shape))
             for part in parts:
-                file.write(part.read_bytes())
+                file.write(part)
         for name, array in (
             ("labels", np.array(labels, dtype="<i8")),
             ("classes", np.array(classes, dtype=np.str_)),

@@ -108,6 +108,7 @@ def _take_index(source: WebDatasetSource, shards: Shards, path: Path) -> None:
     if source.root.name.endswith(".tar"):  # one of the shards
         tables = [table for table in tables if table["name"] in source.shards]
     listed = [table["name"] for table in tables]
+    samples: list[Sample] = []
     for number, (file, table) in enumerate(zip(shards.files, tables, strict=False)):
         if table["name"] == file.name and table["bytes"] != file.size:
             raise UserError(
@@ -115,7 +116,8 @@ def _take_index(source: WebDatasetSource, shards: Shards, path: Path) -> None:
                 f"{path.name}: it is truncated or has changed"
             )
         rows = zip(*(table[column] for column in _COLUMNS), strict=True)
-        source.samples += [ShardedSample(n, y, s, file.mtime_ns, number, at) for n, y, at, s in rows]
+        samples += [ShardedSample(n, y, s, file.mtime_ns, number, at) for n, y, at, s in rows]
+    source.samples = samples
     if listed != source.shards:
         name = min(set(listed) ^ set(source.shards), default=path.name)
         raise UserError(

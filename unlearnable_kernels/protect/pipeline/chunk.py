@@ -1,18 +1,45 @@
 """From one chunk of the source to its protected images: read, decode, perturb, encode, write."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from unlearnable_kernels.data.source import Sample, Source, load_with_profile
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.errors import ImageError, shown
+from unlearnable_kernels.files import writing
 from unlearnable_kernels.protect.methods.method import Perturbation
 
 # Decoded pixels that wait to be perturbed: enough for a batch, little beside a worker's own size.
 BATCH_BYTES = 32 * 2**20
+
+
+class Item(Protocol):
+    """What executors hand out: a chunk, or files to check."""
+
+    @property
+    def index(self) -> int:
+        """Its number."""
+
+    @property
+    def pictures(self) -> str:
+        """What is in it, for messages."""
+
+
+C = TypeVar("C", bound=Item)
+R = TypeVar("R")
+_C = TypeVar("_C", bound=Item, contravariant=True)
+_R = TypeVar("_R", covariant=True)
+
+
+class Work(Protocol[_C, _R]):
+    """What is done to each item, wherever that is. It can be pickled."""
+
+    def render(self, chunk: _C) -> _R:
+        """Do one. Raises UserError."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +56,9 @@ class Chunk:
     """
 
     index: int
-    samples: list[Sample]
-    assignment: list[int]
-    outputs: list[str]
+    samples: Sequence[Sample]
+    assignment: Sequence[int]
+    outputs: Sequence[str]
     digest: str = ""
 
     @property
@@ -51,11 +78,13 @@ class Result:
         index: Number of the chunk.
         sha256: What ``Writer.write`` returned.
         skipped: Why an image was skipped, by its position within the chunk.
+        sizes: Bytes of each of those files; None for one that was not written.
     """
 
     index: int
     sha256: list[str | None]
     skipped: dict[int, str]
+    sizes: list[int | None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +108,13 @@ class Rendering:
         skipped: dict[int, str] = {}
         encoded = self._encoded(chunk, skipped)
         digests = self.writer.write(self.destination, chunk.index, chunk.outputs, encoded)
-        return Result(chunk.index, digests, skipped)
+        files = self.writer.files(self.destination, chunk.index, chunk.outputs)
+        with writing(self.destination.tree):
+            sizes = [
+                None if digest is None else file.stat().st_size
+                for file, digest in zip(files, digests, strict=True)
+            ]
+        return Result(chunk.index, digests, skipped, sizes)
 
     def _encoded(self, chunk: Chunk, skipped: dict[int, str]) -> Iterator[tuple[int, bytes]]:
         profiles: dict[int, bytes] = {}

@@ -1,18 +1,18 @@
 """One run: a plan applied in a staging folder, chunk by chunk, and put together."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, manifest_text
+from unlearnable_kernels.data.listing import Compact
+from unlearnable_kernels.data.manifest import Manifest, read_manifest, write_manifest
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import write_file, writing
+from unlearnable_kernels.files import writing
 from unlearnable_kernels.progress import Notify, Progress
 from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
@@ -36,13 +36,22 @@ _SHOWN = 3
 
 
 class Job:
-    """One run's plan, applied in one staging folder: begun once, rendered by one or by many, and finished."""
+    """One run's plan, applied in one staging folder: begun once, rendered by one or by many, and finished.
+
+    What is done is told by the sizes of its files, and with ``rehash`` by their hashes.
+    """
 
     def __init__(
-        self, source: Source, plan: Plan, staging: Staging, skip_bad: bool, progress: Progress
+        self,
+        source: Source,
+        plan: Plan,
+        staging: Staging,
+        skip_bad: bool,
+        progress: Progress,
+        rehash: bool = False,
     ) -> None:
         self.source, self.plan, self.staging = source, plan, staging
-        self.skip_bad, self.progress = skip_bad, progress
+        self.skip_bad, self.progress, self.rehash = skip_bad, progress, rehash
         self.destination = Destination(
             staging.tree, staging.parts, source.without_samples(), plan.task.image.shape
         )
@@ -97,7 +106,7 @@ class Job:
         same = sum(len(chunk.samples) for chunk in plan.chunks if chunk.digest in known)
         what = describe_changes(before, plan.chunks) or "how the pictures are treated"
         notify(f"changed since this was begun: {what}; what is done of {same} pictures is kept")
-        files = {file for chunk in plan.chunks for file in self._files(chunk)}
+        files = {str(file) for chunk in plan.chunks for file in self._files(chunk)}
         with writing(staging.folder):
             staging.keep_only(files)
             if not plan.stands_alone and staging.work.exists():
@@ -108,18 +117,18 @@ class Job:
             plan = self.plan
             workspace = Workspace(self.staging.work, self.skip_bad, notify, self.progress)
             self._perturbation = plan.method.perturbation(
-                plan.task, plan.parameters, plan.assignment, workspace
+                plan.task, plan.parameters, list(plan.assignment), workspace
             )
         return self._perturbation
 
-    def done(self) -> dict[int, Result]:
-        """The results of chunks that are finished, by their number."""
+    def done(self) -> set[int]:
+        """The numbers of the chunks that are finished."""
         return self.staging.records.finished(self.plan.chunks, self._is_whole)
 
     def render(
         self, executor: Executor, notify: Notify, wanted: Callable[[int], bool] = lambda index: True
-    ) -> dict[int, Result]:
-        """The result of every chunk that is wanted, by its number: recorded before, or rendered now."""
+    ) -> int:
+        """Render every chunk that is wanted, unless it is done; the number of these chunks."""
         chunks = [chunk for chunk in self.plan.chunks if wanted(chunk.index)]
         results = self.staging.records.finished(chunks, self._is_whole)
         total = sum(len(chunk.samples) for chunk in chunks)
@@ -133,10 +142,9 @@ class Job:
         with closing(executor.execute(rendering, [*left.values()], self.plan, self.staging)) as new:
             for result in new:
                 self.staging.records.add(left[result.index], result)
-                results[result.index] = result
                 done += len(left[result.index].samples)
                 self.progress("protecting", done, total)
-        return results
+        return len(chunks)
 
     def _rendering(self, perturbation: Perturbation) -> Rendering:
         return Rendering(
@@ -154,54 +162,63 @@ class Job:
     def _is_whole(self, chunk: Chunk, result: Result) -> bool:
         if result.skipped and not self.skip_bad:
             return False
-        return intact(self._files(chunk), result)
+        return intact(self._files(chunk), result, self.rehash)
 
-    def _outcome(self, chunks: list[WrittenChunk]) -> dict[str, Any]:
+    def result(self, chunk: Chunk) -> Result:
+        """What became of a chunk that is finished."""
+        found = self.staging.records.read(chunk)
+        if found is None:
+            raise UserError(f"{self.staging.folder}: the record of {chunk.pictures} is gone; render it again")
+        return found
+
+    def _outcome(self, chunks: Sequence[WrittenChunk]) -> dict[str, Any]:
         """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
         perturbation = self._perturb(lambda message: None)
-        ends = np.cumsum([len(chunk.outputs) for chunk in chunks])
-        skipped = {
-            int(end) - len(chunk.outputs) + position
-            for end, chunk in zip(ends, chunks, strict=True)
-            for position in chunk.skipped
-        }
+        skipped: set[int] = set()
+        start = 0
+        for chunk in chunks:
+            skipped |= {start + position for position in chunk.skipped}
+            start += len(chunk.outputs)
         quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
         return {**perturbation.outcome, **quality}
 
-    def finish(self, results: dict[int, Result], secret: Secret, replacing: bool = False) -> dict[str, Any]:
+    def finish(
+        self, secret: Secret, replacing: bool = False, kept: Mapping[int, Result] = MappingProxyType({})
+    ) -> Manifest:
         """Put the dataset together, write the manifest last, and publish.
 
         Args:
-            results: Of every chunk.
             secret: Signs the manifest.
             replacing: Whether a finished set takes its place.
+            kept: What stands in the place of the results of some chunks, by their numbers.
 
         Returns:
             The manifest.
         """
-        chunks = [written_chunk(chunk, results[chunk.index]) for chunk in self.plan.chunks]
+        chunks = _Written(self.plan.chunks, lambda chunk: kept.get(chunk.index) or self.result(chunk))
         if all(len(chunk.skipped) == len(chunk.outputs) for chunk in chunks):
             raise UserError(
                 f"{self.source.root}: all of its {len(self.plan.outputs)} images had to be skipped"
             )
         with writing(self.staging.tree):
             self.plan.writer.seal(self.destination, chunks)
-            entries = self.plan.writer.entries(self.destination, chunks)
         skipped = [
             [chunk.samples[position].name, reason]
             for chunk in self.plan.chunks
-            for position, reason in sorted(results[chunk.index].skipped.items())
+            for position, reason in sorted(self.result(chunk).skipped.items())
         ]
-        manifest = {
+        fields = {
             **self.plan.header,
             **self._outcome(chunks),
             "skipped": [*map(list, self.source.skipped), *skipped],
-            **entries,
         }
-        text = manifest_text(sign(manifest, secret))
-        write_file(self.staging.tree / MANIFEST_NAME, text.encode())
+        writer, tree = self.plan.writer, self.staging.tree
+        with writing(tree):
+            entries = writer.entries(self.destination, chunks)
+            side_files = writer.side_files(self.destination)
+            write_manifest(tree, fields, entries, side_files, lambda whole: sign(whole, secret))
         self.staging.publish(replacing)
-        return manifest
+        return read_manifest(self.staging.dst)
 
 
 def refuse_another(head: Head, plan: Plan, folder: Path) -> None:
@@ -222,16 +239,14 @@ def refuse_another(head: Head, plan: Plan, folder: Path) -> None:
 
 def describe_changes(before: Sequence[Chunk], now: Sequence[Chunk]) -> str:
     """Which pictures came, went or changed, in few words."""
+    same = {chunk.digest for chunk in before} & {chunk.digest for chunk in now}
     old, new = (
-        {sample.name: sample for chunk in chunks for sample in chunk.samples} for chunks in (before, now)
+        {sample.name: sample for chunk in chunks if chunk.digest not in same for sample in chunk.samples}
+        for chunks in (before, now)
     )
-
-    def differs(name: str) -> bool:
-        # Not by the label, a class's place, which changes when others come.
-        return (new[name].size, new[name].mtime_ns) != (old[name].size, old[name].mtime_ns)
-
     kinds = {
-        "changed": [name for name in new if name in old and differs(name)],
+        # Not by the label, a class's place, which changes when others come.
+        "changed": [name for name in new if name in old and new[name].size != old[name].size],
         "new": [name for name in new if name not in old],
         "gone": [name for name in old if name not in new],
     }
@@ -253,3 +268,17 @@ def written_chunk(chunk: Chunk, result: Result) -> WrittenChunk:
         skipped=frozenset(result.skipped),
         sha256=result.sha256,
     )
+
+
+class _Written(Compact[WrittenChunk]):
+    """All chunks as they were written: read from their records whenever they are looked at."""
+
+    def __init__(self, chunks: Sequence[Chunk], result: Callable[[Chunk], Result]) -> None:
+        self._chunks, self._result = chunks, result
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def item(self, position: int) -> WrittenChunk:
+        chunk = self._chunks[position]
+        return written_chunk(chunk, self._result(chunk))

@@ -1,6 +1,7 @@
 """Everything that is decided before the first image is written: parameters, samples, file names."""
 
 import hashlib
+from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -9,11 +10,12 @@ import numpy as np
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.formats.folder import FolderWriter
-from unlearnable_kernels.data.manifest import SCHEMA_VERSION, canonical
+from unlearnable_kernels.data.manifest import IN_PARTS, canonical, schema_of
 from unlearnable_kernels.data.source import Source, load_image
 from unlearnable_kernels.data.writer import Writer
 from unlearnable_kernels.environment import versions
 from unlearnable_kernels.errors import ImageError, UserError, shown
+from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.plugins import describe_plugins
 from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
@@ -58,8 +60,8 @@ class Plan:
     method: Method
     task: Task
     writer: Writer
-    assignment: list[int]
-    outputs: list[str]
+    assignment: Sequence[int]
+    outputs: Sequence[str]
     chunks: list[Chunk]
     digest: str
     asked: dict[str, Any]
@@ -116,7 +118,6 @@ class Plan:
                     classes[s.label],
                     None if in_tree else s.label,
                     s.size,
-                    s.mtime_ns,
                     assigned >= 0,
                     name,
                 ]
@@ -141,8 +142,11 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
     task = make_task(source, secret, options, writer, image, scheme)
     method, parameters = options.method, options.method.parameters(task)
     assignment = method.assignment(task, parameters)
+    schema = schema_of(len(source.samples))
+    if schema == IN_PARTS:
+        extra_module("pyarrow.parquet")  # now rather than when all images are rendered
     header = {
-        "schema": SCHEMA_VERSION,
+        "schema": schema,
         "method": method.name,
         "parameters": parameters,
         "dataset_name": task.name,
@@ -152,7 +156,7 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
         "left_out": list(source.left_out),
         "key": {"kind": secret.kind, "fingerprint": secret.fingerprint},
         "classes": list(source.classes),
-        "source_listing_sha256": listing_digest(source, with_times=False),
+        "source_listing_sha256": listing_digest(source),
         "versions": versions(),
     }
     if task.scheme != 1:
@@ -167,10 +171,10 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
         method=method,
         task=task,
         writer=writer,
-        assignment=assignment,
+        assignment=array("q", assignment),
         outputs=outputs,
         chunks=[],
-        digest=digest_of([header, assignment], source),
+        digest=digest_of(header, assignment),
         asked=asked_of(options),
         made_on=fingerprint(),
     ).cut()
@@ -206,9 +210,11 @@ def _parents(name: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def digest_of(decided: list[Any], source: Source) -> str:
-    """SHA-256, in hex, of all that was decided, and of the source's listing with its times."""
-    return hashlib.sha256(canonical([*decided, listing_digest(source, with_times=True)])).hexdigest()
+def digest_of(header: dict[str, Any], assignment: Sequence[int], *more: Any) -> str:
+    """SHA-256, in hex, of all that was decided; the header has the digest of the source's listing."""
+    digest = hashlib.sha256(canonical([header, *more]))
+    digest.update(array("q", assignment))
+    return digest.hexdigest()
 
 
 def check_options(options: Options) -> None:
@@ -287,10 +293,7 @@ def make_chunks(
             size = 0
         size += added
     ranges = zip(bounds, [*bounds[1:], len(samples)], strict=True)
-    return [
-        Chunk(index, samples[a:b], list(assignment[a:b]), list(outputs[a:b]))
-        for index, (a, b) in enumerate(ranges)
-    ]
+    return [Chunk(index, samples[a:b], assignment[a:b], outputs[a:b]) for index, (a, b) in enumerate(ranges)]
 
 
 def _first_image(source: Source, resize: int | None, on_error: str) -> np.ndarray:
@@ -303,7 +306,12 @@ def _first_image(source: Source, resize: int | None, on_error: str) -> np.ndarra
     raise UserError(f"{source.name}: not one of its {len(source.samples)} images can be read")
 
 
-def listing_digest(source: Source, *, with_times: bool) -> str:
-    """SHA-256, in hex, of the samples' names, labels and sizes, and of what was skipped."""
-    rows = [[s.name, s.label, s.size, s.mtime_ns if with_times else 0] for s in source.samples]
-    return hashlib.sha256(canonical([rows, source.skipped])).hexdigest()
+def listing_digest(source: Source) -> str:
+    """SHA-256, in hex, of the samples' names, labels and sizes, and of what was skipped; not of times."""
+    digest = hashlib.sha256(b"[[")
+    for start in range(0, len(source.samples), CHUNK_IMAGES):
+        # The 0 stands where a time once could.
+        rows = [[s.name, s.label, s.size, 0] for s in source.samples[start : start + CHUNK_IMAGES]]
+        digest.update((b"," if start else b"") + canonical(rows)[1:-1])
+    digest.update(b"]," + canonical(source.skipped) + b"]")
+    return digest.hexdigest()

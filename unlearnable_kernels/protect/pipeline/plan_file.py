@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ import numpy as np
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.formats.loose import open_training_images
+from unlearnable_kernels.data.listing import Names, Samples
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import parse_json, replacing
@@ -118,7 +120,7 @@ def _line(value: Any) -> bytes:
 
 def _row(chunk: Chunk) -> list[Any]:
     samples = [[s.name, s.label, s.size, s.mtime_ns] for s in chunk.samples]
-    return [chunk.index, chunk.digest, samples, chunk.assignment, chunk.outputs]
+    return [chunk.index, chunk.digest, samples, list(chunk.assignment), list(chunk.outputs)]
 
 
 def _mac(secret: Secret, digest: bytes) -> str:
@@ -172,25 +174,28 @@ def read_chunks(
     """
     try:
         with _open(folder) as file:
-            rows = list(_signed_rows(file, secret, wanted))
-        return [_chunk(parse_json(row)) for row in rows]
+            return _signed_chunks(file, secret, wanted)
     except _DAMAGE:
         raise _damaged(folder) from None
 
 
-def _signed_rows(file: BinaryIO, secret: Secret, wanted: Callable[[int], bool]) -> Iterator[bytes]:
+def _signed_chunks(file: BinaryIO, secret: Secret, wanted: Callable[[int], bool]) -> list[Chunk]:
     line = file.readline(_LONGEST_LINE)
     count, digest = _head(line).chunks, hashlib.sha256(line)
-    rows = []
+    chunks, samples, outputs = list[Chunk](), Samples(), Names()
     for index in range(count):
         line = file.readline(_LONGEST_LINE)
         digest.update(line)
         if wanted(index):
-            rows.append(line)
+            chunk, start = _chunk(parse_json(line)), len(samples)
+            for sample, name in zip(chunk.samples, chunk.outputs, strict=True):
+                samples.append(sample)
+                outputs.append(name)
+            chunks.append(replace(chunk, samples=samples[start:], outputs=outputs[start:]))
     mac = parse_json(file.readline(_LONGEST_LINE))["mac"]
     if file.read(1) or not hmac.compare_digest(mac, _mac(secret, digest.digest())):
         raise ValueError
-    yield from rows
+    return chunks
 
 
 def _chunk(row: Any) -> Chunk:
@@ -201,7 +206,8 @@ def _chunk(row: Any) -> Chunk:
         if name.startswith("/") or not name or ".." in PurePosixPath(name).parts or "\0" in name:
             raise ValueError
     int(digest, 16)
-    return Chunk(int(index), [_sample(*each) for each in samples], [*map(int, assignment)], outputs, digest)
+    assigned = array("q", map(int, assignment))
+    return Chunk(int(index), [_sample(*each) for each in samples], assigned, outputs, digest)
 
 
 def _sample(name: Any, *numbers: Any) -> Sample:
@@ -241,12 +247,10 @@ def load_plan(
     method = METHODS.make(head.asked["method"], head.asked["settings"])
     alone = method.growable(head.header["parameters"])
     chunks = read_chunks(folder, secret, wanted if alone else lambda index: True)
-    source = _source(head, [sample for chunk in chunks for sample in chunk.samples], folder)
+    source = _source(head, Samples(sample for chunk in chunks for sample in chunk.samples), folder)
     if head.folder is None:
         # Its own samples know more than a plan says, such as the shard.
         known_as = {sample.name: sample for sample in source.samples}
-        if any(known_as[s.name].mtime_ns != s.mtime_ns for chunk in chunks for s in chunk.samples):
-            raise UserError(f"{head.origin[0]} has changed since the plan in {folder} was made: plan again")
         chunks = [
             replace(chunk, samples=[known_as[sample.name] for sample in chunk.samples]) for chunk in chunks
         ]
@@ -271,8 +275,8 @@ def load_plan(
         method=method,
         task=task,
         writer=writer,
-        assignment=[assigned for chunk in chunks for assigned in chunk.assignment],
-        outputs=[name for chunk in chunks for name in chunk.outputs],
+        assignment=array("q", (assigned for chunk in chunks for assigned in chunk.assignment)),
+        outputs=Names(name for chunk in chunks for name in chunk.outputs),
         chunks=chunks,
         digest=head.digest,
         asked=asked_of(options),
@@ -282,7 +286,7 @@ def load_plan(
     return plan, head.skip_bad
 
 
-def _source(head: Head, samples: list[Sample], folder: Path) -> Source:
+def _source(head: Head, samples: Samples, folder: Path) -> Source:
     if head.folder is not None:
         fields = {name: head.folder[name] for name in _FOLDER_FIELDS}
         side_files = [Path(file) for file in head.folder["side_files"]]
@@ -292,6 +296,6 @@ def _source(head: Head, samples: list[Sample], folder: Path) -> Source:
     source = open_training_images(
         Path(path), None if labels is None else Path(labels), "skip" if head.skip_bad else "raise"
     )
-    if listing_digest(source, with_times=False) != head.header["source_listing_sha256"]:
+    if listing_digest(source) != head.header["source_listing_sha256"]:
         raise UserError(f"{path} has changed since the plan in {folder} was made: plan again")
     return source

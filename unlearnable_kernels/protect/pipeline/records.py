@@ -37,38 +37,39 @@ class Records:
         Raises:
             WriteError: It cannot be written.
         """
-        record = [result.index, result.sha256, {str(key): why for key, why in result.skipped.items()}]
+        skipped = {str(key): why for key, why in result.skipped.items()}
+        record = [result.index, result.sha256, skipped, result.sizes]
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
         with replacing(self._path(chunk)) as temporary:
             write_file(temporary, canonical([*record, self._mac(chunk, record)]))
 
-    def finished(
-        self, chunks: Iterable[Chunk], is_whole: Callable[[Chunk, Result], bool]
-    ) -> dict[int, Result]:
-        """The results, by the chunk's number, of those whose files are still what was written."""
+    def finished(self, chunks: Iterable[Chunk], is_whole: Callable[[Chunk, Result], bool]) -> set[int]:
+        """The numbers of the chunks whose files are still what was written."""
 
-        def read(chunk: Chunk) -> Result | None:
-            result = self._read(chunk)
-            return result if result is not None and is_whole(chunk, result) else None
+        def is_finished(chunk: Chunk) -> bool:
+            result = self.read(chunk)
+            return result is not None and is_whole(chunk, result)
 
+        chunks = list(chunks)
         with ThreadPoolExecutor() as pool:
-            return {result.index: result for result in pool.map(read, chunks) if result is not None}
+            found = pool.map(is_finished, chunks)
+            return {chunk.index for chunk, finished in zip(chunks, found, strict=True) if finished}
 
     def _path(self, chunk: Chunk) -> Path:
         return self.folder / f"{chunk.digest}.json"
 
-    def _read(self, chunk: Chunk) -> Result | None:
-        """None where there is none, or one that never reached the disk or was written without the key."""
+    def read(self, chunk: Chunk) -> Result | None:
+        """What became of a chunk; None without a record that is whole and signed by the key."""
         try:
             descriptor = os.open(self._path(chunk), _READ)
             with os.fdopen(descriptor, "rb") as file:
                 *record, mac = parse_json(file.read(_LIMIT))
             if not hmac.compare_digest(mac, self._mac(chunk, record)):
                 return None
-            _, hashes, skipped = record
+            _, hashes, skipped, sizes = record
             # The number may be another one now; its files tell whether that matters.
-            return Result(chunk.index, hashes, {int(key): why for key, why in skipped.items()})
+            return Result(chunk.index, hashes, {int(key): why for key, why in skipped.items()}, sizes)
         except (OSError, ValueError, TypeError, AttributeError):
             return None
 
@@ -76,12 +77,14 @@ class Records:
         return self.secret.mac(canonical(["chunk", chunk.digest, record]))
 
 
-def intact(files: Sequence[Path], result: Result) -> bool:
-    """Whether the files of a chunk are still what its result says."""
+def intact(files: Sequence[Path], result: Result, rehash: bool) -> bool:
+    """Whether the files of a chunk have the sizes that its result says; ``rehash``: and the digests."""
     try:
-        return len(files) == len(result.sha256) and all(
-            digest is None or sha256_of(file) == digest
-            for file, digest in zip(files, result.sha256, strict=True)
-        )
-    except OSError:
+        for file, digest, size in zip(files, result.sha256, result.sizes, strict=True):
+            if digest is None:
+                continue
+            if file.lstat().st_size != size or (rehash and sha256_of(file) != digest):
+                return False
+    except (OSError, ValueError):  # or of another number of files
         return False
+    return True

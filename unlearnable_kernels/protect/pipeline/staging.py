@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
+from unlearnable_kernels.data.remote import is_remote, upload
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import parse_json, writing
+from unlearnable_kernels.files import parse_json, resolved, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME, read_head
 from unlearnable_kernels.protect.pipeline.records import Records
@@ -141,23 +142,27 @@ class Staging:
         done = (self.folder / "records", self.work)
         return not any(folder.is_dir() and any(folder.iterdir()) for folder in done)
 
-    def keep_only(self, files: Collection[Path]) -> None:
+    def keep_only(self, files: Collection[str]) -> None:
         """Delete what lies in the tree and the parts besides these files. Raises OSError."""
         for top in (self.tree, self.parts):
             for root, folders, names in os.walk(top, topdown=False):
                 for path in (Path(root, name) for name in names):
-                    if path not in files:
+                    if str(path) not in files:
                         path.unlink()
                 for path in (Path(root, name) for name in folders):
                     if not any(path.iterdir()):
                         path.rmdir()
 
     def publish(self, replacing: bool = False) -> None:
-        """Flush the tree to disk, give it its final name, and delete the rest.
+        """Flush the tree to disk, give it its final name, and delete the rest; or upload it.
 
         Args:
             replacing: Whether a finished set has that name: the two change places in one step.
         """
+        if is_remote(self.dst):
+            upload(self.tree, self.dst, MANIFEST_NAME)
+            self.remove()
+            return
         with writing(self.folder):
             _sync(self.tree)
             if replacing:
@@ -196,7 +201,9 @@ class Staging:
 
 
 def staging_folder(dst: Path) -> Path:
-    """Beside ``dst``, hence on its file system, where a rename is one step."""
+    """Beside ``dst``, hence on its file system, where a rename is one step; of a remote one, here."""
+    if is_remote(dst):
+        return Path.cwd() / (dst.name + ".partial")
     return dst.with_name(dst.name + ".partial")
 
 
@@ -209,6 +216,11 @@ def holding(path: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def destination(dst: Path) -> Path:
+    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` does."""
+    return dst if is_remote(dst) else resolved(dst)
 
 
 def scheme_at(dst: Path) -> int:

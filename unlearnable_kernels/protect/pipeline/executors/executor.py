@@ -1,11 +1,11 @@
 """Where chunks are rendered; each of the modules beside this one has a function ``execute`` that does it."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
+from unlearnable_kernels.protect.pipeline.chunk import C, Chunk, R, Rendering, Result, Work
 from unlearnable_kernels.protect.pipeline.executors import local
 from unlearnable_kernels.protect.pipeline.plan import Plan
 from unlearnable_kernels.protect.pipeline.staging import Staging
@@ -60,3 +60,12 @@ class Executor:
             workers = 0 if idle or len(chunks) == 1 else usable_cores()
         workers = min(workers, len(chunks))
         return local.execute(rendering, chunks, workers, staging.lock, plan.made_on)
+
+    def each(self, work: Work[C, R], items: Iterable[C]) -> Generator[R, None, None]:
+        """Do ``work`` on each of ``items``, which needs no plan, as ``execute`` does on chunks."""
+        if self.name == "ray":
+            from unlearnable_kernels.protect.pipeline.executors import ray
+
+            return ray.execute(work, items, self.workers, self.address, None, {})
+        workers = usable_cores() if self.workers is None else self.workers
+        return local.execute(work, items, workers, None)

@@ -8,19 +8,19 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
+from unlearnable_kernels.protect.pipeline.chunk import C, Item, R, Work
 from unlearnable_kernels.protect.pipeline.executors.script import import_script, pickled
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 
@@ -32,22 +32,22 @@ _held: list[Connection] = []
 
 
 def execute(
-    rendering: Rendering,
-    chunks: Sequence[Chunk],
+    rendering: Work[C, R],
+    chunks: Iterable[C],
     workers: int,
-    lock: int,
+    lock: int | None,
     planned: Mapping[str, str] = MappingProxyType({}),
-) -> Generator[Result, None, None]:
+) -> Generator[R, None, None]:
     """Render ``chunks``, yielding each result as soon as it is there, in any order.
 
     A worker that dies is replaced, and its chunk tried again, ``ATTEMPTS`` times in all.
 
     Args:
         rendering: What to do with a chunk.
-        chunks: What is left to do.
+        chunks: What is left to do, taken one by one as workers are free.
         workers: Number of processes; 0 renders in this one.
-        lock: Descriptor of the staging folder's lock. Workers hold it too, so that no other run begins while
-            one of them still lives.
+        lock: Descriptor of the staging folder's lock, if there is one. Workers hold it too, so that no other
+            run begins while one of them still lives.
         planned: What each worker compares with its own ``fingerprint()``, unless it is empty.
 
     Raises:
@@ -68,27 +68,28 @@ def execute(
         context = multiprocessing.get_context("spawn")
     context.set_forkserver_preload([__name__, *_CODECS])
     ours, theirs = context.Pipe(duplex=False)
-    lock_held = Connection(os.dup(lock))
-    pool = _Pool(context, (*needed, ours, lock_held, dict(planned)))
+    lock_held = None if lock is None else Connection(os.dup(lock))
+    pool: _Pool[C, R] = _Pool(context, (*needed, ours, lock_held, dict(planned)))
     try:
-        yield from pool.results(chunks, min(workers, len(chunks)))
+        yield from pool.results(chunks, workers)
     finally:
         # The workers end when this end of the pipe closes, in the middle of a chunk if need be.
         theirs.close()
         pool.join()
         ours.close()
-        lock_held.close()
+        if lock_held is not None:
+            lock_held.close()
 
 
-class _Pool:
+class _Pool(Generic[C, R]):
     """Worker processes, each with a pipe of its own, so that it is known of which chunk one died."""
 
     def __init__(self, context: ForkServerContext | SpawnContext, arguments: tuple[Any, ...]) -> None:
         self._context, self._arguments = context, arguments
         self._processes: list[BaseProcess] = []
-        self._busy: dict[Connection, Chunk] = {}
+        self._busy: dict[Connection, C] = {}
 
-    def results(self, chunks: Sequence[Chunk], workers: int) -> Iterator[Result]:
+    def results(self, chunks: Iterable[C], workers: int) -> Iterator[R]:
         left = iter(chunks)
         deaths: Counter[int] = Counter()
         for chunk in islice(left, workers):
@@ -99,8 +100,8 @@ class _Pool:
             for ready in wait(list(self._busy)):
                 assert isinstance(ready, Connection)
                 chunk = self._busy.pop(ready)
-                answer = _receive(ready)
-                following: Chunk | None
+                answer: R | BaseException | None = _receive(ready)
+                following: C | None
                 if answer is None:
                     ready.close()
                     deaths[chunk.index] += 1
@@ -133,12 +134,12 @@ class _Pool:
             process.join()
 
 
-def _send(connection: Connection, chunk: Chunk) -> None:
+def _send(connection: Connection, chunk: Item) -> None:
     with suppress(OSError):  # a worker that died meanwhile is noticed when its answer is awaited
         connection.send(chunk)
 
 
-def _receive(connection: Connection) -> Result | BaseException | None:
+def _receive(connection: Connection) -> Any:
     """What a worker made of its chunk; None if it died."""
     try:
         answer, trace = connection.recv()
@@ -146,11 +147,10 @@ def _receive(connection: Connection) -> Result | BaseException | None:
         return None
     if isinstance(answer, BaseException) and not isinstance(answer, UserError):
         answer.__cause__ = RuntimeError(trace)  # as it was raised there
-    result: Result | BaseException = answer
-    return result
+    return answer
 
 
-def _died(chunk: Chunk) -> UserError:
+def _died(chunk: Item) -> UserError:
     return UserError(
         f"a worker process died {ATTEMPTS} times of the same chunk, {chunk.pictures}, perhaps for lack of "
         "memory; run the same command again to resume, with fewer workers"
@@ -186,17 +186,18 @@ def _serve(
     rendering: bytes,
     script: str | None,
     parent: Connection,
-    lock: Connection,
+    lock: Connection | None,
     planned: dict[str, str],
 ) -> None:
     # Kept open until the process ends: that holds the lock.
-    _held.append(lock)
+    if lock is not None:
+        _held.append(lock)
     # They end with the process that started them, which says what is to be said.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     use_one_thread()
-    ready: Rendering | None = None
+    ready: Work[Any, Any] | None = None
     with suppress(EOFError, OSError):
         while True:
             chunk = answers.recv()
@@ -225,13 +226,13 @@ def use_one_thread() -> None:
         cv2.setNumThreads(1)
 
 
-def _unpickled(rendering: bytes, script: str | None, planned: dict[str, str]) -> Rendering:
+def _unpickled(rendering: bytes, script: str | None, planned: dict[str, str]) -> Work[Any, Any]:
     if planned:
         refuse_to_mix(planned)
     try:
         if script is not None:
             import_script(script)
-        made: Rendering = pickle.loads(rendering)
+        made: Work[Any, Any] = pickle.loads(rendering)
     except UserError:
         raise
     except Exception as error:

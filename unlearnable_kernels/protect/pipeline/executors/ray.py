@@ -2,29 +2,30 @@
 
 import fcntl
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
-from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
+from unlearnable_kernels.protect.pipeline.chunk import C, Item, R, Work
 from unlearnable_kernels.protect.pipeline.executors.local import ATTEMPTS, use_one_thread
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 from unlearnable_kernels.protect.pipeline.staging import holding
 
 _AHEAD = 2  # tasks for each core, so that none waits for this process
-_loaded: dict[str, Rendering] = {}
+_loaded: dict[str, Work[Any, Any]] = {}
 
 
 def execute(
-    rendering: Rendering,
-    chunks: Sequence[Chunk],
+    rendering: Work[C, R],
+    chunks: Iterable[C],
     workers: int | None,
     address: str | None,
-    lock: Path,
+    lock: Path | None,
     planned: Mapping[str, str],
-) -> Generator[Result, None, None]:
+) -> Generator[R, None, None]:
     """Render ``chunks``, yielding each result as soon as it is there, in any order.
 
     Ray itself tries again what a worker or a machine that died was at, ``ATTEMPTS`` times in all.
@@ -35,7 +36,7 @@ def execute(
         workers: Tasks at a time; by default as many as the cluster has cores.
         address: Of the cluster; by default the one that RAY_ADDRESS names, otherwise one is started here.
         lock: A file that every task holds a lock of, so that no other run begins while one still lives.
-        planned: What each worker compares with its own ``fingerprint()``.
+        planned: What each worker compares with its own ``fingerprint()``, unless it is empty.
 
     Raises:
         UserError: Ray is not installed or not to be reached, a chunk cannot be rendered, workers die of one,
@@ -46,7 +47,7 @@ def execute(
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, workers, address)
-    pending: dict[Any, Chunk] = {}
+    pending: dict[Any, C] = {}
     try:
         # A list, or every task would have its own copy.
         shared = [ray.put(rendering)]
@@ -55,7 +56,7 @@ def execute(
         while True:
             limit = workers or _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while len(pending) < limit and (chunk := next(left, None)) is not None:
-                pending[task.remote(shared, chunk, str(lock), dict(planned))] = chunk
+                pending[task.remote(shared, chunk, lock, dict(planned))] = chunk
             if not pending:
                 return
             done, _ = ray.wait(list(pending))
@@ -78,23 +79,24 @@ def _connect(ray: Any, workers: int | None, address: str | None) -> None:
         raise UserError(f"the Ray cluster at {address} cannot be used: {reason}") from None
 
 
-def _render(shared: list[Any], chunk: Chunk, lock: str, planned: dict[str, str]) -> Result:
+def _render(shared: list[Any], chunk: Item, lock: Path | None, planned: dict[str, str]) -> Any:
     """In a worker of the cluster: render a chunk."""
     ray = extra_module("ray")
     name = shared[0].hex()
     if name not in _loaded:
         use_one_thread()
-        refuse_to_mix(planned)
+        if planned:
+            refuse_to_mix(planned)
         _loaded.clear()
         _loaded[name] = ray.get(shared[0])
-    with holding(Path(lock), fcntl.LOCK_SH):
+    with nullcontext() if lock is None else holding(lock, fcntl.LOCK_SH):
         return _loaded[name].render(chunk)
 
 
-def _result(ray: Any, reference: Any, chunk: Chunk) -> Result:
+def _result(ray: Any, reference: Any, chunk: Item) -> Any:
     errors = ray.exceptions
     try:
-        result: Result = ray.get(reference)
+        return ray.get(reference)
     except errors.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
@@ -105,4 +107,3 @@ def _result(ray: Any, reference: Any, chunk: Chunk) -> Result:
             f"a Ray worker died {ATTEMPTS} times of the same chunk, {chunk.pictures} ({reason}); "
             "run the same command again to resume"
         ) from None
-    return result
