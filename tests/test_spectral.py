@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,18 @@ def test_classes_in_groups_and_images_one_by_one_get_the_same_bytes(monkeypatch:
     assert np.array_equal(whole, grouped)
     assert np.array_equal(whole, single)
     assert np.array_equal(whole[2], images[2])
+
+
+def test_weights_are_kept_for_the_next_pictures_but_not_sent_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WEIGHTS", 36 * (64 + 16))
+    marks = module.SpectralMarks(class_spectra(KEY, "zoo", ["a", "b"], STRONG))
+    made = []
+    make = module.ClassSpectra.weights
+    monkeypatch.setattr(module.ClassSpectra, "weights", lambda *call: made.append(call[2]) or make(*call))
+    for side, one in ((8, 0), (4, 0), (8, 0), (4, 1), (4, 1), (4, 0)):
+        marks.apply(photo(side, side, 1)[None], [one], np.empty((1, side, side, 3), np.uint8))
+    assert made == [8, 4, 4, 4]
+    assert len(pickle.dumps(marks)) < 10_000
 
 
 def test_only_the_chosen_part_changes(tree: Path, tmp_path: Path) -> None:

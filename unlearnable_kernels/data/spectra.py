@@ -3,6 +3,8 @@
 Operations on elements are rounded alike on all machines, so that parameters give the same weights everywhere.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ CELLS = -(-UNIT // CELL)
 RINGS = (0.5, 3.0, 7.0, 13.0)  # radii at which the four rings begin
 WAVES = 3
 _SMALL, _LARGE = 64, 224  # px of the shorter side
+_KEPT = 1 << 21  # pixels of the largest size whose places are kept
 
 
 def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int) -> Tensor:
@@ -29,24 +32,41 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int) ->
     Returns:
         float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the first gain is 1.
     """
-    device = mixings.device
+    rows, columns, ring, passing, part = _places(height, width, mixings.device)
+    grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
+    fade = 1 - min(max(grown, 0), 1) / 2
+    identity = torch.eye(mixings.shape[-1], device=mixings.device).expand_as(mixings[:, :1])
+    matrices = torch.cat([identity, identity + fade * mixings[:, :1], identity + mixings[:, 1:]], 1)
+    weights = matrices.index_select(1, ring)
+    inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
+    weights.index_copy_(1, passing, part * outer + (1 - part) * inner)
+    each = _along(_along(gains, rows, 1), columns, 2)
+    return weights.unflatten(1, (height, width)).mul_(each[..., None, None])
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_places(height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
     rows, columns = (
         torch.arange(size, dtype=torch.float32, device=device) * UNIT / size for size in (height, width)
     )
-    grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
-    fade = 1 - min(max(grown, 0), 1) / 2
-    identity = torch.eye(mixings.shape[-1], device=device).expand_as(mixings[:, :1])
-    matrices = torch.cat([identity, identity + fade * mixings[:, :1], identity + mixings[:, 1:]], 1)
-    radii = (rows[:, None] * rows[:, None] + columns * columns).sqrt()
+    radii = (rows[:, None] * rows[:, None] + columns * columns).sqrt().flatten()
     begins = torch.tensor(RINGS, device=device) - 0.5
-    ring = torch.bucketize(radii, begins, right=True)  # 1 for the lowest
+    ring = torch.bucketize(radii, begins, right=True, out_int32=True)
     share = _smooth(radii - begins[ring - 1])
-    weights: Tensor = matrices.index_select(1, ring.flatten()).unflatten(1, ring.shape)
-    passing = share < 1
-    inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
-    part = share[passing][:, None, None]
-    weights[:, passing] = part * outer + (1 - part) * inner
-    return weights.mul_(_along(_along(gains, rows).mT, columns).mT[..., None, None])
+    passing = (share < 1).nonzero()[:, 0]
+    return rows, columns, ring, passing, share[passing][:, None, None]
+
+
+def _places(height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What the coefficients of all images of a size share.
+
+    Returns:
+        Positions of rows and of columns in a unit of 32; by coefficient, int32 [H·W], the ring, 1 for the
+        lowest; the coefficients where one ring passes into the next; and the share of the outer one there,
+        ``[P, 1, 1]``.
+    """
+    function = _kept_places if height * width <= _KEPT else _kept_places.__wrapped__
+    return function(height, width, device)
 
 
 def rings_of_cells() -> Tensor:
@@ -62,9 +82,10 @@ def _smooth(steps: Tensor) -> Tensor:
     return steps * steps * (3 - 2 * steps)
 
 
-def _along(values: Tensor, positions: Tensor) -> Tensor:
-    """[K, n, …], of values [K, 11, …] of cells, at n positions; a passage ends where a cell begins."""
+def _along(values: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Values of cells along ``dim``, float32 [K, …], at n positions; a passage ends where a cell begins."""
     here = (positions / CELL).long()
     following = (here + 1).clamp(max=CELLS - 1)
-    share = _smooth(positions - (CELL * here + CELL - 1))[:, None]
-    return values[:, here] + share * (values[:, following] - values[:, here])
+    share = _smooth(positions - (CELL * here + CELL - 1))
+    first, second = values.index_select(dim, here), values.index_select(dim, following)
+    return first + share.view(-1, *[1] * (values.dim() - 1 - dim)) * (second - first)

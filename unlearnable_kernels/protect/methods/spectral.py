@@ -28,7 +28,7 @@ INTENSITIES = {
     "strong": {CELLS: 0.6, COLOUR: 0.6, TONE: 0.06},
 }
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
-_WEIGHTS = 1 << 26  # bytes of matrices at a time
+_WEIGHTS = 1 << 26  # bytes of matrices at a time, and kept
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class SpectralMarks:
 
     spectra: ClassSpectra
     outcome: dict[str, Any] = field(default_factory=dict)
+    _kept: dict[tuple[bytes, int, int], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Weights by classes and size, those used last at the end: classes follow one another in most datasets."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": {}}
 
     def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
         height, width = images.shape[1:3]
@@ -69,7 +74,14 @@ class SpectralMarks:
         size = max(1, _WEIGHTS // (height * width * 9 * 4))
         for start in range(0, len(classes), size):
             some = classes[start : start + size]
-            yield some, self.spectra.weights(some, height, width)
+            key = (some.tobytes(), height, width)
+            weights = self._kept.pop(key, None)
+            if weights is None:
+                weights = self.spectra.weights(some, height, width)
+            self._kept[key] = weights
+            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _WEIGHTS:
+                self._kept.pop(next(iter(self._kept)))
+            yield some, weights
 
 
 @METHODS.register("spectral", "gives the images of a class a private spectrum, colour coupling and tone")
