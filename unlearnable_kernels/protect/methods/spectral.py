@@ -43,7 +43,7 @@ class SpectralMarks:
     spectra: ClassSpectra
     outcome: dict[str, Any] = field(default_factory=dict)
     _kept: dict[tuple[bytes, int, int], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
-    """Weights by classes and size, those used last at the end: classes follow one another in most datasets."""
+    """Weights by classes and size, those used last at the end: pictures of a class mostly come together."""
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_kept": {}}
