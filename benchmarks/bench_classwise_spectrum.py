@@ -51,18 +51,18 @@ def basis(n: int) -> Tensor:
     return matrix.float()
 
 
-def by_matmul(size: int) -> tuple[Transform, Transform]:
-    d = basis(size)
+def by_matmul(size: int, device: str = "cpu") -> tuple[Transform, Transform]:
+    d = basis(size).to(device)
     return lambda x: d @ x @ d.T, lambda x: d.T @ x @ d
 
 
-def by_torch_fft(size: int) -> tuple[Transform, Transform]:
+def by_torch_fft(size: int, device: str = "cpu") -> tuple[Transform, Transform]:
     half = size // 2 + 1
-    order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)])
+    order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2).flip(0)]).to(device)
     back = order.argsort()
-    scale = torch.full((size,), math.sqrt(2 / size))
+    scale = torch.full((size,), math.sqrt(2 / size), device=device)
     scale[0] /= math.sqrt(2)
-    turn = torch.polar(torch.ones(size), -math.pi / (2 * size) * torch.arange(size))
+    turn = torch.polar(torch.ones(size), -math.pi / (2 * size) * torch.arange(size)).to(device)
 
     def forward(x: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(x[..., order])

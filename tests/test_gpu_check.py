@@ -118,6 +118,13 @@ def test_classwise_conv_peers_agree(monkeypatch, k):
         assert run(1).shape[0] in (4, 6)
 
 
+def test_classwise_spectrum_peers_agree(monkeypatch):
+    bench = gpu_benchmark("classwise_spectrum", monkeypatch)
+    variants = bench.variants_of(bench.Case("small", 6, 4, 16, 3, {}), "cpu")
+    assert {"ours", "copy", "matmul", "torch.fft"} == variants.keys()
+    assert [len(run(1)) for run in variants.values()] == [6, 6, 4, 4]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_pgd_step_peers_agree(monkeypatch, norm, dtype):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def test_files_are_those_of_the_equations(zoo: Path, tmp_path: Path) -> None:
 
 def test_parameters_stay_as_they_were_recorded() -> None:
     spectra = class_spectra(KEY, "zoo", ["cat", "dog"], STRONG)
-    digests = [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in vars(spectra).values()]
+    arrays = spectra.gains, spectra.mixings, spectra.curves
+    digests = [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in arrays]
     assert digests == RECORDED
 
 
@@ -192,6 +194,18 @@ def test_classes_in_groups_and_images_one_by_one_get_the_same_bytes(monkeypatch:
     assert np.array_equal(whole[2], images[2])
 
 
+def test_weights_are_kept_for_the_next_pictures_but_not_sent_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WEIGHTS", 36 * (64 + 16))
+    marks = module.SpectralMarks(class_spectra(KEY, "zoo", ["a", "b"], STRONG))
+    made = []
+    make = module.ClassSpectra.weights
+    monkeypatch.setattr(module.ClassSpectra, "weights", lambda *call: made.append(call[2]) or make(*call))
+    for side, one in ((8, 0), (4, 0), (8, 0), (4, 1), (4, 1), (4, 0)):
+        marks.apply(photo(side, side, 1)[None], [one], np.empty((1, side, side, 3), np.uint8))
+    assert made == [8, 4, 4, 4]
+    assert len(pickle.dumps(marks)) < 10_000
+
+
 def test_only_the_chosen_part_changes(tree: Path, tmp_path: Path) -> None:
     protect(tree, tmp_path / "out", fraction=0.5)
     before, after = load_arrays(tree / "train"), load_arrays(tmp_path / "out")
@@ -238,8 +252,13 @@ def test_it_can_be_previewed_and_checked_before(tree: Path, tmp_path: Path) -> N
 
 
 REFUSED = {
-    "parts=cells+noise": "parts must be some of cells+colour+tone, not 'cells+noise'",
-    "parts=tone+tone": "parts must be some of cells+colour+tone, not 'tone+tone'",
+    "parts=cells+noise": "parts must be some of cells+colour+tone+contrast, not 'cells+noise'",
+    "parts=tone+tone": "parts must be some of cells+colour+tone+contrast, not 'tone+tone'",
+    "contrast=0.5": "contrast must be among the parts if it has a strength, not 'cells+colour+tone'",
+    "cell=17": "cell must be 1 to 16, not 17",
+    "edges=soft": "edges must be one of fixed, keyed, not 'soft'",
+    "colours=lab": "colours must be one of rgb, opponent, not 'lab'",
+    "secrets=0": "secrets must be 1 to 64, not 0",
     "intensity=huge": "intensity must be one of mild, normal, strong, not 'huge'",
     "parts=cells,tone=0.1": "tone must be among the parts if it has a strength, not 'cells'",
     "cells=0": "cells must be above 0 and at most 1, not 0.0",

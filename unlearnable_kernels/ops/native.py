@@ -21,6 +21,7 @@ TRITON_OPERATORS = {
     "classwise_conv": "classwise_conv",
     "classwise_conv_into": "classwise_conv",
     "classwise_conv_backward": "classwise_conv",
+    "classwise_spectrum": "classwise_spectrum",
     "crop_flip": "crop_flip",
     "crop_flip_into": "crop_flip",
     "pgd_step": "pgd_step",

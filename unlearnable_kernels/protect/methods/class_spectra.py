@@ -6,44 +6,96 @@ machines; so a key gives the same bytes everywhere.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from unlearnable_kernels.data.spectra import CELLS as SIDE
-from unlearnable_kernels.data.spectra import RINGS, WAVES, rings_of_cells, spectral_weights
+from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, spectral_weights
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.methods.local_contrast import SCALES
 
-CELLS, COLOUR, TONE = "cells", "colour", "tone"
+CELLS, COLOUR, TONE, CONTRAST = "cells", "colour", "tone", "contrast"
 PARTS = (CELLS, COLOUR, TONE)
-LIMITS = {CELLS: 1.0, COLOUR: 1.0, TONE: 0.5}
+ALL_PARTS = (*PARTS, CONTRAST)
+LIMITS = {CELLS: 1.0, COLOUR: 1.0, TONE: 0.5, CONTRAST: 2.0}
+FIXED, KEYED = EDGES = ("fixed", "keyed")
+RGB, OPPONENT = COLOURS = ("rgb", "opponent")
+MOST_SECRETS = 64
 _UNIFORMS = 12  # whose sum has variance 1
+# Brightness and two oppositions of colours, orthonormal.
+_AXES = [
+    [size / math.sqrt(sum(each * each for each in row)) for size in row]
+    for row in ((1, 1, 1), (1, -1, 0), (1, 1, -2))
+]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What of the method is not as usual.
+
+    Attributes:
+        cell: Side of the cells, in positions of an image of 32 px.
+        edges: Whether cells and rings begin where everybody knows, or where the key says; one of ``EDGES``.
+        colours: Coordinates of the mixings, one of ``COLOURS``.
+        secrets: How many sets of parameters a class has.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    cell: int = CELL
+    edges: str = FIXED
+    colours: str = RGB
+    secrets: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cell <= 16:
+            raise UserError(f"cell must be 1 to 16, not {self.cell}")
+        for name, known in (("edges", EDGES), ("colours", COLOURS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if not 1 <= self.secrets <= MOST_SECRETS:
+            raise UserError(f"secrets must be 1 to {MOST_SECRETS}, not {self.secrets}")
+
+    @property
+    def unusual(self) -> dict[str, int | str]:
+        """The values that are not the defaults, by name."""
+        usual = vars(Variant())
+        return {name: value for name, value in vars(self).items() if value != usual[name]}
 
 
 @dataclass(frozen=True)
 class ClassSpectra:
-    """The parameters of all K classes.
+    """The parameters of K sets: one for each class or, where classes have several, those of each in turn.
 
     Attributes:
-        gains: float32 [K, 11, 11], by cell of the DCT plane; 1 where nothing is to change.
+        gains: float32 [K, rows, columns], by cell of the DCT plane; 1 where nothing is to change.
         mixings: float32 [K, 4, 3, 3], what is added to the identity in each ring, on the channel vector.
         curves: float32 [K, 3, 3, 2], amplitude and phase of each channel's waves 1 to 3.
+        contrasts: float32 [K, 2, 2], as ``with_contrast`` takes them; None without that part.
+        bands: The cells and rings.
     """
 
     gains: np.ndarray
     mixings: np.ndarray
     curves: np.ndarray
+    contrasts: np.ndarray | None = None
+    bands: Bands = field(default=BANDS)
 
-    def weights(self, classes: np.ndarray, height: int, width: int) -> torch.Tensor:
-        """What ``spectral_weights`` gives for some of the classes, float32 [k, H, W, 3, 3]."""
-        gains, mixings = (torch.from_numpy(each[classes]) for each in (self.gains, self.mixings))
-        return spectral_weights(gains, mixings, height, width)
+    def weights(self, sets: np.ndarray, height: int, width: int) -> torch.Tensor:
+        """What ``spectral_weights`` gives for some of the sets, float32 [k, H, W, 3, 3]."""
+        gains, mixings = (torch.from_numpy(each[sets]) for each in (self.gains, self.mixings))
+        return spectral_weights(gains, mixings, height, width, self.bands)
 
 
 def class_spectra(
-    secret: Secret, dataset_name: str, classes: int | Sequence[str], strengths: dict[str, float | None]
+    secret: Secret,
+    dataset_name: str,
+    classes: int | Sequence[str],
+    strengths: dict[str, float | None],
+    variant: Variant = Variant(),  # noqa: B008  frozen
 ) -> ClassSpectra:
     """The parameters of all classes of a dataset.
 
@@ -51,21 +103,47 @@ def class_spectra(
         secret: Key or seed.
         dataset_name: Part of the derivation.
         classes: Names of the K classes, or their number, as for ``class_filters``.
-        strengths: Of each of ``PARTS``; None leaves it out.
+        strengths: Of each of ``PARTS``, and of contrast if there is any; None leaves one out.
+        variant: What is not as usual.
 
     Raises:
         UserError: A strength is out of range.
     """
     check_strengths(strengths)
-    each: Sequence[str | int] = range(classes) if isinstance(classes, int) else classes
-    made: dict[str, np.ndarray] = {}
-    for part, derive in ((CELLS, _gains), (COLOUR, _mixings), (TONE, _curves)):
-        strength = strengths[part]
-        drawn = [
-            derive(_Draw(secret, part, dataset_name, one, strength or 0.0), strength or 0.0) for one in each
+    names: Sequence[str | int] = range(classes) if isinstance(classes, int) else classes
+    each = [(name, number) for name in names for number in range(variant.secrets)]
+    bands = _keyed_bands(secret, dataset_name, variant.cell) if variant.edges == KEYED else None
+    bands = bands or Bands.of_cells(variant.cell)
+
+    def drawn(part: str, *further: str) -> list[_Draw]:
+        tags = [tag for tag in further if tag not in (FIXED, RGB)]
+        strength = strengths.get(part) or 0.0
+        return [
+            _Draw(secret, part, dataset_name, name, strength, (*tags, *([number] * (variant.secrets > 1))))
+            for name, number in each
         ]
-        made[part] = np.stack(drawn).astype(np.float32)
-    return ClassSpectra(made[CELLS], made[COLOUR], made[TONE])
+
+    gains = [_gains(draw, bands) for draw in drawn(CELLS, variant.edges)]
+    mixings = [_mixings(draw, variant.colours) for draw in drawn(COLOUR, variant.edges, variant.colours)]
+    curves = [_curves(draw) for draw in drawn(TONE)]
+    contrasts = [_contrasts(draw) for draw in drawn(CONTRAST)] if strengths.get(CONTRAST) else None
+    made = [None if some is None else np.stack(some).astype(np.float32)
+            for some in (gains, mixings, curves, contrasts)]  # fmt: skip
+    return ClassSpectra(*made, bands)  # type: ignore[arg-type]
+
+
+def _keyed_bands(secret: Secret, dataset_name: str, cell: int) -> Bands:
+    """Cells between 1 and twice the usual side less 1 wide; rings from a quarter before to one behind."""
+    usual = Bands.of_cells(cell)
+    count = 2 * len(usual.rows) + len(RINGS)
+    data = secret.derive("spectral edges", dataset_name, cell, length=8 * count)
+    moves = iter((2 * _uniform(data) - 1).tolist())
+
+    def moved(starts: tuple[float, ...]) -> tuple[float, ...]:
+        return (0.0, *(start + next(moves) * (cell - 1) / 2 for start in starts[1:]))
+
+    rows, columns = moved(usual.rows), moved(usual.columns)
+    return Bands(rows, columns, (RINGS[0], *(radius * (1 + next(moves) / 4) for radius in RINGS[1:])))
 
 
 def check_strengths(strengths: dict[str, float | None]) -> None:
@@ -81,21 +159,20 @@ def check_strengths(strengths: dict[str, float | None]) -> None:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Random numbers for one part and class."""
+    """Random numbers for one part and set."""
 
     secret: Secret
     part: str
     dataset_name: str
     one: str | int
     strength: float
+    further: tuple[str | int, ...]
 
     def uniform(self, what: str, *shape: int) -> np.ndarray:
         """float64, multiples of 2⁻⁵³ in [0, 1). ``what`` tells the draws of a part apart."""
-        purpose = f"spectral {self.part} {what}"
-        length = 8 * math.prod(shape)
-        data = self.secret.derive(purpose, self.dataset_name, self.one, float(self.strength), length=length)
-        words = np.frombuffer(data, dtype="<u8") >> np.uint64(11)
-        return (words.astype(np.float64) * 2.0**-53).reshape(shape)
+        context = (f"spectral {self.part} {what}", self.dataset_name, self.one, float(self.strength))
+        data = self.secret.derive(*context, *self.further, length=8 * math.prod(shape))
+        return _uniform(data).reshape(shape)
 
     def normal(self, what: str, *shape: int) -> np.ndarray:
         """float64, nearly N(0, 1): a sum of twelve uniform numbers, less its mean."""
@@ -104,26 +181,58 @@ class _Draw:
         return total - _UNIFORMS / 2
 
 
-def _gains(draw: _Draw, strength: float) -> np.ndarray:
-    """[11, 11]: 1 + strength · s, s uniform in [−1, 1] less its mean over the cells of a ring."""
-    signs = 2 * draw.uniform("gains", SIDE, SIDE) - 1
-    rings = rings_of_cells().numpy()
-    for one in np.unique(rings):
+def _uniform(data: bytes) -> np.ndarray:
+    words = np.frombuffer(data, dtype="<u8") >> np.uint64(11)
+    numbers: np.ndarray = words.astype(np.float64) * 2.0**-53
+    return numbers
+
+
+def _gains(draw: _Draw, bands: Bands) -> np.ndarray:
+    """[rows, columns]: 1 + strength · s, s uniform in [−1, 1] less its mean over the cells of a ring.
+
+    The first cell, which has the mean colour in it, stays.
+    """
+    rings = bands.rings_of_cells().numpy()
+    signs = 2 * draw.uniform("gains", *rings.shape) - 1
+    rings[0, 0], signs[0, 0] = -1, 0
+    for one in np.unique(rings[rings >= 0]):
         signs[rings == one] -= math.fsum(signs[rings == one]) / (rings == one).sum()
-    return 1 + strength * signs
+    return 1 + draw.strength * signs
 
 
-def _mixings(draw: _Draw, strength: float) -> np.ndarray:
+def _mixings(draw: _Draw, colours: str) -> np.ndarray:
     """[4, 3, 3], in each ring a random direction of Frobenius norm ``strength``."""
     matrices = draw.normal("mixings", len(RINGS), 3, 3)
+    if colours == OPPONENT:
+        matrices = np.stack([_from_opponent(matrix) for matrix in matrices])
     for matrix in matrices:
-        matrix *= strength / math.sqrt(math.fsum((matrix * matrix).flat))
+        matrix *= draw.strength / math.sqrt(math.fsum((matrix * matrix).flat))
     return matrices
 
 
-def _curves(draw: _Draw, strength: float) -> np.ndarray:
+def _from_opponent(matrix: np.ndarray) -> np.ndarray:
+    """On the channels, of one on the axes: without a change of brightness, and half from it to colours."""
+    limited = matrix.copy()
+    limited[0, 0] = 0
+    limited[1:, 0] /= 2
+    three = range(3)
+    entries = [
+        math.fsum(_AXES[a][i] * limited[a, b] * _AXES[b][j] for a in three for b in three)
+        for i in three
+        for j in three
+    ]
+    return np.array(entries).reshape(3, 3)
+
+
+def _curves(draw: _Draw) -> np.ndarray:
     """[3, 3, 2]: amplitudes whose sizes add up to ``strength`` in a channel, phases in [0, 2π)."""
     amplitudes = draw.normal("amplitudes", 3, WAVES)
     for row in amplitudes:
-        row *= strength / math.fsum(abs(row))
+        row *= draw.strength / math.fsum(abs(row))
     return np.stack([amplitudes, 2 * math.pi * draw.uniform("phases", 3, WAVES)], -1)
+
+
+def _contrasts(draw: _Draw) -> np.ndarray:
+    """[2, 2]: a and b of each scale, whose sizes add up to ``strength``."""
+    numbers = draw.normal("contrasts", len(SCALES), 2)
+    return numbers * (draw.strength / math.fsum(abs(numbers).flat))

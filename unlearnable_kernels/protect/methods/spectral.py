@@ -1,47 +1,61 @@
 """The spectral method: spectrum, coupling of colours and tone of every image become those of its class."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from unlearnable_kernels.data.spectra import CELL
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
+from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.class_spectra import (
+    ALL_PARTS,
     CELLS,
     COLOUR,
+    CONTRAST,
+    FIXED,
     PARTS,
+    RGB,
     TONE,
     ClassSpectra,
+    Variant,
     check_strengths,
     class_spectra,
 )
 from unlearnable_kernels.protect.methods.filters import NORMAL
+from unlearnable_kernels.protect.methods.local_contrast import with_contrast
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
 from unlearnable_kernels.protect.methods.selection import check_fraction, exact_subset
+from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse
 
 INTENSITIES = {
-    "mild": {CELLS: 0.4, COLOUR: 0.43, TONE: 0.04},
-    NORMAL: {CELLS: 0.55, COLOUR: 0.55, TONE: 0.055},
-    "strong": {CELLS: 0.6, COLOUR: 0.6, TONE: 0.06},
+    "mild": {CELLS: 0.4, COLOUR: 0.43, TONE: 0.04, CONTRAST: 0.4},
+    NORMAL: {CELLS: 0.55, COLOUR: 0.55, TONE: 0.055, CONTRAST: 0.55},
+    "strong": {CELLS: 0.6, COLOUR: 0.6, TONE: 0.06, CONTRAST: 0.6},
 }
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
-_WEIGHTS = 1 << 26  # bytes of matrices at a time
+_WEIGHTS = 1 << 26  # bytes of matrices at a time, and kept
 
 
 @dataclass(frozen=True)
 class SpectralMarks:
-    """Gives each image the gains, the colour mixings and the tone curves of the class that it is assigned.
+    """Gives each image the gains, colour mixings, tone curves and contrasts of the set that it is assigned.
 
     Attributes:
-        spectra: The parameters of all classes.
+        spectra: The parameters of all sets.
         outcome: Nothing.
     """
 
     spectra: ClassSpectra
     outcome: dict[str, Any] = field(default_factory=dict)
+    _kept: dict[tuple[bytes, int, int], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Weights by classes and size, those used last at the end: pictures of a class mostly come together."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": {}}
 
     def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
         height, width = images.shape[1:3]
@@ -54,13 +68,16 @@ class SpectralMarks:
         out[given < 0] = images[given < 0]
         for classes, weights in self._in_groups(np.unique(given[given >= 0]), *images.shape[1:3]):
             rows = np.isin(given, classes)
+            pixels = images[rows]
+            if self.spectra.contrasts is not None:
+                pixels = with_contrast(pixels, self.spectra.contrasts[given[rows]])
             marked = classwise_spectrum(
-                torch.from_numpy(images[rows]).permute(0, 3, 1, 2),
+                torch.from_numpy(pixels).permute(0, 3, 1, 2),
                 torch.from_numpy(np.searchsorted(classes, given[rows])),
                 weights,
                 torch.from_numpy(self.spectra.curves[classes]),
             )
-            out[rows] = marked.permute(0, 2, 3, 1).numpy()
+            out[rows] = as_bytes(marked).permute(0, 2, 3, 1).numpy()
 
     def _in_groups(
         self, classes: np.ndarray, height: int, width: int
@@ -69,7 +86,19 @@ class SpectralMarks:
         size = max(1, _WEIGHTS // (height * width * 9 * 4))
         for start in range(0, len(classes), size):
             some = classes[start : start + size]
-            yield some, self.spectra.weights(some, height, width)
+            key = (some.tobytes(), height, width)
+            weights = self._kept.pop(key, None)
+            if weights is None:
+                weights = self.spectra.weights(some, height, width)
+            self._kept[key] = weights
+            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _WEIGHTS:
+                self._kept.pop(next(iter(self._kept)))
+            yield some, weights
+
+
+def as_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] as bytes, rounded as the operator rounds; bytes as they are."""
+    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @METHODS.register("spectral", "gives the images of a class a private spectrum, colour coupling and tone")
@@ -78,11 +107,16 @@ class Spectral(Method):
     """Gains on the cells of the cosine transform, colour mixings by ring and tone curves, docs/spectral.md.
 
     Attributes:
-        parts: Which of ``PARTS``, joined by "+".
+        parts: Which of ``ALL_PARTS``, joined by "+".
         intensity: The strengths that are not given, one of ``INTENSITIES``.
         cells: Largest part by which a uniform gain differs from 1.
         colour: Frobenius norm of what is added to the identity.
         tone: Sum of the waves' amplitudes, images being in [0, 1].
+        contrast: Sum of the sizes of the factors on local differences.
+        cell: As in ``Variant``, like the settings that follow.
+        edges: "fixed" or "keyed".
+        colours: "rgb" or "opponent".
+        secrets: How many sets of parameters a class has, of which the key chooses one for each image.
     """
 
     parts: str = "+".join(PARTS)
@@ -90,34 +124,49 @@ class Spectral(Method):
     cells: float | None = None
     colour: float | None = None
     tone: float | None = None
+    contrast: float | None = None
+    cell: int = CELL
+    edges: str = FIXED
+    colours: str = RGB
+    secrets: int = 1
 
     def check(self) -> None:
         chosen = self.parts.split("+")
-        if not set(chosen) <= set(PARTS) or len(set(chosen)) < len(chosen):
-            raise UserError(f"parts must be some of {'+'.join(PARTS)}, not {self.parts!r}")
+        if not set(chosen) <= set(ALL_PARTS) or len(set(chosen)) < len(chosen):
+            raise UserError(f"parts must be some of {'+'.join(ALL_PARTS)}, not {self.parts!r}")
         if self.intensity not in INTENSITIES:
             raise UserError(f"intensity must be one of {', '.join(INTENSITIES)}, not {self.intensity!r}")
-        for part in PARTS:
+        for part in ALL_PARTS:
             if part not in chosen and getattr(self, part) is not None:
                 raise UserError(f"{part} must be among the parts if it has a strength, not {self.parts!r}")
         check_strengths(self.strengths)
+        self.variant  # noqa: B018  checks its settings
+
+    @property
+    def variant(self) -> Variant:
+        return Variant(self.cell, self.edges, self.colours, self.secrets)
 
     @property
     def strengths(self) -> dict[str, float | None]:
         """The final value of each part's strength; None for those that are left out."""
-        given = {part: getattr(self, part) for part in PARTS}
+        given = {part: getattr(self, part) for part in ALL_PARTS}
         return {
             part: (INTENSITIES[self.intensity][part] if given[part] is None else float(given[part]))
             if part in self.parts.split("+")
             else None
-            for part in PARTS
+            for part in ALL_PARTS
         }
 
     def parameters(self, task: Task) -> dict[str, Any]:
         check_fraction(task.fraction)
+        strengths = self.strengths
+        # What is not usual is named only if it is used, so that the manifests of other sets stay as they are.
+        if strengths[CONTRAST] is None:
+            del strengths[CONTRAST]
         return {
-            "parts": "+".join(part for part in PARTS if part in self.parts.split("+")),
-            **self.strengths,
+            "parts": "+".join(part for part in ALL_PARTS if part in self.parts.split("+")),
+            **strengths,
+            **self.variant.unusual,
             "fraction": float(task.fraction),
             "resize": task.resize,
             "format": task.format,
@@ -126,20 +175,49 @@ class Spectral(Method):
 
     def assignment(self, task: Task, parameters: dict[str, Any]) -> list[int]:
         chosen = exact_subset(task.secret, task.name, task.names, task.labels, task.fraction)
-        assignment: list[int] = np.where(chosen, task.labels, -1).tolist()
+        sets = np.array(task.labels) * self.secrets + self._numbers(task)
+        assignment: list[int] = np.where(chosen, sets, -1).tolist()
         return assignment
+
+    def _numbers(self, task: Task) -> np.ndarray:
+        """Which of its class's sets each image gets, from its name."""
+        if self.secrets == 1:
+            return np.zeros(len(task.names), np.int64)
+        drawn = (task.secret.derive("spectral secret", task.name, each, length=8) for each in task.names)
+        return np.array([int.from_bytes(each, "little") % self.secrets for each in drawn])
 
     def perturbation(
         self, task: Task, parameters: dict[str, Any], assignment: list[int], workspace: Workspace
     ) -> Perturbation:
-        strengths = {part: parameters[part] for part in PARTS}
-        return SpectralMarks(class_spectra(task.secret, task.name, task.classes, strengths))
+        return SpectralMarks(_spectra(parameters, task.secret, task.name, task.classes))
 
     @classmethod
     def growable(cls, parameters: dict[str, Any]) -> bool:
-        return True
+        return "secrets" not in parameters  # an extension goes by labels alone
+
+    @classmethod
+    def inverse(
+        cls, parameters: dict[str, Any], secret: Secret, name: str, classes: int | Sequence[str]
+    ) -> Perturbation:
+        if CONTRAST in parameters:
+            raise UserError("local contrast cannot be undone: it depends on the original's surroundings")
+        if "secrets" in parameters:
+            raise UserError(
+                "several secrets a class cannot be undone yet: which one a picture got is not kept"
+            )
+        return SpectralInverse(_spectra(parameters, secret, name, classes))
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:
-        strengths = (f"{part} {parameters[part]:g}" for part in PARTS if parameters[part] is not None)
-        return f"{cls.name}, {', '.join(strengths)}"
+        strengths = (f"{part} {parameters[part]:g}" for part in ALL_PARTS if parameters.get(part) is not None)
+        unusual = (f"{each} {parameters[each]}" for each in vars(Variant()) if each in parameters)
+        return f"{cls.name}, {', '.join((*strengths, *unusual))}"
+
+
+def _spectra(
+    parameters: dict[str, Any], secret: Secret, name: str, classes: int | Sequence[str]
+) -> ClassSpectra:
+    """What a manifest's parameters stand for."""
+    strengths = {part: parameters.get(part) for part in ALL_PARTS}
+    variant = Variant(**{each: parameters[each] for each in vars(Variant()) if each in parameters})
+    return class_spectra(secret, name, classes, strengths, variant)

@@ -1,0 +1,177 @@
+"""What spectral does when its options are set, and what restoring makes of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sample_images import photo
+from test_protect_resume import KEY, contents, make_tree
+
+from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.manifest import read_manifest
+from unlearnable_kernels.data.quality import psnr
+from unlearnable_kernels.data.spectra import BANDS, Bands, spectral_weights
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.extend import extend_dataset
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.class_spectra import Variant, class_spectra
+from unlearnable_kernels.protect.methods.local_contrast import with_contrast
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.restore import restore_dataset
+from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.verify import verify_dataset
+from unlearnable_kernels.report.contact_sheet import write_preview
+
+STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
+OPTIONS = {
+    "cell=2": {"cell": 2},
+    "cell=1": {"cell": 1},
+    "edges=keyed": {"edges": "keyed"},
+    "colours=opponent": {"colours": "opponent"},
+    "secrets=3": {"secrets": 3},
+    "parts=cells+contrast": {"contrast": 0.55},
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "src", 8)
+
+
+def protect(src: Path, dst: Path, settings: str) -> dict[str, bytes]:
+    method = METHODS.create(f"spectral:{settings}" if settings else "spectral")
+    protect_dataset(src, dst, secret=KEY, workers=0, method=method)
+    return {name: data for name, data in contents(dst).items() if name != "manifest.json"}
+
+
+@pytest.mark.parametrize("settings", OPTIONS)
+def test_an_option_changes_the_pictures_and_stands_in_the_manifest(
+    tree: Path, tmp_path: Path, settings: str
+) -> None:
+    usual, made = protect(tree, tmp_path / "usual", ""), protect(tree, tmp_path / "out", settings)
+    assert made.keys() == usual.keys()
+    assert made != usual
+    parameters = read_manifest(tmp_path / "out")["parameters"]
+    named = {"cell", "edges", "colours", "secrets", "contrast"}
+    assert {name: parameters[name] for name in named & parameters.keys()} == OPTIONS[settings]
+    assert not named & read_manifest(tmp_path / "usual")["parameters"].keys()
+    assert next(iter(OPTIONS[settings])) in METHODS["spectral"].heading(parameters)
+    assert verify_dataset(tmp_path / "out", KEY).ok
+
+
+def test_finer_cells_leave_the_mean_colour_and_the_mean_of_rings() -> None:
+    for cell in (1, 2, 4):
+        spectra = class_spectra(KEY, "zoo", ["cat", "dog"], STRONG, Variant(cell=cell))
+        assert spectra.gains.shape == (2, *[-(-32 // cell)] * 2)
+        assert (spectra.gains[:, 0, 0] == 1).all()
+        rings = spectra.bands.rings_of_cells().numpy()
+        for ring in range(4):
+            np.testing.assert_allclose(spectra.gains[:, rings == ring].mean(1), 1, atol=1e-6)
+    gains = torch.arange(256.0).view(1, 16, 16)
+    bands = Bands.of_cells(2)
+    weights = spectral_weights(gains, torch.zeros(1, 4, 1, 1), 64, 32, bands)[0, ..., 0, 0]
+    # Down every cell has four rows, the last two of which pass into the next one; across two, hard edges.
+    assert torch.equal(weights[::4], gains[0].repeat_interleave(2, 1))
+    assert torch.equal(weights[3, ::2], (gains[0, 0] + gains[0, 1]) / 2)
+
+
+def test_keyed_edges_are_those_of_the_key_and_in_order() -> None:
+    bands = [
+        class_spectra(key, name, ["cat"], STRONG, Variant(edges="keyed")).bands
+        for key, name in ((KEY, "zoo"), (KEY, "zoos"), (Key(bytes(32)), "zoo"))
+    ]
+    assert len({*bands, BANDS}) == 4
+    for each in bands:
+        assert each.rows[0] == each.columns[0] == 0
+        assert each.rings[0] == 0.5
+        for starts in (each.rows, each.columns):
+            assert np.abs(np.array(starts) - BANDS.rows).max() <= 1
+            assert np.diff(starts).min() >= 1
+        assert np.abs(np.array(each.rings[1:]) / BANDS.rings[1:] - 1).max() <= 0.25
+    assert bands[0] == class_spectra(KEY, "zoo", ["dog"], STRONG, Variant(edges="keyed")).bands
+
+
+def test_opponent_mixings_leave_brightness_to_itself() -> None:
+    names = [str(number) for number in range(100)]
+    mixings = class_spectra(KEY, "zoo", names, STRONG, Variant(colours="opponent")).mixings
+    np.testing.assert_allclose(np.linalg.norm(mixings, axis=(2, 3)), 0.6, rtol=1e-6)
+    axes = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
+    seen = axes @ mixings @ axes.T
+    np.testing.assert_allclose(seen[..., 0, 0], 0, atol=1e-6)
+    spread = np.sqrt((seen**2).mean((0, 1)))
+    assert 0.4 < spread[1:, 0].mean() / spread[:, 1:].mean() < 0.6
+
+
+def test_secrets_of_a_class_differ_and_the_key_chooses_among_them_by_name(tree: Path, tmp_path: Path) -> None:
+    several = class_spectra(KEY, "zoo", ["cat", "dog"], STRONG, Variant(secrets=3))
+    for each in (several.gains, several.mixings, several.curves):
+        assert len(np.unique(each.reshape(6, -1), axis=0)) == 6
+    alone = class_spectra(KEY, "zoo", ["dog"], STRONG, Variant(secrets=3))
+    assert np.array_equal(several.mixings[3:], alone.mixings)
+    picture = photo(12, 12, 0)
+    for path in (tree / "train").rglob("*.png"):
+        path.unlink()
+    for number in range(12):
+        Image.fromarray(picture).save(tree / "train" / "c0" / f"{number}.png")
+    Image.fromarray(picture).save(tree / "train" / "c1" / "0.png")
+    protect(tree, tmp_path / "out", "secrets=3")
+    images = load_arrays(tmp_path / "out")
+    assert len(images.images[images.labels == 0].unique(dim=0)) == 3
+    with pytest.raises(UserError, match="cannot be extended"):
+        extend_dataset(tree, tmp_path / "out", secret=KEY, workers=0)
+
+
+@pytest.mark.parametrize(("side", "reaches"), [(9, (1, 1)), (32, (1, 3)), (64, (2, 6))])
+def test_contrast_is_that_of_the_formula(side: int, reaches: tuple[int, int]) -> None:
+    images = np.stack([photo(side, side + 5, 1), photo(side, side + 5, 2)])
+    contrasts = np.array([[[0.5, -0.25], [0.125, 1]], [[0, 0], [0, 0]]], np.float32)
+    result = with_contrast(images, contrasts)
+    x = images[0] / 255
+    for i, j in ((0, 0), (4, 5), (side - 1, side + 4), (side - 1, 3)):
+        expected = x[i, j].copy()
+        for reach, (a, b) in zip(reaches, contrasts[0].astype(float), strict=True):
+            near = x[max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1]
+            d = x[i, j] - near.mean((0, 1))
+            expected += a * d * abs(d) / 0.15 + b * (abs(d) - 0.04)
+        np.testing.assert_allclose(result[0, i, j], expected, atol=1e-6)
+    assert np.array_equal(result[1], (images[1] / 255).astype(np.float32))
+
+
+def mean_psnr(before: Path, after: Path) -> float:
+    pairs = zip(load_arrays(before).images.numpy(), load_arrays(after).images.numpy(), strict=True)
+    return float(np.mean([psnr(one, other) for one, other in pairs]))
+
+
+def test_restoring_undoes_most_of_it(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        for number in range(3):
+            picture = photo(32, 32, number) // 2 + 64
+            Image.fromarray(picture).save(tmp_path / "src" / name / f"{number}.png")
+    protect(tmp_path / "src", tmp_path / "out", "cell=2,edges=keyed,colours=opponent")
+    restore_dataset(tmp_path / "out", tmp_path / "back", secret=KEY, workers=0)
+    protected = mean_psnr(tmp_path / "src", tmp_path / "out")
+    restored = mean_psnr(tmp_path / "src", tmp_path / "back")
+    assert protected < 30
+    assert restored > 45
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("parts=tone+contrast", "local contrast cannot be undone"),
+        ("secrets=2", "several secrets a class cannot be undone yet"),
+    ],
+)
+def test_what_cannot_be_restored_says_so(tree: Path, tmp_path: Path, settings: str, message: str) -> None:
+    protect(tree, tmp_path / "out", settings)
+    with pytest.raises(UserError, match=message):
+        restore_dataset(tmp_path / "out", tmp_path / "back", secret=KEY, workers=0)
+
+
+def test_options_are_previewed(tree: Path, tmp_path: Path) -> None:
+    method = METHODS.create("spectral:secrets=2,edges=keyed,parts=cells+contrast")
+    write_preview(tree, tmp_path / "sheet.png", KEY, method=method)
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
