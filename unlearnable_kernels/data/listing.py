@@ -99,27 +99,33 @@ class Names(Compact[str]):
 
 
 class Samples(Compact[Sample]):
-    """Samples of a source whose files lie by themselves."""
+    """Samples of a source whose files lie by themselves.
+
+    Attributes:
+        names: Of all of them.
+        labels: Likewise.
+    """
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
-        self._names, self._labels, self._sizes, self._times = Names(), array("q"), array("q"), array("q")
+        self.names, self.labels = Names(), array("q")
+        self._sizes, self._times = array("q"), array("q")
         for sample in samples:
             self.append(sample)
 
     def append(self, sample: Sample) -> None:
         """Add one."""
-        self._names.append(sample.name)
-        self._labels.append(sample.label)
+        self.names.append(sample.name)
+        self.labels.append(sample.label)
         self._sizes.append(sample.size)
         self._times.append(sample.mtime_ns)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def item(self, position: int) -> Sample:
         return Sample(
-            self._names.item(position),
-            self._labels[position],
+            self.names.item(position),
+            self.labels[position],
             self._sizes[position],
             self._times[position],
         )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from unlearnable_kernels.data.listing import Samples
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Notify, Progress
@@ -48,12 +49,14 @@ class Task:
         return list(self.source.classes) if self.scheme == 2 else len(self.source.classes)
 
     @property
-    def names(self) -> list[str]:
-        return [sample.name for sample in self.source.samples]
+    def names(self) -> Sequence[str]:
+        samples = self.source.samples
+        return samples.names if isinstance(samples, Samples) else [sample.name for sample in samples]
 
     @property
-    def labels(self) -> list[int]:
-        return [sample.label for sample in self.source.samples]
+    def labels(self) -> Sequence[int]:
+        samples = self.source.samples
+        return samples.labels if isinstance(samples, Samples) else [sample.label for sample in samples]
 
 
 @dataclass(frozen=True)

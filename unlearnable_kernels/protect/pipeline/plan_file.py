@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -106,7 +107,7 @@ def write_plan(folder: Path, plan: Plan, secret: Secret, skip_bad: bool) -> None
     """
     digest = hashlib.sha256()
     with replacing(folder / PLAN_NAME) as temporary, temporary.open("wb") as file:
-        for value in (vars(head_of(plan, skip_bad)), *map(_row, plan.chunks)):
+        for value in chain([vars(head_of(plan, skip_bad))], map(_row, plan.chunks)):
             line = _line(value)
             digest.update(line)
             file.write(line)
