@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,114 +10,37 @@ import typer
 
 from unlearnable_kernels.cli.config_file import Config, typed
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
+from unlearnable_kernels.cli.protect_options import (
+    AcceptExposure,
+    Address,
+    DatasetName,
+    Earlier,
+    ExecutorOption,
+    Format,
+    Fraction,
+    Insecure,
+    Intensity,
+    KeyFile,
+    Labels,
+    MethodOption,
+    OnError,
+    OnErrorOption,
+    Rehash,
+    Resize,
+    SeedOption,
+    ShardSize,
+    Source,
+    Workers,
+    format_text,
+    method_text,
+    secret_from,
+)
 from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
     from unlearnable_kernels.protect.check import CheckReport
-    from unlearnable_kernels.protect.keys import Secret
-
-
-class OnError(str, Enum):
-    stop = "stop"
-    skip = "skip"
-
-
-KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", help="The private key, from `unlearnable keygen`.")
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option(
-        "--seed-compat", help="An integer seed, which is not a secret: gives the released program's filters."
-    ),
-]
-Insecure = Annotated[
-    bool, typer.Option("--insecure-key-permissions", help="Accept a key file that other users can read.")
-]
-MethodOption = Annotated[
-    str, typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="How to protect; methods are listed below.")
-]
-Intensity = Annotated[
-    str | None,
-    typer.Option(metavar="mild|normal|strong", help="Of classwise-conv and spectral.  [default: normal]"),
-]
-Resize = Annotated[
-    int | None,
-    typer.Option(help="Shorter side to this many pixels, then the central square, before all else."),
-]
-DatasetName = Annotated[
-    str | None, typer.Option(help="Name that all secrets derive from.  [default: the dataset's own]")
-]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME[:SETTING=VALUE,...]",
-        help="What to write, see below.  [default: same for trees, npz for archives]",
-    ),
-]
-Labels = Annotated[
-    Path | None, typer.Option(help="CSV with a file,class in each line, where SRC has no class folders.")
-]
-Workers = Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")]
-ExecutorOption = Annotated[
-    str, typer.Option("--executor", metavar="local|ray", help="Processes here, or tasks of a Ray cluster.")
-]
-Address = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]")
-]
-Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Resuming, hash what is written already, not only look at sizes.")
-]
-OnErrorOption = Annotated[
-    OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
-]
-
-Source = Annotated[
-    Path, typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet.")
-]
-Fraction = Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")]
-ShardSize = Annotated[
-    int | None, typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]")
-]
-Earlier = Annotated[
-    list[Path] | None,
-    typer.Option(help="A set published before; repeatable: says what both would expose."),
-]
-AcceptExposure = Annotated[
-    bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
-]
-
 
 _HOW = ("method", "intensity", "fraction", "format", "shard_size", "resize", "dataset_name")
-
-
-def secret_from(key_file: Path | None, seed: int | None, insecure: bool) -> "Secret":
-    from unlearnable_kernels.protect.keys import Seed, read_key_file
-
-    if key_file is not None and seed is not None and typed("key_file") != typed("seed_compat"):
-        key_file, seed = (key_file, None) if typed("key_file") else (None, seed)
-    if (key_file is None) == (seed is None):
-        raise UserError("give either --key-file (make one with `unlearnable keygen my.key`) or --seed-compat")
-    if key_file is not None:
-        return read_key_file(key_file, insecure_permissions=insecure)
-    assert seed is not None
-    return Seed(seed)
-
-
-def method_text(method: str, intensity: str | None) -> str:
-    """``--method`` with ``--intensity`` as one of its settings."""
-    if intensity is not None and "intensity=" in method and typed("method") and not typed("intensity"):
-        intensity = None
-    return method if intensity is None else f"{method}{',' if ':' in method else ':'}intensity={intensity}"
-
-
-def format_text(format: str | None, shard_size: int | None) -> str | None:
-    """``--format`` with ``--shard-size`` as one of its settings."""
-    if shard_size is None:
-        return format
-    if format is None:
-        raise UserError("--shard-size goes with --format webdataset or parquet")
-    return f"{format}{',' if ':' in format else ':'}shard_size={shard_size}"
 
 
 def keygen(

@@ -8,7 +8,7 @@ import typer
 
 from unlearnable_kernels.cli.config_file import Config
 from unlearnable_kernels.cli.options import Plugin
-from unlearnable_kernels.cli.protect_commands import Insecure, KeyFile, SeedOption, secret_from
+from unlearnable_kernels.cli.protect_options import Insecure, KeyFile, SeedOption, secret_from
 from unlearnable_kernels.errors import shown
 
 

@@ -8,7 +8,8 @@ import typer
 
 from unlearnable_kernels.cli.config_file import Config
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
-from unlearnable_kernels.cli.protect_commands import (
+from unlearnable_kernels.cli.protect_commands import summary_of
+from unlearnable_kernels.cli.protect_options import (
     AcceptExposure,
     DatasetName,
     Earlier,
@@ -30,7 +31,6 @@ from unlearnable_kernels.cli.protect_commands import (
     format_text,
     method_text,
     secret_from,
-    summary_of,
 )
 from unlearnable_kernels.errors import UserError, shown
 
