@@ -200,9 +200,6 @@ def test_after_a_change_of_the_source_plan_again(tree: Path, tmp_path: Path) -> 
     dst = tmp_path / "dst"
     bad = tree / "train" / "c1" / "005.png"
     plan(tree, dst)
-    bad.write_bytes(bytes(bad.stat().st_size))
-    with pytest.raises(UserError, match=r"005\.png: has changed since the dataset was opened"):
-        render(dst)
     bad.write_bytes(b"no picture any more")
     with pytest.raises(UserError, match=r"005\.png: had .* bytes when .* has changed since"):
         render(dst)
