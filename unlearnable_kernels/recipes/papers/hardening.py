@@ -12,6 +12,8 @@ TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
     "strong": worst_defence.PROTECTIONS["strong"],
+    "keyed": "spectral:intensity=strong,edges=keyed",
+    "fine": "spectral:intensity=strong,parts=cells+colour+tone+contrast,cell=2",
 }
 DEFENCES = {
     name: worst_defence.DEFENCES[name] for name in ("gray-cells-histeq", "gray-cells2-histeq", "plain")
