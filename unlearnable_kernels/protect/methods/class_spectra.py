@@ -95,7 +95,7 @@ def class_spectra(
     dataset_name: str,
     classes: int | Sequence[str],
     strengths: dict[str, float | None],
-    variant: Variant = Variant(),  # noqa: B008  frozen
+    variant: Variant = Variant(),
 ) -> ClassSpectra:
     """The parameters of all classes of a dataset.
 
