@@ -83,8 +83,8 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
     inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
     weights.index_copy_(1, passing, part * outer + (1 - part) * inner)
     each = _along(_along(gains, rows, bands.rows, 1), columns, bands.columns, 2)
-    whole: Tensor = weights.unflatten(1, (height, width)).mul_(each[..., None, None])
-    return whole
+    placed: Tensor = weights.unflatten(1, (height, width))
+    return placed.mul_(each[..., None, None])
 
 
 @functools.lru_cache(maxsize=8)

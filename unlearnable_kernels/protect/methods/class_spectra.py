@@ -127,17 +127,12 @@ def class_spectra(
     mixings = [_mixings(draw, variant.colours) for draw in drawn(COLOUR, variant.edges, variant.colours)]
     curves = [_curves(draw) for draw in drawn(TONE)]
     contrasts = [_contrasts(draw) for draw in drawn(CONTRAST)] if strengths.get(CONTRAST) else None
-    return ClassSpectra(
-        _stacked(gains),
-        _stacked(mixings),
-        _stacked(curves),
-        None if contrasts is None else _stacked(contrasts),
-        bands,
-    )
+    given = None if contrasts is None else _stacked(contrasts)
+    return ClassSpectra(_stacked(gains), _stacked(mixings), _stacked(curves), given, bands)
 
 
-def _stacked(each: list[np.ndarray]) -> np.ndarray:
-    return np.stack(each).astype(np.float32)
+def _stacked(some: list[np.ndarray]) -> np.ndarray:
+    return np.stack(some).astype(np.float32)
 
 
 def _keyed_bands(secret: Secret, dataset_name: str, cell: int) -> Bands:
