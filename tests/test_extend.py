@@ -340,6 +340,20 @@ def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
     assert extend(src, tmp_path / "dst")[-1].startswith("added 8 pictures")
 
 
+def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) -> None:
+    def progress(what: str, done: int, total: int) -> None:
+        if done >= 4:
+            raise Killed
+
+    protect(src, tmp_path / "dst")
+    add_class(src, "b")
+    with pytest.raises(Killed):
+        extend(src, tmp_path / "dst", progress=progress)
+    for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
+        picture.write_bytes(bytes(picture.stat().st_size))
+    extend(src, tmp_path / "dst")  # and verifies
+
+
 def test_two_who_extend_at_once_lose_nothing(
     src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -272,7 +272,8 @@ def extend_dataset(
             staging.remove()
             raise
         staging.drop_other(plan.digest)
-        job = Job(source, plan, staging, on_error == "skip", progress)
+        # What takes the place of a finished set is worth the hashing.
+        job = Job(source, plan, staging, on_error == "skip", progress, rehash=True)
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)

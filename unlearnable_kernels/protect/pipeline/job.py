@@ -56,6 +56,7 @@ class Job:
             staging.tree, staging.parts, source.without_samples(), plan.task.image.shape
         )
         self._perturbation: Perturbation | None = None
+        self._touched: set[str] = set()  # digests of chunks whose pictures have other times than when planned
         self.is_new = False
 
     def begin(self, notify: Notify) -> None:
@@ -77,6 +78,7 @@ class Job:
             refuse_another(head, self.plan, staging.folder)
             before = read_chunks(staging.folder, staging.secret)
             self.plan = self.plan.cut_as(before)
+            self._look_at_times(before, notify)
             if (head.digest, head.made_on) != (self.plan.digest, self.plan.made_on):
                 self._drop_what_changed(before, notify)
         if head != head_of(self.plan, self.skip_bad):
@@ -86,6 +88,20 @@ class Job:
                 folder.mkdir(exist_ok=True)
             self.plan.writer.prepare(self.destination, self.plan.outputs)
         self._perturb(notify)
+
+    def _look_at_times(self, before: list[Chunk], notify: Notify) -> None:
+        """A picture that was replaced by one of its size has another time; so has one that was copied."""
+        times = {chunk.digest: [sample.mtime_ns for sample in chunk.samples] for chunk in before}
+        self._touched = {
+            chunk.digest
+            for chunk in self.plan.chunks
+            if times.get(chunk.digest, found := [sample.mtime_ns for sample in chunk.samples]) != found
+        }
+        if self._touched and not self.rehash:
+            notify(
+                "pictures have other times of change than when this was begun, as copies have: if some were "
+                "replaced by others of their size, run it with --rehash"
+            )
 
     @contextmanager
     def leaving_nothing(self) -> Iterator[None]:
@@ -130,7 +146,7 @@ class Job:
     ) -> int:
         """Render every chunk that is wanted, unless it is done; the number of these chunks."""
         chunks = [chunk for chunk in self.plan.chunks if wanted(chunk.index)]
-        results = self.staging.records.finished(chunks, self._is_whole)
+        results = self.staging.records.finished(chunks, self._stays)
         total = sum(len(chunk.samples) for chunk in chunks)
         done = sum(len(chunk.samples) for chunk in chunks if chunk.index in results)
         if done:
@@ -163,6 +179,11 @@ class Job:
         if result.skipped and not self.skip_bad:
             return False
         return intact(self._files(chunk), result, self.rehash)
+
+    def _stays(self, chunk: Chunk, result: Result) -> bool:
+        """Whether it need not be rendered again; what was skipped may be readable by now."""
+        suspected = self.rehash and chunk.digest in self._touched
+        return not result.skipped and not suspected and self._is_whole(chunk, result)
 
     def result(self, chunk: Chunk) -> Result:
         """What became of a chunk that is finished."""
