@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,10 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 _AHEAD = 8 * 2**20  # bytes asked of a store at once: images are read one after the other
 _OPEN = 4  # remote files that a thread keeps open
 _kept = threading.local()
+
+
+class MissingError(UserError):
+    """There is no such file or folder."""
 
 
 class File(NamedTuple):
@@ -50,7 +54,7 @@ def _reading(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{url_of(path)}: no such file or folder") from None
+        raise MissingError(f"{url_of(path)}: no such file or folder") from None
     except Exception as error:  # every store has its own
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{url_of(path)}: cannot be read: {shown(reason)}") from None
@@ -60,7 +64,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[File]]:
     """The folders and the files in a folder, both by name; dot-files are passed over.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read; MissingError where there is none.
     """
     folders, files = [], []
     with _reading(folder):
@@ -147,26 +151,49 @@ def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
             os.close(descriptor)
 
 
-def upload(folder: Path, target: Path, last: str) -> None:
+def forget(folder: Path) -> None:
+    """Ask the store of a remote folder anew from now on: stores keep lists of what they were asked for."""
+    with _reading(folder):
+        _system(folder)[0].invalidate_cache()
+
+
+def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -> None:
     """Copy the files in a folder here into a remote one, over older ones.
 
     Args:
         folder: It holds no folders.
         target: The remote one; it need not exist.
         last: The name of the file that is written when all others are there.
+        stale: Names of files there that are deleted before that.
 
     Raises:
-        UserError: The store is not known here.
-        WriteError: A file cannot be written.
+        UserError: The store is not known here, ``folder`` holds a folder, or ``last`` is there already.
+        WriteError: A file cannot be written or deleted.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.name != last)
-    for name in (*names, last):
-        system, place = _system(target / name)
-        try:
+    for path in folder.iterdir():
+        if not path.is_file():
+            raise UserError(f"{url_of(target)} takes files alone, and {shown(str(path))} is a folder")
+    for name in sorted(path.name for path in folder.iterdir() if path.name != last):
+        with _writing(target / name) as (system, place):
             system.put_file(str(folder / name), place)
-        except Exception as error:  # every store has its own
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
-            raise WriteError(f"cannot write {url_of(target / name)}: {shown(reason)}") from None
+    for name in sorted(stale):
+        with _writing(target / name) as (system, place):
+            system.rm_file(place)
+    forget(target)
+    if file_at(target / last) is not None:
+        raise UserError(f"{url_of(target / last)} is there already: another run finished meanwhile")
+    with _writing(target / last) as (system, place):
+        system.put_file(str(folder / last), place)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[tuple[Any, str]]:
+    system, place = _system(path)
+    try:
+        yield system, place
+    except Exception as error:  # every store has its own
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise WriteError(f"cannot write {url_of(path)}: {shown(reason)}") from None
 
 
 def _kept_open(path: Path, version: int) -> IO[bytes]:
