@@ -17,11 +17,14 @@ from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.data.remote import upload as upload_set
 from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.datasets import Protected
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.methods.method import make_method
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -305,4 +308,22 @@ def test_a_finish_that_was_killed_at_the_end_is_done_again(
             finish_dataset(Path(memory), secret=KEY)
     assert list(away.iterdir())
     assert finish_dataset(Path(memory), secret=KEY) == Path(memory) / "manifest.json"
+    assert not list(away.iterdir())
+
+
+def test_a_set_is_restored_to_this_machine_alone(
+    shards: dict[str, Path], memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(shards["webdataset"], memory)
+    first = rf"^{memory}: .* copy it to this machine first$"
+    for fails in (
+        lambda: restore_dataset(Path(memory), away / "back", secret=KEY),
+        lambda: verify_dataset(Path(memory), KEY),
+        lambda: extend_dataset(shards["parquet"], Path(memory), secret=KEY),
+        lambda: Protected(memory, verify=True),
+    ):
+        with pytest.raises(UserError, match=first):
+            fails()
+    with pytest.raises(UserError, match=r"^memory://store/back: .* give a folder on this machine$"):
+        restore_dataset(shards["webdataset"], Path("memory://store/back"), secret=KEY)
     assert not list(away.iterdir())

@@ -47,6 +47,12 @@ def url_of(path: Path) -> str:
     return shown(str(path).replace(":/", "://", 1) if is_remote(path) else str(path))
 
 
+def require_local(path: Path, what: str) -> None:
+    """Raise UserError if ``path`` is a URL: ``what`` cannot be done to a set in a remote store."""
+    if is_remote(path):
+        raise UserError(f"{url_of(path)}: a remote set cannot be {what}: copy it to this machine first")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
