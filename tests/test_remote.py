@@ -12,6 +12,7 @@ import pytest
 import torch
 from sample_shards import KEY, TAR, protect, write_pictures
 
+from unlearnable_kernels.cli import main
 from unlearnable_kernels.data import manifest_entries
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.named import resolve
@@ -327,3 +328,31 @@ def test_a_set_is_restored_to_this_machine_alone(
     with pytest.raises(UserError, match=r"^memory://store/back: .* give a folder on this machine$"):
         restore_dataset(shards["webdataset"], Path("memory://store/back"), secret=KEY)
     assert not list(away.iterdir())
+
+
+@pytest.mark.parametrize("url", ["file:///tmp/out", "local:///tmp/out"])
+def test_a_url_of_a_file_on_this_machine_is_refused(
+    url: str, shards: dict[str, Path], away: Path, tmp_path: Path
+) -> None:
+    message = r"^(file|local)://tmp/out is on this machine: give the path itself, such as /home/me/set$"
+    with pytest.raises(UserError, match=message):
+        protect_dataset(shards["parquet"], Path(url), secret=KEY, workers=0, format="webdataset")
+    with pytest.raises(UserError, match=message):
+        finish_dataset(Path(url), secret=KEY)
+    with pytest.raises(UserError, match=message):
+        open_source(Path(url))
+    assert not list(away.iterdir())
+
+
+def test_a_url_without_a_host_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("warnings.showwarning", None)  # as it was, afterwards
+    monkeypatch.setattr(sys, "argv", ["unlearnable", "protect", "src", "hdfs:///data/set"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == (
+        "unlearnable: hdfs:///data/set: name the host or bucket after ://, or give the path itself where the "
+        "files are on this machine\n"
+    )

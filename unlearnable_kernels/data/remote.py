@@ -20,6 +20,8 @@ from unlearnable_kernels.errors import UserError, WriteError, shown
 from unlearnable_kernels.extras import extra_module
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
+_HERE = re.compile(r"(file|local):/")
+_HOSTLESS = re.compile(r"\b[a-z][a-z0-9+.-]+:///")
 _AHEAD = 8 * 2**20  # bytes asked of a store at once: images are read one after the other
 _OPEN = 4  # remote files that a thread keeps open
 _kept = threading.local()
@@ -45,6 +47,21 @@ def is_remote(path: Path) -> bool:
 def url_of(path: Path) -> str:
     """``path`` as people write it, on one printable line."""
     return shown(str(path).replace(":/", "://", 1) if is_remote(path) else str(path))
+
+
+def refuse_local_url(path: Path) -> None:
+    """Raise UserError for a URL of a file here: as a ``Path`` it lost the slash that makes it absolute."""
+    if _HERE.match(str(path)):
+        raise UserError(f"{url_of(path)} is on this machine: give the path itself, such as /home/me/set")
+
+
+def refuse_hostless(text: str) -> None:
+    """Raise UserError for a URL as it was written that names no host: a ``Path`` takes a folder for it."""
+    if _HOSTLESS.search(text):
+        raise UserError(
+            f"{shown(text)}: name the host or bucket after ://, or give the path itself where the "
+            "files are on this machine"
+        )
 
 
 def require_local(path: Path, what: str) -> None:
@@ -218,6 +235,7 @@ def _kept_open(path: Path, version: int) -> IO[bytes]:
 
 def _system(path: Path) -> tuple[Any, str]:
     """The store, and what it calls ``path``."""
+    refuse_local_url(path)
     fsspec = extra_module("fsspec")
     try:
         system, place = fsspec.core.url_to_fs(str(path).replace(":/", "://", 1))
