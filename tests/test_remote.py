@@ -356,3 +356,11 @@ def test_a_url_without_a_host_is_refused(
         "unlearnable: hdfs:///data/set: name the host or bucket after ://, or give the path itself where the "
         "files are on this machine\n"
     )
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_one_remote_shard_is_of_a_protected_set(format: str, shards: dict[str, Path], memory: str) -> None:
+    upload(shards[format], memory)
+    [name, *_] = [path.name for path in sorted(shards[format].iterdir()) if path.name != "manifest.json"]
+    here, there = load_arrays(shards[format] / name), load_arrays(Path(f"{memory}/{name}"))
+    assert there.protected_flags() == here.protected_flags() == [True] * len(here.labels)
