@@ -1,6 +1,7 @@
 """Shards in remote stores: fsspec's own in memory, and S3 as moto plays it."""
 
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,20 @@ import pytest
 import torch
 from sample_shards import KEY, TAR, protect, write_pictures
 
+from unlearnable_kernels.cli import main
 from unlearnable_kernels.data import manifest_entries
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.data.named import resolve
+from unlearnable_kernels.data.remote import upload as upload_set
 from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.datasets import Protected
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.methods.method import make_method
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.plan import Options
+from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -121,10 +128,10 @@ def test_shards_are_written_to_a_store(
         with pytest.raises(UserError, match=r"^cannot write memory://store/zoo/manifest-00001\.pq: No space"):
             protect_dataset(shards["parquet"], Path(memory), **options)
     assert "manifest.json" not in local(memory)
-    assert (tmp_path / "zoo.partial").is_dir()
+    assert list(tmp_path.glob("zoo-????????.partial"))
     protect_dataset(shards["parquet"], Path(memory), **options)
     assert local(memory) == here
-    assert not (tmp_path / "zoo.partial").exists()
+    assert not list(tmp_path.glob("*.partial"))
     protect_dataset(shards["parquet"], Path(memory), notify=notes.append, **options)
     assert notes == ["memory://store/zoo is complete already"]
     with pytest.raises(UserError, match=r"^memory://store/zoo holds a dataset that differs in fraction"):
@@ -199,3 +206,161 @@ def test_a_remote_set_is_read_by_many_threads(shards: dict[str, Path], memory: s
     arrays = [load_arrays(Path(memory)).images for _ in range(2)]
     assert torch.equal(*arrays)
     assert np.ptp(arrays[0].numpy()) > 0
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str) -> Path:
+    """An empty current folder, for the staging folders of what goes to ``memory``."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(src: Path, dst: Path, format: str | None = "webdataset:shard_size=4") -> None:
+    """Plan and render."""
+    plan_dataset(src, dst, Options(make_method("classwise-conv", {}), format=format), secret=KEY)
+    render_dataset(dst, secret=KEY, executor=Executor(workers=0))
+
+
+def test_what_was_planned_for_one_place_is_not_finished_at_another(
+    shards: dict[str, Path], memory: str, away: Path
+) -> None:
+    planned(shards["parquet"], away / "zoo", format=None)
+    for url in (memory, "memory://other/zoo"):
+        with pytest.raises(UserError, match=rf"zoo-[0-9a-f]{{8}}\.partial is not there: .* {url} is fin"):
+            finish_dataset(Path(url), secret=KEY)
+    with pytest.raises(UserError, match=r"^format must be webdataset or parquet for memory://"):
+        planned(shards["parquet"], Path(memory), format="png")
+    options: dict[str, Any] = {"secret": KEY, "workers": 0, "format": "webdataset"}
+    for _ in range(2):
+        protect_dataset(shards["parquet"], Path(memory), **options)
+    assert [path.name for path in away.iterdir()] == ["zoo.partial"]
+    finish_dataset(away / "zoo", secret=KEY)
+
+
+def test_a_folder_is_not_uploaded(memory: str, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"^memory://store/zoo takes files alone, and .*train is a folder$"):
+        upload_set(tmp_path, Path(memory), "manifest.json")
+    assert not local(memory)
+
+
+def test_nothing_at_a_url_is_overwritten(shards: dict[str, Path], memory: str, away: Path) -> None:
+    store, there = fsspec.filesystem("memory"), "/store/zoo/train-000000.tar"
+    store.pipe_file(there, b"precious")
+    with pytest.raises(UserError, match=r"holds something else \(there is no manifest\.json\), such as tr"):
+        planned(shards["parquet"], Path(memory))
+    store.rm(there)
+    planned(shards["parquet"], Path(memory))
+    store.pipe_file(there, b"precious")
+    with pytest.raises(UserError, match=r"holds something else"):
+        finish_dataset(Path(memory), secret=KEY)
+    assert local(memory) == {"train-000000.tar": b"precious"}
+
+
+def test_a_run_that_finishes_first_stays(
+    shards: dict[str, Path], memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(shards["parquet"], Path(memory))
+    system = type(fsspec.filesystem("memory"))
+    put = system.put_file
+
+    def race(self: Any, source: str, place: str, **more: Any) -> None:
+        put(self, source, place, **more)
+        self.pipe_file("/store/zoo/manifest.json", b"of another run")
+
+    monkeypatch.setattr(system, "put_file", race)
+    with pytest.raises(UserError, match=r"manifest\.json is there already: another run finished meanwhile"):
+        finish_dataset(Path(memory), secret=KEY)
+    assert local(memory)["manifest.json"] == b"of another run"
+
+
+def test_what_half_an_upload_left_is_no_part_of_the_set(
+    memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_entries, "PART_ENTRIES", 2)
+    src, system = write_pictures(away / "src"), type(fsspec.filesystem("memory"))
+    put, options = system.put_file, {"secret": KEY, "workers": 0, "format": "webdataset:shard_size=2"}
+
+    def cut(self: Any, source: str, place: str, **more: Any) -> None:
+        if place.endswith("manifest.json"):
+            raise OSError(5, "connection lost")
+        put(self, source, place, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "put_file", cut)
+        with pytest.raises(UserError, match="connection lost"):
+            protect_dataset(src, Path(memory), **options)
+    before = local(memory).keys()
+    for path in src.rglob("0[12].png"):
+        path.unlink()
+    protect_dataset(src, Path(memory), **options)
+    assert local(memory) == protect(src, away / "here", format=options["format"])
+    assert before - local(memory).keys() >= {"train-000004.tar", "manifest-00004.pq"}
+
+
+def test_a_finish_that_was_killed_at_the_end_is_done_again(
+    shards: dict[str, Path], memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(shards["parquet"], Path(memory))
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "remove", lambda self: sys.exit(143))
+        with pytest.raises(SystemExit):
+            finish_dataset(Path(memory), secret=KEY)
+    assert list(away.iterdir())
+    assert finish_dataset(Path(memory), secret=KEY) == Path(memory) / "manifest.json"
+    assert not list(away.iterdir())
+
+
+def test_a_set_is_restored_to_this_machine_alone(
+    shards: dict[str, Path], memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(shards["webdataset"], memory)
+    first = rf"^{memory}: .* copy it to this machine first$"
+    for fails in (
+        lambda: restore_dataset(Path(memory), away / "back", secret=KEY),
+        lambda: verify_dataset(Path(memory), KEY),
+        lambda: extend_dataset(shards["parquet"], Path(memory), secret=KEY),
+        lambda: Protected(memory, verify=True),
+    ):
+        with pytest.raises(UserError, match=first):
+            fails()
+    with pytest.raises(UserError, match=r"^memory://store/back: .* give a folder on this machine$"):
+        restore_dataset(shards["webdataset"], Path("memory://store/back"), secret=KEY)
+    assert not list(away.iterdir())
+
+
+@pytest.mark.parametrize("url", ["file:///tmp/out", "local:///tmp/out"])
+def test_a_url_of_a_file_on_this_machine_is_refused(
+    url: str, shards: dict[str, Path], away: Path, tmp_path: Path
+) -> None:
+    message = r"^(file|local)://tmp/out is on this machine: give the path itself, such as /home/me/set$"
+    with pytest.raises(UserError, match=message):
+        protect_dataset(shards["parquet"], Path(url), secret=KEY, workers=0, format="webdataset")
+    with pytest.raises(UserError, match=message):
+        finish_dataset(Path(url), secret=KEY)
+    with pytest.raises(UserError, match=message):
+        open_source(Path(url))
+    assert not list(away.iterdir())
+
+
+def test_a_url_without_a_host_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("warnings.showwarning", None)  # as it was, afterwards
+    monkeypatch.setattr(sys, "argv", ["unlearnable", "protect", "src", "hdfs:///data/set"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == (
+        "unlearnable: hdfs:///data/set: name the host or bucket after ://, or give the path itself where the "
+        "files are on this machine\n"
+    )
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_one_remote_shard_is_of_a_protected_set(format: str, shards: dict[str, Path], memory: str) -> None:
+    upload(shards[format], memory)
+    [name, *_] = [path.name for path in sorted(shards[format].iterdir()) if path.name != "manifest.json"]
+    here, there = load_arrays(shards[format] / name), load_arrays(Path(f"{memory}/{name}"))
+    assert there.protected_flags() == here.protected_flags() == [True] * len(here.labels)

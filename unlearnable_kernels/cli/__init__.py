@@ -19,6 +19,7 @@ from unlearnable_kernels.cli.restore_commands import restore
 from unlearnable_kernels.cli.stages_commands import finish, plan, render
 from unlearnable_kernels.cli.theory_commands import theory
 from unlearnable_kernels.cli.train_commands import sweep, train
+from unlearnable_kernels.data.remote import refuse_hostless
 from unlearnable_kernels.errors import UserError, shown
 
 app = typer.Typer(
@@ -109,6 +110,8 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
     try:
         unlearnable_kernels.cpu_capability()  # an instruction set that there is not is found now
+        for argument in sys.argv[1:]:
+            refuse_hostless(argument)
         command = typer.main.get_command(app)
         sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:

@@ -262,7 +262,8 @@ def find_manifest(path: Path) -> Manifest | None:
     path = parse(path).path
     if file_at(path / MANIFEST_NAME) is not None:
         return read_manifest(path)
-    if (path.is_file() or path.name == "train") and (path.parent / MANIFEST_NAME).is_file():
+    within = path.name == "train" or file_at(path) is not None
+    if within and file_at(path.parent / MANIFEST_NAME) is not None:
         manifest = read_manifest(path.parent)
         if path.name == manifest.get("prefix") or any(path.name == name for name, _ in manifest.digests()):
             return manifest

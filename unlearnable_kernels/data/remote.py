@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +20,15 @@ from unlearnable_kernels.errors import UserError, WriteError, shown
 from unlearnable_kernels.extras import extra_module
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
+_HERE = re.compile(r"(file|local):/")
+_HOSTLESS = re.compile(r"\b[a-z][a-z0-9+.-]+:///")
 _AHEAD = 8 * 2**20  # bytes asked of a store at once: images are read one after the other
 _OPEN = 4  # remote files that a thread keeps open
 _kept = threading.local()
+
+
+class MissingError(UserError):
+    """There is no such file or folder."""
 
 
 class File(NamedTuple):
@@ -43,6 +49,27 @@ def url_of(path: Path) -> str:
     return shown(str(path).replace(":/", "://", 1) if is_remote(path) else str(path))
 
 
+def refuse_local_url(path: Path) -> None:
+    """Raise UserError for a URL of a file here: as a ``Path`` it lost the slash that makes it absolute."""
+    if _HERE.match(str(path)):
+        raise UserError(f"{url_of(path)} is on this machine: give the path itself, such as /home/me/set")
+
+
+def refuse_hostless(text: str) -> None:
+    """Raise UserError for a URL as it was written that names no host: a ``Path`` takes a folder for it."""
+    if _HOSTLESS.search(text):
+        raise UserError(
+            f"{shown(text)}: name the host or bucket after ://, or give the path itself where the "
+            "files are on this machine"
+        )
+
+
+def require_local(path: Path, what: str) -> None:
+    """Raise UserError if ``path`` is a URL: ``what`` cannot be done to a set in a remote store."""
+    if is_remote(path):
+        raise UserError(f"{url_of(path)}: a remote set cannot be {what}: copy it to this machine first")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
@@ -50,7 +77,7 @@ def _reading(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{url_of(path)}: no such file or folder") from None
+        raise MissingError(f"{url_of(path)}: no such file or folder") from None
     except Exception as error:  # every store has its own
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{url_of(path)}: cannot be read: {shown(reason)}") from None
@@ -60,7 +87,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[File]]:
     """The folders and the files in a folder, both by name; dot-files are passed over.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read; MissingError where there is none.
     """
     folders, files = [], []
     with _reading(folder):
@@ -147,26 +174,49 @@ def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
             os.close(descriptor)
 
 
-def upload(folder: Path, target: Path, last: str) -> None:
+def forget(folder: Path) -> None:
+    """Ask the store of a remote folder anew from now on: stores keep lists of what they were asked for."""
+    with _reading(folder):
+        _system(folder)[0].invalidate_cache()
+
+
+def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -> None:
     """Copy the files in a folder here into a remote one, over older ones.
 
     Args:
         folder: It holds no folders.
         target: The remote one; it need not exist.
         last: The name of the file that is written when all others are there.
+        stale: Names of files there that are deleted before that.
 
     Raises:
-        UserError: The store is not known here.
-        WriteError: A file cannot be written.
+        UserError: The store is not known here, ``folder`` holds a folder, or ``last`` is there already.
+        WriteError: A file cannot be written or deleted.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.name != last)
-    for name in (*names, last):
-        system, place = _system(target / name)
-        try:
+    for path in folder.iterdir():
+        if not path.is_file():
+            raise UserError(f"{url_of(target)} takes files alone, and {shown(str(path))} is a folder")
+    for name in sorted(path.name for path in folder.iterdir() if path.name != last):
+        with _writing(target / name) as (system, place):
             system.put_file(str(folder / name), place)
-        except Exception as error:  # every store has its own
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
-            raise WriteError(f"cannot write {url_of(target / name)}: {shown(reason)}") from None
+    for name in sorted(stale):
+        with _writing(target / name) as (system, place):
+            system.rm_file(place)
+    forget(target)
+    if file_at(target / last) is not None:
+        raise UserError(f"{url_of(target / last)} is there already: another run finished meanwhile")
+    with _writing(target / last) as (system, place):
+        system.put_file(str(folder / last), place)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[tuple[Any, str]]:
+    system, place = _system(path)
+    try:
+        yield system, place
+    except Exception as error:  # every store has its own
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise WriteError(f"cannot write {url_of(path)}: {shown(reason)}") from None
 
 
 def _kept_open(path: Path, version: int) -> IO[bytes]:
@@ -185,6 +235,7 @@ def _kept_open(path: Path, version: int) -> IO[bytes]:
 
 def _system(path: Path) -> tuple[Any, str]:
     """The store, and what it calls ``path``."""
+    refuse_local_url(path)
     fsspec = extra_module("fsspec")
     try:
         system, place = fsspec.core.url_to_fs(str(path).replace(":/", "://", 1))

@@ -19,6 +19,7 @@ from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_mani
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.quality import quality_text
+from unlearnable_kernels.data.remote import require_local
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -254,6 +255,7 @@ def extend_dataset(
     check_on_error(on_error)
     executor = Executor(workers=workers)
     notify = notify or logging.getLogger(__name__).info
+    require_local(Path(dst), "extended")
     _, dst = check_places(find(src), Path(dst))
     read_earlier(dst, secret)
     source = open_training_images(src, labels, on_error)

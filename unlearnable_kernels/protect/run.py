@@ -11,7 +11,7 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
-from unlearnable_kernels.data.remote import file_at, is_remote, list_folder, url_of
+from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
@@ -31,6 +31,7 @@ from unlearnable_kernels.protect.pipeline.staging import (
     scheme_at,
     staging_folder,
 )
+from unlearnable_kernels.protect.pipeline.uploads import is_finished_there, refuse_taken
 from unlearnable_kernels.protect.verify import verify_dataset
 
 ON_ERROR = ("raise", "skip")
@@ -289,19 +290,9 @@ def _read_same(dst: Path, plan: Plan) -> Manifest:
 def _is_complete_there(ready: Ready) -> bool:
     """``_is_complete`` for a remote set, whose manifest is written last; its shards are not read."""
     dst, plan, secret = ready.dst, ready.plan, ready.plan.task.secret
-    if file_at(dst / MANIFEST_NAME) is not None:
+    if is_finished_there(dst):
         if not is_signed_by(_read_same(dst, plan), secret):
             raise UserError(f"{url_of(dst)} holds this dataset, but {MANIFEST_NAME} has changed")
         return True
-    if not staging_folder(dst).exists() and _has_files(dst):
-        raise UserError(
-            f"{url_of(dst)} holds something else (there is no {MANIFEST_NAME}); choose another name"
-        )
+    refuse_taken(dst, staging_folder(dst), secret)
     return False
-
-
-def _has_files(folder: Path) -> bool:
-    try:
-        return any(list_folder(folder))
-    except UserError:  # there is no such folder
-        return False

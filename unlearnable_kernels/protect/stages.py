@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from unlearnable_kernels.data.manifest import MANIFEST_NAME
-from unlearnable_kernels.data.remote import file_at, is_remote, url_of
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
@@ -19,7 +19,8 @@ from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.plan_file import load_plan
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
-from unlearnable_kernels.protect.pipeline.staging import Staging, destination
+from unlearnable_kernels.protect.pipeline.staging import Staging, destination, staging_folder
+from unlearnable_kernels.protect.pipeline.uploads import is_finished_there, refuse_taken
 from unlearnable_kernels.protect.run import check_exposure, notify_result, prepare, telling_how_to_resume
 
 _NAMED = 5  # missing chunks that a message names
@@ -51,10 +52,10 @@ def plan_dataset(
     """
     notify = notify or logging.getLogger(__name__).info
     ready = prepare(src, dst, options, secret, labels, on_error, notify)
-    _refuse_finished(ready.dst)
+    _refuse_finished(ready.dst, secret)
     check_exposure(ready.plan, earlier, accept_exposure, notify)
     with resumable(), Staging(ready.dst, secret) as staging:
-        _refuse_finished(ready.dst)
+        _refuse_finished(ready.dst, secret)
         job = Job(ready.source, ready.plan, staging, on_error == "skip", progress)
         with telling_how_to_resume(notify), job.leaving_nothing():
             job.begin(notify)
@@ -130,11 +131,15 @@ def finish_dataset(
     """
     notify = notify or logging.getLogger(__name__).info
     with _planned(dst, secret, progress, rehash) as job, telling_how_to_resume(notify):
-        _refuse_finished(job.staging.dst)
-        refuse_to_mix(job.plan.made_on)  # some formats are put together here
-        done = job.done()
-        _refuse_missing([chunk for chunk in job.plan.chunks if chunk.index not in done], job)
-        manifest = job.finish(secret)
+        manifest = _uploaded_before(job, secret)
+        if manifest is None:
+            _refuse_finished(job.staging.dst, secret)
+            refuse_to_mix(job.plan.made_on)  # some formats are put together here
+            done = job.done()
+            _refuse_missing([chunk for chunk in job.plan.chunks if chunk.index not in done], job)
+            manifest = job.finish(secret)
+        else:
+            job.staging.remove()
     notify_result(manifest, len(job.plan.outputs), notify)
     return job.staging.dst / MANIFEST_NAME
 
@@ -154,15 +159,23 @@ def _planned(
         yield Job(plan.task.source, plan, staging, skip_bad, progress, rehash)
 
 
-def _refuse_finished(dst: Path) -> None:
+def _refuse_finished(dst: Path, secret: Secret) -> None:
     if is_remote(dst):
-        taken = file_at(dst / MANIFEST_NAME) is not None
-    else:
-        taken = dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
-    if taken:
+        refuse_taken(dst, staging_folder(dst), secret)
+    elif dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise UserError(
-            f"{url_of(dst)} is there already: choose another name, or look at it with `unlearnable verify`"
+            f"{dst} is there already: choose another name, or look at it with `unlearnable verify`"
         )
+
+
+def _uploaded_before(job: Job, secret: Secret) -> Manifest | None:
+    """The manifest of what this plan is to become, where an earlier ``finish`` uploaded it and was killed."""
+    dst = job.staging.dst
+    if not is_remote(dst) or not is_finished_there(dst):
+        return None
+    manifest = read_manifest(dst)
+    same = all(manifest.get(name) == value for name, value in job.plan.header.items())
+    return manifest if same and is_signed_by(manifest, secret) else None
 
 
 def _refuse_missing(missing: Sequence[Chunk], job: Job) -> None:
@@ -171,7 +184,7 @@ def _refuse_missing(missing: Sequence[Chunk], job: Job) -> None:
         more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise UserError(
             f"{len(missing)} of {len(job.plan.chunks)} chunks are missing: {named}{more}; render them with "
-            f"`unlearnable render {job.staging.dst}`"
+            f"`unlearnable render {url_of(job.staging.dst)}`"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.manifest_entries import part_name
+from unlearnable_kernels.data.remote import require_local
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, sha256_of
 from unlearnable_kernels.progress import Progress, no_progress
@@ -101,6 +102,7 @@ def verify_dataset(
             a file twice.
     """
     dst = Path(dst)
+    require_local(dst, "verified")
     if not resolved(dst).is_dir():
         raise UserError(f"{dst}: no such folder")
     manifest = read_manifest(dst)

@@ -7,12 +7,14 @@ DST.partial/records/    a file for each finished chunk, with the hashes of its f
 DST.partial/tree/       becomes DST
 DST.partial/parts/      what a format puts together in the end, such as the pixels of an .npz
 DST.partial/work/       what a method needs before the first file, such as its optimised images
+DST.partial/uploaded.json  the names of what was uploaded from here, signed by the key
 """
 
 import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
@@ -22,17 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
-from unlearnable_kernels.data.remote import is_remote, upload
+from unlearnable_kernels.data.remote import is_remote, refuse_local_url, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import parse_json, resolved, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME, read_head
 from unlearnable_kernels.protect.pipeline.records import Records
+from unlearnable_kernels.protect.pipeline.uploads import UPLOADED_NAME, upload_tree
 
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
 _LOCKS = ("lock", "rendering")
-_OWN = {*_LOCKS, PLAN_NAME, "records", "tree", "parts", "work"}
+_OWN = {*_LOCKS, PLAN_NAME, "records", "tree", "parts", "work", UPLOADED_NAME}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
 # What exchanges two folders on Linux and on macOS, and what the current folder is to it.
@@ -100,7 +103,7 @@ class Staging:
             if self.planned and not self.folder.exists():
                 raise UserError(
                     f"{self.folder} is not there: make a plan with `unlearnable plan`, unless "
-                    f"{self.dst.name} is finished"
+                    f"{url_of(self.dst) if is_remote(self.dst) else self.dst.name} is finished"
                 )
             self._made += [path for path in self.folder.parents if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +163,7 @@ class Staging:
             replacing: Whether a finished set has that name: the two change places in one step.
         """
         if is_remote(self.dst):
-            upload(self.tree, self.dst, MANIFEST_NAME)
+            upload_tree(self.dst, self.folder, self.secret)
             self.remove()
             return
         with writing(self.folder):
@@ -201,9 +204,13 @@ class Staging:
 
 
 def staging_folder(dst: Path) -> Path:
-    """Beside ``dst``, hence on its file system, where a rename is one step; of a remote one, here."""
+    """Beside ``dst``, hence on its file system, where a rename is one step; of a remote one, here.
+
+    That of a URL is named after all of it: what was made for one place is not published at another.
+    """
     if is_remote(dst):
-        return Path.cwd() / (dst.name + ".partial")
+        digest = hashlib.sha256(os.fsencode(url_of(dst))).hexdigest()
+        return Path.cwd() / f"{dst.name}-{digest[:8]}.partial"
     return dst.with_name(dst.name + ".partial")
 
 
@@ -219,7 +226,8 @@ def holding(path: Path, how: int) -> Iterator[None]:
 
 
 def destination(dst: Path) -> Path:
-    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` does."""
+    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` and ``refuse_local_url`` do."""
+    refuse_local_url(dst)
     return dst if is_remote(dst) else resolved(dst)
 
 
