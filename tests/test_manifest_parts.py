@@ -173,3 +173,13 @@ def test_an_earlier_attempt_leaves_no_part(tmp_path: Path, few: None) -> None:
     assert (count, len(digests)) == (3, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [part_name(0), part_name(1)]
     assert list(read_parts(tmp_path, digests)) == entries[:3]
+
+
+def test_a_large_set_of_the_version_before_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = protect(write_pictures(tmp_path / "src"), tmp_path / "dst")
+    monkeypatch.setattr(manifest_entries, "PART_ENTRIES", 2)
+    assert protect(tmp_path / "src", tmp_path / "dst") == before
+    extend_dataset(tmp_path / "src", tmp_path / "dst", secret=KEY, workers=0)
+    assert not (tmp_path / "dst" / part_name(0)).exists()

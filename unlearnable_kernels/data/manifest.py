@@ -24,6 +24,8 @@ from unlearnable_kernels.files import parse_json, write_file
 MANIFEST_NAME = "manifest.json"
 INLINE, IN_PARTS = 1, 2
 """Schemas: entries in the manifest itself, and in parts beside it."""
+INCIDENTAL = ("schema", "versions")
+"""Fields that a later version may write otherwise for the same set."""
 # One line for each entry of these; they are as long as the dataset.
 _TABLES = ("files", "side_files")
 _REQUIRED = {
