@@ -164,6 +164,8 @@ def linked(dst: Path) -> None:
             "lists the file 'train/ant/00.png'$",
         ),
         (lambda d: fields_of(d, parts=[3]), "'parts' is missing or malformed$"),
+        (lambda d: fields_of(d, files=5), "manifest.json: damaged: schema 2 has no 'files'$"),
+        (lambda d: fields_of(d, files={}, schema=1), "damaged: schema 1 has no 'entries'$"),
         (lambda d: fields_of(d, schema=1), "'files' is missing or malformed$"),
     ],
 )
@@ -242,3 +244,12 @@ def test_a_part_is_a_file_of_limited_size(parted: Path, monkeypatch: pytest.Monk
     os.mkfifo(parted / part_name(0))
     with pytest.raises(UserError, match=r"00000\.pq: not a file, and so no part of the manifest$"):
         verify_dataset(parted)
+
+
+@pytest.mark.parametrize("parts", [5, None, ["x"]])
+def test_a_small_set_has_no_parts(tmp_path: Path, parts: object) -> None:
+    protect(write_pictures(tmp_path / "src", 1), tmp_path / "dst")
+    fields_of(tmp_path / "dst", parts=parts)
+    (tmp_path / "dst" / part_name(0)).touch()
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: schema 1 has no 'parts'$"):
+        verify_dataset(tmp_path / "dst")

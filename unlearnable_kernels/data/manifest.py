@@ -227,6 +227,9 @@ def read_manifest(folder: Path) -> Manifest:
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
             raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
+    other = _ENTRIES[IN_PARTS if manifest["schema"] == INLINE else INLINE]
+    if strange := [name for name in other if name in manifest]:
+        raise UserError(f"{path}: damaged: schema {manifest['schema']} has no {strange[0]!r}")
     _check_listed(path, manifest)
     return Manifest(folder, manifest)
 
