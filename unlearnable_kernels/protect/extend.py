@@ -15,7 +15,7 @@ import numpy as np
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images import decode
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.quality import quality_text
@@ -298,6 +298,6 @@ def extend_dataset(
 
 def nothing_new(plan: Plan, earlier: Earlier) -> bool:
     """Whether the set is what the plan would make of it."""
-    header = {name: value for name, value in plan.header.items() if name != "versions"}
+    header = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     same = header == {name: earlier.manifest.get(name) for name in header}
     return same and sorted(earlier.published) == sorted(plan.outputs)
