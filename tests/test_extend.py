@@ -289,6 +289,23 @@ def test_the_same_source_opened_in_another_way_is_refused(src: Path, tmp_path: P
         extend(src / "train", tmp_path / "dst")
 
 
+@pytest.mark.parametrize(
+    ("gone", "other", "left"), [("a.JPG", "a.gif", "a.png"), ("a.png", "a.gif", "a.gif.png")]
+)
+def test_a_picture_is_pruned_whose_stem_another_has(tmp_path: Path, gone: str, other: str, left: str) -> None:
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    (src / "c").mkdir(parents=True)
+    for number, name in enumerate((gone, other, "b.jpg")):
+        Image.new("RGB", (8 + number, 8)).save(src / "c" / name)
+    before = protect(src, dst)
+    assert f"c/{left}" in before
+    (src / "c" / gone).unlink()
+    notes = extend(src, dst, prune=True)
+    assert notes[-1].startswith("added 0 pictures and removed 1;")
+    assert pictures(dst) == {name: data for name, data in before.items() if name != f"c/{gone}"}
+    assert extend(src, dst) == [f"{dst} has all of it already"]
+
+
 def test_what_was_pruned_comes_back_as_it_was(src: Path, tmp_path: Path) -> None:
     before = protect(src, tmp_path / "dst", fraction=0.5)
     shutil.copytree(src, tmp_path / "all")

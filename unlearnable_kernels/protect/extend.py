@@ -118,9 +118,12 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     assert isinstance(plan.writer, FolderWriter)
     entries = {name: entry.protected for name, entry in earlier.manifest.samples()}
     names = plan.task.names
-    originals = dict(zip(entries, match_originals(list(entries), names), strict=True))
+    fits = plan.writer.fits
+    originals = dict(zip(entries, match_originals(list(entries), names, fits), strict=True))
     kept = {row: name for name, row in originals.items() if row is not None}
-    _refuse_doubtful(entries, [name for row, name in enumerate(names) if row not in kept])
+    new = [row for row in range(len(names)) if row not in kept]
+    new_names = [names[row] for row in new]
+    _refuse_doubtful(entries, new_names)
     gone = [name for name, row in originals.items() if row is None]
     if gone and not prune:
         raise UserError(
@@ -128,10 +131,10 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
             f"{shown(gone[0])}: give --prune to remove them too"
         )
     removed = earlier.manifest.get("removed", {}) | {name: entries[name] for name in gone}
-    back = dict(zip(removed, match_originals(list(removed), names), strict=True))
-    protected = {row: removed[name] for name, row in back.items() if row is not None}
+    back = dict(zip(removed, match_originals(list(removed), new_names, fits), strict=True))
+    protected = {new[at]: removed[name] for name, at in back.items() if at is not None}
     protected |= {row: entries[name] for row, name in kept.items()}
-    removed = {name: removed[name] for name, row in back.items() if row is None}
+    removed = {name: removed[name] for name, at in back.items() if at is None}
     header = plan.header | ({"removed": removed} if removed else {})
     task = plan.task
     chosen = exact_subset(task.secret, task.name, names, task.labels, task.fraction, protected)
