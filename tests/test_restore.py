@@ -178,25 +178,24 @@ def test_what_was_interrupted_goes_on(
     assert said[0] == "resuming: 2 of 6 pictures are done"
 
 
-def test_another_set_and_another_run_are_not_gone_on_with(
+def test_what_another_restoration_did_is_not_deleted(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CHUNK", 1)
     protected = protect(tree, tmp_path / "set", centred=True)
     other = protect(tree, tmp_path / "other")
-    whole = restored(other, tmp_path / "whole")
 
     def full(*_: object) -> None:
         raise WriteError("cannot write it: disk full")
 
-    for dst in ("back", "again"):
-        with pytest.raises(WriteError, match="disk full; run the same command again to resume"):
-            restored(protected, tmp_path / dst, progress=full)
-    said: list[str] = []
-    assert restored(other, tmp_path / "back", notify=said.append) == whole
-    assert [line for line in said if "resuming" in line] == []
-    anew = protect(tree, tmp_path / "again")  # where a restoration was begun
-    assert (anew / "manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
+    back, said = tmp_path / "back", list[str]()
+    with pytest.raises(WriteError, match="disk full; run the same command again to resume"):
+        restored(protected, back, progress=full)
+    for attempt in (restored, lambda _, dst: protect(tree, dst)):
+        with pytest.raises(UserError, match=r"back\.partial holds another unfinished run; choose another"):
+            attempt(other, back)
+    restored(protected, back, notify=said.append)
+    assert said[0] == "resuming: 1 of 6 pictures are done"
 
 
 def test_what_a_resize_took_is_said(tree: Path, tmp_path: Path) -> None:

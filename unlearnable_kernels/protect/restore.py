@@ -13,9 +13,9 @@ from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import resumable, writing
+from unlearnable_kernels.files import replacing, resumable, write_file, writing
 from unlearnable_kernels.progress import Notify, Progress, no_progress
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import METHODS, Perturbation
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering
 from unlearnable_kernels.protect.pipeline.executors.local import execute
@@ -25,7 +25,7 @@ from unlearnable_kernels.protect.pipeline.plan import make_chunks
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
 from unlearnable_kernels.protect.pipeline.probe import fingerprint
 from unlearnable_kernels.protect.pipeline.records import intact
-from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging
 from unlearnable_kernels.protect.run import check_places, telling_how_to_resume
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -77,8 +77,7 @@ def restore_dataset(
     except KeyError as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
     with resumable(), Staging(dst, secret) as staging:
-        if (staging.folder / PLAN_NAME).exists():
-            raise UserError(f"{staging.folder} holds another unfinished run; choose another name")
+        _begin(staging, manifest["mac"])
         with telling_how_to_resume(notify):
             _write(source, assignment, inverse, staging, manifest["mac"], workers, notify, progress)
     size, count = manifest["parameters"].get("resize"), sum(each >= 0 for each in assignment)
@@ -86,6 +85,18 @@ def restore_dataset(
         notify(f"pictures were brought to {size} pixels before they were protected, and stay at that")
     notify(f"restored {count} of {len(assignment)} pictures: {KNOWN}")
     return dst
+
+
+def _begin(staging: Staging, mac: str) -> None:
+    """Say in the staging folder whose estimates it holds. Raises UserError if it holds anything else."""
+    staging.refuse_run(PLAN_NAME)
+    path, head = staging.folder / RESTORES_NAME, canonical(sign({"restores": mac}, staging.secret))
+    with writing(path):
+        if path.is_file() and path.read_bytes() == head:
+            return
+    staging.refuse_run(RESTORES_NAME)
+    with replacing(path) as temporary:
+        write_file(temporary, head)
 
 
 def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbation:
