@@ -215,3 +215,26 @@ def test_a_class_whose_folder_is_gone_moves_no_other(tree: Path, tmp_path: Path)
     for name in ("cat", "dog"):
         found = decode((tmp_path / "back" / "train" / name / "0.png").read_bytes(), name)
         assert psnr(picture(0), found) > 30  # 24 behind another class's filter
+
+
+@pytest.mark.parametrize("last", ["unlearnable_kernels.protect.restore.Staging.remove", "shutil.rmtree"])
+def test_what_was_killed_while_it_tidied_up_is_complete(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    protected, dst = protect(tree, tmp_path / "set", centred=True), tmp_path / "back"
+    other = protect(tree, tmp_path / "other")
+
+    def kill(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(last, kill)
+        with pytest.raises(SystemExit):
+            restored(protected, dst)
+    with pytest.raises(UserError, match="back exists already; choose another name"):
+        restored(other, dst)
+    said: list[str] = []
+    assert len(restored(protected, dst, notify=said.append)) == 6
+    assert said == [f"{dst} is complete already"]
+    with pytest.raises(UserError, match="back exists already; choose another name"):
+        restored(protected, dst)

@@ -25,7 +25,7 @@ from unlearnable_kernels.protect.pipeline.plan import make_chunks
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
 from unlearnable_kernels.protect.pipeline.probe import fingerprint
 from unlearnable_kernels.protect.pipeline.records import intact
-from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, staging_folder
 from unlearnable_kernels.protect.run import check_places, telling_how_to_resume
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -65,9 +65,14 @@ def restore_dataset(
     refuse_within_import()
     notify = notify or logging.getLogger(__name__).info
     protected, dst = check_places(Path(protected), Path(dst))
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    taken = dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
+    if taken and not (staging_folder(dst) / RESTORES_NAME).is_file():
         raise UserError(f"{dst} exists already; choose another name")
     manifest = read_manifest(protected)
+    if taken:
+        _tidy_up(dst, manifest["mac"], secret)
+        notify(f"{dst} is complete already")
+        return dst
     inverse = _inverse(protected, manifest, secret)
     # An empty class folder is of no account: the manifest says what each picture was filtered as.
     source = open_source(protected, on_error="skip")
@@ -90,13 +95,28 @@ def restore_dataset(
 def _begin(staging: Staging, mac: str) -> None:
     """Say in the staging folder whose estimates it holds. Raises UserError if it holds anything else."""
     staging.refuse_run(PLAN_NAME)
-    path, head = staging.folder / RESTORES_NAME, canonical(sign({"restores": mac}, staging.secret))
+    if not _has_begun(staging, mac):
+        staging.refuse_run(RESTORES_NAME)
+        with replacing(staging.folder / RESTORES_NAME) as temporary:
+            write_file(temporary, _head(mac, staging.secret))
+
+
+def _head(mac: str, secret: Secret) -> bytes:
+    return canonical(sign({"restores": mac}, secret))
+
+
+def _has_begun(staging: Staging, mac: str) -> bool:
+    path = staging.folder / RESTORES_NAME
     with writing(path):
-        if path.is_file() and path.read_bytes() == head:
-            return
-    staging.refuse_run(RESTORES_NAME)
-    with replacing(path) as temporary:
-        write_file(temporary, head)
+        return path.is_file() and path.read_bytes() == _head(mac, staging.secret)
+
+
+def _tidy_up(dst: Path, mac: str, secret: Secret) -> None:
+    """Remove what this restoration left, killed when ``dst`` was whole. Raises UserError if it did not."""
+    with Staging(dst, secret) as staging:
+        if staging.tree.exists() or not _has_begun(staging, mac):
+            raise UserError(f"{dst} exists already; choose another name")
+        staging.remove()
 
 
 def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbation:

@@ -195,8 +195,10 @@ class Staging:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=whatever_can_be)
-            elif path.name not in _LOCKS:
+            elif path.name not in (*_LOCKS, RESTORES_NAME):
                 path.unlink(missing_ok=True)
+        # Last: estimates have no manifest that tells, when this is killed, that they are whole.
+        (self.folder / RESTORES_NAME).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
