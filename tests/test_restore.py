@@ -125,6 +125,23 @@ def test_what_cannot_be_restored_is_refused(tree: Path, tmp_path: Path) -> None:
     assert "cannot be restored: its manifest has changed" in refused(protected, dst)
 
 
+def test_names_that_clash_as_png_are_refused(tree: Path, tmp_path: Path) -> None:
+    cat, long = tree / "train" / "cat", "x" * 251
+    jpeg = encode(picture(0), "jpeg")
+    (cat / f"{long}.jpg").write_bytes(jpeg)
+    (cat / "0.png").rename(cat / f"{long}.png")
+    protected = protect(tree, tmp_path / "long", format="same")
+    assert refused(protected, tmp_path / "back").endswith(
+        "too long a name, of over 255 bytes with its suffix"
+    )
+    (cat / f"{long}.jpg").rename(cat / "a.jpg")
+    (cat / "a.png").mkdir()
+    (cat / "a.png" / "b.jpg").write_bytes(jpeg)
+    protected = protect(tree, tmp_path / "set", format="same")
+    told = refused(protected, tmp_path / "back")
+    assert told.endswith("cannot be restored: train/cat/a.png: a picture would lie where a folder is needed")
+
+
 def test_irp_is_refused(tree: Path, tmp_path: Path) -> None:
     options = {"filters": "irp", "kernel_size": 3, "strength": 0.3}
     protected = protect(tree, tmp_path / "set", **options)

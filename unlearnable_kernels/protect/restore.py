@@ -21,7 +21,7 @@ from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import written_chunk
-from unlearnable_kernels.protect.pipeline.plan import make_chunks
+from unlearnable_kernels.protect.pipeline.plan import check_names, make_chunks
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
 from unlearnable_kernels.protect.pipeline.probe import fingerprint
 from unlearnable_kernels.protect.pipeline.records import intact
@@ -81,10 +81,16 @@ def restore_dataset(
         assignment = [labels[sample.name] for sample in source.samples]
     except KeyError as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
+    outputs = WRITERS.create(source.lossless_as).outputs(source)
+    try:
+        check_names(outputs)
+    except UserError as error:
+        raise UserError(f"{protected} cannot be restored: {error}") from None
+    chunks = _chunks(source, assignment, outputs, manifest["mac"])
     with resumable(), Staging(dst, secret) as staging:
         _begin(staging, manifest["mac"])
         with telling_how_to_resume(notify):
-            _write(source, assignment, inverse, staging, manifest["mac"], workers, notify, progress)
+            _write(source, chunks, inverse, staging, workers, notify, progress)
     size, count = manifest["parameters"].get("resize"), sum(each >= 0 for each in assignment)
     if size is not None:
         notify(f"pictures were brought to {size} pixels before they were protected, and stay at that")
@@ -142,10 +148,9 @@ def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbatio
 
 def _write(
     source: Source,
-    assignment: list[int],
+    chunks: list[Chunk],
     inverse: Perturbation,
     staging: Staging,
-    mac: str,
     workers: int | None,
     notify: Notify,
     progress: Progress,
@@ -155,7 +160,6 @@ def _write(
     first = source.read(source.samples[0])
     shape = first.shape if hasattr(first, "shape") else (0, 0, 3)
     destination = Destination(staging.tree, staging.parts, source.without_samples(), shape)
-    chunks = _chunks(source, assignment, writer.outputs(source), mac)
     files = {chunk.index: writer.files(destination, chunk.index, chunk.outputs) for chunk in chunks}
     finished = staging.records.finished(
         chunks, lambda chunk, result: intact(files[chunk.index], result, rehash=True)
@@ -167,9 +171,10 @@ def _write(
         staging.tree.mkdir(exist_ok=True)
         writer.prepare(destination, [name for chunk in chunks for name in chunk.outputs])
     left = [chunk for chunk in chunks if chunk.index not in results]
-    done = len(assignment) - sum(len(chunk.samples) for chunk in left)
+    total = len(source.samples)
+    done = total - sum(len(chunk.samples) for chunk in left)
     if done:
-        notify(f"resuming: {done} of {len(assignment)} pictures are done")
+        notify(f"resuming: {done} of {total} pictures are done")
     rendering = Rendering(source.without_samples(), inverse, writer, destination, None, skip_bad=False)
     count = min(usable_cores() if workers is None else workers, len(left))
     with closing(execute(rendering, left, count if count > 1 else 0, staging.lock)) as new:
@@ -178,7 +183,7 @@ def _write(
             staging.records.add(chunk, result)
             results[result.index] = result
             done += len(chunk.samples)
-            progress("restoring", done, len(assignment))
+            progress("restoring", done, total)
     with writing(staging.tree):
         writer.seal(destination, [written_chunk(chunk, results[chunk.index]) for chunk in chunks])
     staging.publish()
