@@ -27,7 +27,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import (
     write_plan,
 )
 from unlearnable_kernels.protect.pipeline.records import intact
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, differences
 from unlearnable_kernels.protect.sample_quality import sample_quality
 
 OF_THE_SOURCE = ("source_listing_sha256", "classes", "left_out", "versions", "plugins")
@@ -68,6 +68,7 @@ class Job:
             UserError: Another command began something here, or the method cannot protect this dataset.
         """
         staging = self.staging
+        staging.refuse_run(RESTORES_NAME)
         head = read_head(staging.folder)
         self.is_new = head is None
         if head is None:
