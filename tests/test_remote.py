@@ -1,6 +1,7 @@
 """Shards in remote stores: fsspec's own in memory, and S3 as moto plays it."""
 
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from sample_shards import KEY, TAR, protect, write_pictures
+from typer.testing import CliRunner
 
-from unlearnable_kernels.cli import main
+from unlearnable_kernels.cli import app, main
 from unlearnable_kernels.data import manifest_entries
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
+from unlearnable_kernels.data.manifest import read_manifest
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.data.remote import upload as upload_set
 from unlearnable_kernels.data.source import open_source
@@ -191,6 +194,23 @@ def test_what_is_not_there_is_one_line(path: str, message: str, memory: str) -> 
 def test_a_bucket_without_permission_is_one_line(s3: str) -> None:
     with pytest.raises(UserError, match=r"^s3://nobodys-bucket/zoo: "):
         open_source(Path("s3://nobodys-bucket/zoo"))
+
+
+def test_a_bucket_that_is_not_there_is_found_at_once(shards: dict[str, Path], s3: str, away: Path) -> None:
+    with pytest.raises(UserError, match=r"^s3://nobodys-bucket: no such file or folder$"):
+        planned(shards["parquet"], Path("s3://nobodys-bucket/zoo"))
+    assert not list(away.iterdir())
+
+
+def test_messages_name_a_url_as_it_is_written(shards: dict[str, Path], memory: str, away: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/store/zoo/manifest.json", b"{}")
+    with pytest.raises(UserError, match=r"^memory://store/zoo/manifest\.json: damaged: "):
+        read_manifest(Path(memory))
+    fsspec.filesystem("memory").rm("/store/zoo/manifest.json")
+    command = ["plan", str(shards["parquet"]), memory, "--seed-compat", "1", "--format", "webdataset"]
+    with pytest.warns(UserWarning, match="is not a secret"):
+        result = CliRunner().invoke(app, command)
+    assert re.search(r"planned \d+ chunks in zoo-[0-9a-f]{8}\.partial\n", result.output), result.output
 
 
 def test_a_shard_that_shrinks_meanwhile_is_named(shards: dict[str, Path], memory: str) -> None:

@@ -35,6 +35,7 @@ from unlearnable_kernels.cli.protect_options import (
     method_text,
     secret_from,
 )
+from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def protect(
     if json:
         print_json(summary_of(manifest))
     else:
-        print(shown(f"wrote {dst} with {manifest}"))
+        print(shown(f"wrote {url_of(dst)} with {url_of(manifest)}"))
 
 
 def summary_of(manifest: Path) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def summary_of(manifest: Path) -> dict[str, Any]:
     whole = read_manifest(manifest.parent)
     counts = Counter(entry.protected for entry in whole.entries())
     return {
-        "folder": str(manifest.parent),
+        "folder": url_of(manifest.parent),
         "images": counts.total(),
         "protected": counts[True],
         "skipped": whole.get("skipped", []),

@@ -32,6 +32,7 @@ from unlearnable_kernels.cli.protect_options import (
     method_text,
     secret_from,
 )
+from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.errors import UserError, shown
 
 Planned = Annotated[Path, typer.Argument(help="As for `unlearnable plan`.")]
@@ -66,6 +67,7 @@ def plan(
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
+    from unlearnable_kernels.protect.pipeline.staging import staging_folder
     from unlearnable_kernels.protect.stages import plan_dataset
 
     chosen = METHODS.create(method_text(method, intensity))
@@ -83,7 +85,8 @@ def plan(
             progress=report,
             notify=_tell,
         )
-    print(shown(f"planned {chunks} chunks in {dst}.partial"))
+    folder = staging_folder(dst).name if is_remote(dst) else f"{dst}.partial"
+    print(shown(f"planned {chunks} chunks in {folder}"))
 
 
 def render(
@@ -150,7 +153,7 @@ def finish(
     if json:
         print_json(summary_of(manifest))
     else:
-        print(shown(f"wrote {dst} with {manifest}"))
+        print(shown(f"wrote {url_of(dst)} with {url_of(manifest)}"))
 
 
 def _tell(message: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
+from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
@@ -122,7 +123,7 @@ def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Sou
     source = open_source(path, split)
     samples = source.samples if limit_per_class is None else first_of_each_class(source, limit_per_class)
     if not samples:
-        raise UserError(f"{path} has no images to {split} on")
+        raise UserError(f"{url_of(path)} has no images to {split} on")
     return source, samples
 
 
@@ -168,7 +169,7 @@ def different_size(
 ) -> str:
     """The line for an image of another size than the first; sizes are (H, W, 3)."""
     return (
-        f"{path}: {sample.name} has {shape[1]}x{shape[0]} px and {first.name} "
+        f"{url_of(path)}: {sample.name} has {shape[1]}x{shape[0]} px and {first.name} "
         f"{expected[1]}x{expected[0]} px: give an image size that all are brought to"
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 from unlearnable_kernels.data import manifest_entries
 from unlearnable_kernels.data.manifest_entries import Entry, is_entry, is_within, read_parts, write_parts
 from unlearnable_kernels.data.named import parse
-from unlearnable_kernels.data.remote import file_at, is_remote, read_file
+from unlearnable_kernels.data.remote import file_at, is_remote, read_file, url_of
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import parse_json, write_file
 
@@ -204,32 +204,34 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = read_file(path) if is_remote(path) else path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{folder}: not a protected dataset: it has no {MANIFEST_NAME}") from None
+        raise UserError(f"{url_of(folder)}: not a protected dataset: it has no {MANIFEST_NAME}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{url_of(path)}: cannot be read: {error.strerror}") from None
     try:
         manifest = parse_json(text)
         canonical(manifest)  # half a character was never written, and has no mac
     except UnicodeEncodeError:
-        raise UserError(f"{path}: damaged: not valid JSON") from None
+        raise UserError(f"{url_of(path)}: damaged: not valid JSON") from None
     except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}") from None
+        raise UserError(f"{url_of(path)}: damaged: {error}") from None
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: not a manifest, which is a JSON object")
+        raise UserError(f"{url_of(path)}: not a manifest, which is a JSON object")
     for name, kind in _REQUIRED.items():
         if not isinstance(manifest.get(name), kind):
-            raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
+            raise UserError(f"{url_of(path)}: damaged: {name!r} is missing or malformed")
     if not all(isinstance(name, str) for name in manifest["classes"]):
-        raise UserError(f"{path}: damaged: 'classes' is missing or malformed")
+        raise UserError(f"{url_of(path)}: damaged: 'classes' is missing or malformed")
     if (kinds := _ENTRIES.get(manifest["schema"])) is None:
         known = " and ".join(map(str, _ENTRIES))
-        raise UserError(f"{path}: manifest schema {manifest['schema']}, but this version reads {known}")
+        raise UserError(
+            f"{url_of(path)}: manifest schema {manifest['schema']}, but this version reads {known}"
+        )
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
-            raise UserError(f"{path}: damaged: {name!r} is missing or malformed")
+            raise UserError(f"{url_of(path)}: damaged: {name!r} is missing or malformed")
     other = _ENTRIES[IN_PARTS if manifest["schema"] == INLINE else INLINE]
     if strange := [name for name in other if name in manifest]:
-        raise UserError(f"{path}: damaged: schema {manifest['schema']} has no {strange[0]!r}")
+        raise UserError(f"{url_of(path)}: damaged: schema {manifest['schema']} has no {strange[0]!r}")
     _check_listed(path, manifest)
     return Manifest(folder, manifest)
 
@@ -243,12 +245,12 @@ def _check_listed(path: Path, manifest: dict[str, Any]) -> None:
         except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
-            raise UserError(f"{path}: damaged: it lists the file {file!r}")
+            raise UserError(f"{url_of(path)}: damaged: it lists the file {file!r}")
     for name, digest in manifest["side_files"].items():
         if not is_within(name) or not isinstance(digest, str):
-            raise UserError(f"{path}: damaged: it lists the file {name!r}")
+            raise UserError(f"{url_of(path)}: damaged: it lists the file {name!r}")
     if not all(isinstance(digest, str) for digest in manifest.get("parts", ())):
-        raise UserError(f"{path}: damaged: 'parts' is missing or malformed")
+        raise UserError(f"{url_of(path)}: damaged: 'parts' is missing or malformed")
 
 
 def find_manifest(path: Path) -> Manifest | None:

@@ -212,7 +212,7 @@ def _unpacked(path: Path, data: bytes) -> Iterator[Entry]:
     files, names = (_texts(path, table[name]) for name in _TEXTS)
     hashes, labels, flags = (table[name].to_pylist() for name in ("sha256", "label", "protected"))
     for row in zip(files, hashes, labels, flags, names, strict=True):
-        if None in row[:4]:
+        if row[0] is None or None in row[:4]:
             raise UserError(f"{url_of(path)}: damaged: a row of it is not whole")
         yield Entry(row[0], row[1].hex(), *row[2:])
 

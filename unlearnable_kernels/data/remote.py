@@ -83,6 +83,18 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{url_of(path)}: cannot be read: {shown(reason)}") from None
 
 
+def check_store(folder: Path) -> None:
+    """Raise UserError unless the store of a remote folder is known here and, in S3, has its bucket.
+
+    Other stores tell no bucket that is not there from a folder that is not there, or make what is missing.
+    """
+    system, _ = _system(folder)
+    if "s3" in system.protocol:
+        bucket = Path(*folder.parts[:2])
+        with _reading(bucket):
+            system.info(_system(bucket)[1])
+
+
 def list_folder(folder: Path) -> tuple[list[str], list[File]]:
     """The folders and the files in a folder, both by name; dot-files are passed over.
 

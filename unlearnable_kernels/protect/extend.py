@@ -19,7 +19,7 @@ from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifes
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.quality import quality_text
-from unlearnable_kernels.data.remote import require_local
+from unlearnable_kernels.data.remote import require_local, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -127,8 +127,8 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     gone = [name for name, row in originals.items() if row is None]
     if gone and not prune:
         raise UserError(
-            f"{len(gone)} pictures of {earlier.dst} are not in {plan.task.source.root} any more, such as "
-            f"{shown(gone[0])}: give --prune to remove them too"
+            f"{len(gone)} pictures of {earlier.dst} are not in {url_of(plan.task.source.root)} any more, "
+            f"such as {shown(gone[0])}: give --prune to remove them too"
         )
     removed = earlier.manifest.get("removed", {}) | {name: entries[name] for name in gone}
     back = dict(zip(removed, match_originals(list(removed), new_names, fits), strict=True))

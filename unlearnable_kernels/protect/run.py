@@ -11,7 +11,7 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
-from unlearnable_kernels.data.remote import is_remote, url_of
+from unlearnable_kernels.data.remote import check_store, is_remote, url_of
 from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
@@ -153,6 +153,8 @@ def prepare(
     check_options(options)
     check_on_error(on_error)
     _, dst = check_places(find(src), Path(dst))
+    if is_remote(dst):
+        check_store(dst)
     source = open_training_images(src, labels, on_error)
     # A split's folder may have been opened as part of the whole that lies around it.
     check_places(source.root, dst)
@@ -174,7 +176,7 @@ def check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: 
         try:
             found |= dict.fromkeys(exposed(plan, manifest))
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: its manifest is damaged: {error}") from None
+            raise UserError(f"{url_of(path)}: its manifest is damaged: {error}") from None
     if names := list(found):
         told = (
             f"{len(names)} pictures, such as {shown(names[0])}, were published in another way before: with "
@@ -239,7 +241,7 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
         raise UserError(f"{dst} cannot be replaced by the protected dataset; choose a folder within it")
     for place in (dst, resolved(staging_folder(dst))):
         if place == src or src in place.parents or place in src.parents:
-            raise UserError(f"{place} must lie outside the source {src}, and not around it")
+            raise UserError(f"{url_of(place)} must lie outside the source {url_of(src)}, and not around it")
     return src, dst
 
 

@@ -12,6 +12,7 @@ from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, read_manifest
 from unlearnable_kernels.data.quality import mean_quality
+from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import replacing, require_replaceable, resolved
@@ -141,15 +142,15 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
     for name, registry in ((method, METHODS), (parameters.get("format"), WRITERS)):
         if not isinstance(name, str) or name not in registry:
             known = f"{registry.kind} {name!r} is not one of {', '.join(registry)}"
-            raise UserError(f"{dst}: {known}; a plug-in may be missing")
+            raise UserError(f"{url_of(dst)}: {known}; a plug-in may be missing")
     try:
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
         pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)
         triples = [(manifest["classes"][label], *pair) for label, pair in pairs]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"{dst}: its manifest is damaged: {error}") from None
+        raise UserError(f"{url_of(dst)}: its manifest is damaged: {error}") from None
     if not pairs:
-        raise UserError(f"{dst}: none of the images of the first {classes} classes is protected")
+        raise UserError(f"{url_of(dst)}: none of the images of the first {classes} classes is protected")
     return _write_sheet(contact_sheet(triples, heading), out_png)
 
 
@@ -160,7 +161,7 @@ def _protected_pairs(
     # What was skipped then is not looked at now.
     source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
     if manifest["source_listing_sha256"] != listing_digest(source):
-        raise UserError(f"{dst} was not made from the files that are in {src} now")
+        raise UserError(f"{url_of(dst)} was not made from the files that are in {url_of(src)} now")
     flags = {name: entry.protected for name, entry in manifest.samples()}
     outputs = WRITERS.create(manifest["parameters"]["format"]).outputs(source)
     protected = open_source(dst, "train")
@@ -171,7 +172,7 @@ def _protected_pairs(
         if sample.label >= classes or sample.label in found or not flags.get(name):
             continue
         if name not in present:
-            raise UserError(f"{dst}: {name} is missing")
+            raise UserError(f"{url_of(dst)}: {name} is missing")
         clean = load_image(source, sample, manifest["parameters"]["resize"])
         found[sample.label] = clean, load_image(protected, present[name], None)
     return sorted(found.items())

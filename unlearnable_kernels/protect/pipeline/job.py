@@ -9,6 +9,7 @@ from typing import Any
 
 from unlearnable_kernels.data.listing import Compact
 from unlearnable_kernels.data.manifest import Manifest, read_manifest, write_manifest
+from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.errors import UserError, shown
@@ -220,7 +221,7 @@ class Job:
         chunks = _Written(self.plan.chunks, lambda chunk: kept.get(chunk.index) or self.result(chunk))
         if all(len(chunk.skipped) == len(chunk.outputs) for chunk in chunks):
             raise UserError(
-                f"{self.source.root}: all of its {len(self.plan.outputs)} images had to be skipped"
+                f"{url_of(self.source.root)}: all of its {len(self.plan.outputs)} images had to be skipped"
             )
         with writing(self.staging.tree):
             self.plan.writer.seal(self.destination, chunks)

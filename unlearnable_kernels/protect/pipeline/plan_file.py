@@ -20,6 +20,7 @@ import numpy as np
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.listing import Names, Samples
+from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import parse_json, replacing
@@ -298,5 +299,5 @@ def _source(head: Head, samples: Samples, folder: Path) -> Source:
         Path(path), None if labels is None else Path(labels), "skip" if head.skip_bad else "raise"
     )
     if listing_digest(source) != head.header["source_listing_sha256"]:
-        raise UserError(f"{path} has changed since the plan in {folder} was made: plan again")
+        raise UserError(f"{url_of(Path(path))} has changed since the plan in {folder} was made: plan again")
     return source
