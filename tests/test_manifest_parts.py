@@ -253,3 +253,18 @@ def test_a_small_set_has_no_parts(tmp_path: Path, parts: object) -> None:
     (tmp_path / "dst" / part_name(0)).touch()
     with pytest.raises(UserError, match=r"manifest\.json: damaged: schema 1 has no 'parts'$"):
         verify_dataset(tmp_path / "dst")
+
+
+def test_names_from_a_manifest_are_one_line(parted: Path, tmp_path: Path) -> None:
+    rewritten(parted, lambda entries: [entries[0]._replace(file="a\n\x1b[31mb"), *entries])
+    with pytest.raises(UserError, match=r"1 files missing, such as a\\n\\x1b\[31mb$"):
+        Protected(parted, verify=True)
+    with pytest.raises(UserError, match=r"is of class None here and 'ant' there$") as error:
+        Protected(parted)
+    assert r": a\n\x1b[31mb is" in str(error.value)
+    with pytest.raises(UserError, match=r"holds this dataset, but a\\n\\x1b\[31mb is missing; "):
+        protect(tmp_path / "src", parted, fraction=0.5)
+    rewritten(parted, lambda entries: [entries[1]._replace(file="a\nb"), *entries[1:]])
+    (parted / "a\nb").touch()
+    with pytest.raises(UserError, match=r"holds this dataset, but a\\nb has changed; "):
+        protect(tmp_path / "src", parted, fraction=0.5)
