@@ -163,6 +163,14 @@ def linked(dst: Path) -> None:
             lambda d: rewritten(d, lambda e: [e[0]._replace(label=3), *e]),
             "lists the file 'train/ant/00.png'$",
         ),
+        (
+            lambda d: rewritten(d, lambda e: [e[0]._replace(file="train//ant/00.png"), *e[1:]]),
+            "lists the file 'train//ant/00.png'$",
+        ),
+        (
+            lambda d: rewritten(d, lambda e: [*e, e[0]._replace(file="./train/ant/00.png")]),
+            r"lists the file '\./train/ant/00.png'$",
+        ),
         (lambda d: fields_of(d, parts=[3]), "'parts' is missing or malformed$"),
         (lambda d: fields_of(d, files=5), "manifest.json: damaged: schema 2 has no 'files'$"),
         (lambda d: fields_of(d, files={}, schema=1), "damaged: schema 1 has no 'entries'$"),
@@ -268,3 +276,9 @@ def test_names_from_a_manifest_are_one_line(parted: Path, tmp_path: Path) -> Non
     (parted / "a\nb").touch()
     with pytest.raises(UserError, match=r"holds this dataset, but a\\nb has changed; "):
         protect(tmp_path / "src", parted, fraction=0.5)
+
+
+def test_readers_take_no_picture_that_is_listed_twice(parted: Path) -> None:
+    rewritten(parted, lambda entries: [*entries, entries[0]._replace(protected=not entries[0].protected)])
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: it lists 'ant/00\.png' twice$"):
+        Protected(parted)
