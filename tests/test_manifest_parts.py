@@ -163,6 +163,14 @@ def linked(dst: Path) -> None:
             lambda d: rewritten(d, lambda e: [e[0]._replace(label=3), *e]),
             "lists the file 'train/ant/00.png'$",
         ),
+        (
+            lambda d: rewritten(d, lambda e: [e[0]._replace(file="train//ant/00.png"), *e[1:]]),
+            "lists the file 'train//ant/00.png'$",
+        ),
+        (
+            lambda d: rewritten(d, lambda e: [*e, e[0]._replace(file="./train/ant/00.png")]),
+            r"lists the file '\./train/ant/00.png'$",
+        ),
         (lambda d: fields_of(d, parts=[3]), "'parts' is missing or malformed$"),
         (lambda d: fields_of(d, files=5), "manifest.json: damaged: schema 2 has no 'files'$"),
         (lambda d: fields_of(d, files={}, schema=1), "damaged: schema 1 has no 'entries'$"),
@@ -253,3 +261,24 @@ def test_a_small_set_has_no_parts(tmp_path: Path, parts: object) -> None:
     (tmp_path / "dst" / part_name(0)).touch()
     with pytest.raises(UserError, match=r"manifest\.json: damaged: schema 1 has no 'parts'$"):
         verify_dataset(tmp_path / "dst")
+
+
+def test_names_from_a_manifest_are_one_line(parted: Path, tmp_path: Path) -> None:
+    rewritten(parted, lambda entries: [entries[0]._replace(file="a\n\x1b[31mb"), *entries])
+    with pytest.raises(UserError, match=r"1 files missing, such as a\\n\\x1b\[31mb$"):
+        Protected(parted, verify=True)
+    with pytest.raises(UserError, match=r"is of class None here and 'ant' there$") as error:
+        Protected(parted)
+    assert r": a\n\x1b[31mb is" in str(error.value)
+    with pytest.raises(UserError, match=r"holds this dataset, but a\\n\\x1b\[31mb is missing; "):
+        protect(tmp_path / "src", parted, fraction=0.5)
+    rewritten(parted, lambda entries: [entries[1]._replace(file="a\nb"), *entries[1:]])
+    (parted / "a\nb").touch()
+    with pytest.raises(UserError, match=r"holds this dataset, but a\\nb has changed; "):
+        protect(tmp_path / "src", parted, fraction=0.5)
+
+
+def test_readers_take_no_picture_that_is_listed_twice(parted: Path) -> None:
+    rewritten(parted, lambda entries: [*entries, entries[0]._replace(protected=not entries[0].protected)])
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: it lists 'ant/00\.png' twice$"):
+        Protected(parted)

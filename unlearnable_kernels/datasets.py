@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
 from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.data.source import Source, load_image, open_source
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -103,7 +103,7 @@ def _verify(root: str, manifest: Manifest | None) -> None:
     for kind in ("missing", "changed"):
         if names := getattr(report, kind):
             raise UserError(
-                f"{root} differs from its manifest: {len(names)} files {kind}, such as {names[0]}"
+                f"{root} differs from its manifest: {len(names)} files {kind}, such as {shown(names[0])}"
             )
 
 
@@ -134,5 +134,5 @@ def _listed_flags(source: Source, manifest: Manifest, root: str) -> list[bool]:
 
 def _differs(root: str, name: str, present: str | None, listed: str | None) -> UserError:
     return UserError(
-        f"{root} differs from its manifest: {name} is of class {present!r} here and {listed!r} there"
+        f"{root} differs from its manifest: {shown(name)} is of class {present!r} here and {listed!r} there"
     )

@@ -91,11 +91,16 @@ class Manifest(Mapping[str, Any]):
     def samples(self) -> Iterator[tuple[str, Entry]]:
         """The entries by the names of their samples, as ``open_source`` gives them for the protected set.
 
-        They are relative to the split's folder, suffix included. Raises UserError as ``entries`` does.
+        They are relative to the split's folder, suffix included, and each is another one: readers make
+        tables of them. Raises UserError as ``entries`` does, or where one is listed twice.
         """
-        prefix = f"{self.fields['prefix']}/" if self.fields.get("prefix") else ""
+        prefix, names = f"{self.fields['prefix']}/" if self.fields.get("prefix") else "", set[str]()
         for entry in self.entries():
-            yield entry.file.removeprefix(prefix) if entry.name is None else entry.name, entry
+            name = entry.file.removeprefix(prefix) if entry.name is None else entry.name
+            if name in names:
+                raise UserError(f"{self._path}: damaged: it lists {name!r} twice")
+            names.add(name)
+            yield name, entry
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """Each file that it vouches for, relative to ``folder``, and its SHA-256; not itself and its parts.

@@ -55,9 +55,10 @@ def is_entry(entry: Entry, classes: int) -> bool:
 
 
 def is_within(name: str) -> bool:
-    """Whether a path that a manifest lists stays in the set's folder."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and ".." not in parts and not name.startswith("/") and "\0" not in name
+    """Whether a path that a manifest lists stays in the set's folder, and is spelled as we would spell it."""
+    path = PurePosixPath(name)
+    inside = bool(path.parts) and ".." not in path.parts and not path.is_absolute()
+    return inside and "\0" not in name and path.as_posix() == name
 
 
 def part_name(number: int) -> str:

@@ -263,8 +263,8 @@ def _is_complete(ready: Ready) -> bool:
         raise UserError(f"{dst} holds something else (there is no {MANIFEST_NAME}); choose another name")
     _read_same(dst, plan)
     report = verify_dataset(dst, secret)
-    damage = [f"{name} is missing" for name in report.missing] + [
-        f"{name} has changed" for name in report.changed
+    damage = [f"{shown(name)} is missing" for name in report.missing] + [
+        f"{shown(name)} has changed" for name in report.changed
     ]
     if report.key != "matches":
         damage.append(f"{MANIFEST_NAME} has changed")
