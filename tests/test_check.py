@@ -161,3 +161,28 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
     assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
     assert "files" not in found
+
+
+def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--workers", "0", "--json")
+    key = ("--key-file", "k")
+
+    def dry(*options: Any) -> str:
+        result = run(*command, "--dry-run", *options)
+        problems = [each["reason"] for each in json.loads(result.stdout)["problems"]]
+        assert result.returncode == (2 if problems else 0)
+        return "; ".join(problems)
+
+    assert "fraction must be above 0" in dry("--fraction", "0")
+    assert dry(*key, "--fraction", "0.5") == ""
+    assert run(*command, *key).returncode == 0
+    assert dry(*key) == ""
+    assert "holds a dataset that differs in strength" in dry(*key, "--intensity", "mild")
+    assert "give --key-file" in dry()
+    Path("out").rename("before")
+    assert dry() == ""
+    assert "published in another way before" in dry(*key, "--earlier", "before", "--intensity", "mild")
+    assert dry(*key, "--earlier", "before", "--intensity", "mild", "--accept-exposure") == ""
+    assert "give --key-file" in dry("--earlier", "before")
+    assert not list(Path().glob("out*"))

@@ -48,7 +48,7 @@ class Problem:
     Attributes:
         file: Its name below the dataset; "" for the dataset as a whole.
         reason: What is wrong.
-        remedy: What its owner can do.
+        remedy: What its owner can do; "" where the reason says so.
         skippable: Whether ``--on-error skip`` passes over it.
     """
 
@@ -209,7 +209,8 @@ def _trial(
         if not plan.writer.lossless:
             after = decode(encoded, sample.name)
         pixels += before.shape[0] * before.shape[1]
-        pairs.append((central(before), central(after)))
+        if plan.assignment[rows[sample.name]] >= 0:
+            pairs.append((central(before), central(after)))
     spent = time.perf_counter() - start
     looks = mean_quality(pairs)
     whole = sum(width * height for width, height in sizes.values()) / max(1, pixels)
