@@ -11,7 +11,8 @@ from PIL import Image, ImageCms
 from sample_images import photo
 from test_cli import run  # noqa: F401
 
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.data.formats.folder import FolderWriter
+from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.check import CheckReport, check_dataset
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
@@ -161,3 +162,63 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
     assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
     assert "files" not in found
+
+
+def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--workers", "0", "--json")
+    key = ("--key-file", "k")
+
+    def dry(*options: Any) -> str:
+        result = run(*command, "--dry-run", *options)
+        problems = [each["reason"] for each in json.loads(result.stdout)["problems"]]
+        assert result.returncode == (2 if problems else 0)
+        return "; ".join(problems)
+
+    assert "fraction must be above 0" in dry("--fraction", "0")
+    assert dry(*key, "--fraction", "0.5") == ""
+    assert run(*command, *key).returncode == 0
+    assert dry(*key) == ""
+    assert "holds a dataset that differs in strength" in dry(*key, "--intensity", "mild")
+    assert "give --key-file" in dry()
+    Path("out").rename("before")
+    assert dry() == ""
+    assert "published in another way before" in dry(*key, "--earlier", "before", "--intensity", "mild")
+    assert dry(*key, "--earlier", "before", "--intensity", "mild", "--accept-exposure") == ""
+    assert "give --key-file" in dry("--earlier", "before")
+    assert not list(Path().glob("out*"))
+
+
+@pytest.mark.parametrize("format", ["webp", "webdataset:images=webp"])
+def test_every_picture_too_large_for_its_format_is_listed(photos: Path, format: str) -> None:
+    for number in range(3):
+        Image.new("RGB", (17_000, 8)).save(photos / "dog" / f"wide{number}.jpg", quality=10)
+    found = check(photos, format=format)
+    assert [problem.file for problem in found.problems] == [f"dog/wide{number}.jpg" for number in range(3)]
+    assert found.problems[0].reason == "cannot be written as webp: 17000x8, at most 16383 pixels a side"
+    assert found.problems[0].remedy == "give --resize, or another --format"
+    assert (found.images, found.largest, found.sampled) == (5, (40, 30), 5)
+    assert found.stops("raise")
+    assert not found.stops("skip")
+    assert check(photos).problems == []
+    for path in photos.glob("*/*.png"):
+        path.unlink()
+    shutil.rmtree(photos / "cat")
+    assert check(photos, format=format).stops("skip")
+
+
+def test_what_only_the_encoder_refuses_is_listed_by_picture(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(self: FolderWriter, image: np.ndarray, destination: Any, name: str, profile: bytes) -> bytes:
+        if name.startswith("dog"):
+            raise ImageError(f"{name}: cannot be written as png: no")
+        return b"x"
+
+    monkeypatch.setattr(FolderWriter, "encode", encode)
+    found = check(photos, format="png")
+    assert [(each.file, each.skippable) for each in found.problems] == [
+        ("dog/0.png", True),
+        ("dog/1.png", True),
+    ]
+    assert (found.images, found.classes, found.sampled) == (3, {"cat": 3, "dog": 0}, 3)

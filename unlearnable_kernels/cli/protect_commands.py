@@ -4,10 +4,11 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from unlearnable_kernels.cli.check_output import look
 from unlearnable_kernels.cli.config_file import Config, typed
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.cli.protect_options import (
@@ -37,9 +38,6 @@ from unlearnable_kernels.cli.protect_options import (
 )
 from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.errors import UserError, shown
-
-if TYPE_CHECKING:
-    from unlearnable_kernels.protect.check import CheckReport
 
 _HOW = ("method", "intensity", "fraction", "format", "shard_size", "resize", "dataset_name")
 
@@ -85,7 +83,7 @@ def protect(
     accept_exposure: AcceptExposure = False,
     rehash: Rehash = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="As `unlearnable check`: write nothing.")
+        bool, typer.Option("--dry-run", help="As `unlearnable check`, with DST and --earlier: write nothing.")
     ] = False,
     json: AsJson = False,
     config: Config = None,
@@ -107,7 +105,8 @@ def protect(
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.extend import extend_dataset
     from unlearnable_kernels.protect.methods.method import METHODS
-    from unlearnable_kernels.protect.run import check_places, protect_dataset
+    from unlearnable_kernels.protect.pipeline.plan import Options
+    from unlearnable_kernels.protect.run import check_places, check_publishing, protect_dataset
 
     if extend and typed(*_HOW):
         raise UserError("with --extend, DST's manifest says how it was made: give no option of that")
@@ -128,18 +127,33 @@ def protect(
         raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
     if extend and (executor, address) != ("local", None):
         raise UserError("--extend works on this machine alone: leave out --executor and --address")
+    same: dict[str, Any] = {
+        "labels": labels,
+        "on_error": "skip" if on_error is OnError.skip else "raise",
+        "notify": lambda message: print(shown(message), file=sys.stderr),
+    }
     if dry_run:
         check_places(find(src), dst)
-        check(src, method, None, format, labels, resize, on_error, dataset_name, json)
+        known = (key_file, seed_compat) != (None, None)
+        secret = secret_from(key_file, seed_compat, insecure_key_permissions) if known else None
+        same |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
+        options = Options(chosen, **how)
+        look(
+            src,
+            options,
+            labels,
+            on_error,
+            json,
+            secret,
+            lambda: check_publishing(src, dst, options, secret, **same),
+        )
         return
     with progress() as report:
         common: dict[str, Any] = {
             "secret": secret_from(key_file, seed_compat, insecure_key_permissions),
-            "labels": labels,
             "workers": workers,
-            "on_error": "skip" if on_error is OnError.skip else "raise",
             "progress": report,
-            "notify": lambda message: print(shown(message), file=sys.stderr),
+            **same,
         }
         if extend:
             manifest = extend_dataset(src, dst, prune=prune, **common)
@@ -188,41 +202,11 @@ def check(
 
     Example: unlearnable check photos
     """
-    from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.protect.check import check_dataset
-    from unlearnable_kernels.protect.keys import Key
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
 
     options = Options(METHODS.create(method_text(method, intensity)), 1.0, format, resize, dataset_name)
-    with progress() as report:
-        found = check_dataset(src, options, Key.generate(), labels=labels, progress=report)
-    stops = found.stops("skip" if on_error is OnError.skip else "raise")
-    if json:
-        print_json({"stops": stops, **found.as_dict()})
-    else:
-        print_check(found)
-        print("protect would stop" if stops else "protect would go through")
-    if stops:
-        raise typer.Exit(2)
-
-
-def print_check(found: "CheckReport") -> None:
-    for each in found.problems:
-        name = f"{shown(each.file)}: " if each.file else ""
-        print(f"{name}{shown(each.reason)}; {each.remedy}")
-    if found.images:
-        counts = found.classes.values()
-        (w, h), (width, height) = found.smallest or (0, 0), found.largest or (0, 0)
-        print(
-            f"{found.images:,} pictures from {w}x{h} to {width}x{height} in {len(counts)} classes of "
-            f"{min(counts):,} to {max(counts):,}"
-        )
-    if found.output_bytes is not None and found.seconds is not None:
-        quality = "" if found.psnr is None else f", PSNR {found.psnr:.1f} dB"
-        quality += "" if found.ssim is None else f", SSIM {found.ssim:.2f}"
-        megabytes, seconds = found.output_bytes / 1e6, max(1, round(found.seconds))
-        print(f"expected: {megabytes:,.1f} MB in {seconds:,} s{quality} (from {found.sampled} pictures)")
+    look(src, options, labels, on_error, json)
 
 
 def verify(

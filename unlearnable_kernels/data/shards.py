@@ -196,9 +196,13 @@ class ShardWriter(Writer):
         if self.shard_size < 1:
             raise UserError(f"shard_size must be at least 1 image, not {self.shard_size}")
 
+    def format_of(self, name: str) -> str:
+        """The format that a sample is written in."""
+        return self.images
+
     def outputs(self, source: Source) -> Sequence[str]:
         """The source's names with the suffix of the images."""
-        return output_names(replace(source, prefix=""), lambda _: self.images)
+        return output_names(replace(source, prefix=""), self.format_of)
 
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:
         destination.parts.mkdir(parents=True, exist_ok=True)

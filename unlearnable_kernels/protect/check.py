@@ -3,7 +3,6 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import open_training_images
-from unlearnable_kernels.data.images import decode
+from unlearnable_kernels.data.images import LARGEST_SIDE, decode
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.quality import central, mean_quality
+from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Sample, Source, load_image, load_with_profile
-from unlearnable_kernels.data.writer import Destination
+from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Workspace
-from unlearnable_kernels.protect.pipeline.plan import Options, check_options, make_plan
+from unlearnable_kernels.protect.pipeline.plan import Options, check_options, make_plan, make_writer
 
 SAMPLE = 48  # images that are protected on trial
 ALWAYS = r"^a symbolic link|differ only by case"
@@ -36,6 +37,7 @@ _REMEDIES = (
     (r"symbolic link", "put the file itself there"),
     (r"outside the class folders", "move it into a class folder"),
     (r"truncated|corrupt", "save it anew from the original, or remove it"),
+    (r"cannot be written as", "give --resize, or another --format"),
     (r"one size", "give --resize"),
     (r"class without images", "add pictures, or remove the folder"),
 )
@@ -48,7 +50,7 @@ class Problem:
     Attributes:
         file: Its name below the dataset; "" for the dataset as a whole.
         reason: What is wrong.
-        remedy: What its owner can do.
+        remedy: What its owner can do; "" where the reason says so.
         skippable: Whether ``--on-error skip`` passes over it.
     """
 
@@ -125,37 +127,44 @@ def check_dataset(
         Problem(name, reason, _remedy(reason), skippable=not re.search(ALWAYS, reason))
         for name, reason in source.skipped
     ]
-    sizes, bad = _decode_all(source, options.resize, progress)
+    sizes, bad = _decode_all(source, make_writer(options, source), options.resize, progress)
+    expected: dict[str, Any] = {}
+    stop: list[Problem] = []
+    if sizes:
+        try:
+            expected, unwritten = _trial(source, sizes, options, secret)
+            bad += unwritten
+        except UserError as error:
+            skippable = isinstance(error, ImageError)
+            stop = [Problem("", str(error), _remedy(str(error)), skippable)]
     problems += [Problem(name, reason, _remedy(reason), skippable=True) for name, reason in bad]
     named = {problem.file for problem in problems}
     kept = [sample for sample in source.samples if sample.name not in named]
     if not kept:
-        return CheckReport(problems)
+        return CheckReport(problems + stop)
     counted = Counter(source.classes[sample.label] for sample in kept)
-    by_pixels = sorted(sizes.values(), key=lambda size: size[0] * size[1])
+    by_pixels = sorted((sizes[sample.name] for sample in kept), key=lambda size: size[0] * size[1])
     found: dict[str, Any] = {
         "images": len(kept),
         "classes": {name: counted[name] for name in source.classes},
         "smallest": by_pixels[0],
         "largest": by_pixels[-1],
     }
-    try:
-        expected = _trial(source, kept, sizes, options, secret)
-    except UserError as error:
-        skippable = isinstance(error, ImageError)
-        problems.append(Problem("", str(error), _remedy(str(error)), skippable))
-        expected = {}
-    return CheckReport(problems, **found, **expected)
+    return CheckReport(problems + stop, **found, **expected)
 
 
 def _remedy(reason: str) -> str:
     return next((what for pattern, what in _REMEDIES if re.search(pattern, reason)), "mend or remove it")
 
 
+def _reason(error: ImageError, sample: Sample) -> str:
+    return str(error).rpartition(f"{sample.name}: ")[2]
+
+
 def _decode_all(
-    source: Source, resize: int | None, progress: Progress
+    source: Source, writer: Writer, resize: int | None, progress: Progress
 ) -> tuple[dict[str, tuple[int, int]], list[tuple[str, str]]]:
-    """(width, height) of each picture by its name, after any resize; and why the others cannot be decoded."""
+    """(width, height) of each picture by its name, after any resize; why the others cannot be protected."""
     sizes: dict[str, tuple[int, int]] = {}
     bad: list[tuple[str, str]] = []
 
@@ -163,7 +172,12 @@ def _decode_all(
         try:
             height, width, _ = load_image(source, sample, resize).shape
         except ImageError as error:
-            return str(error).rpartition(f"{sample.name}: ")[2]
+            return _reason(error, sample)
+        # Any other writer takes what it is given as an array.
+        format = writer.format_of(sample.name) if isinstance(writer, FolderWriter | ShardWriter) else ""
+        limit = LARGEST_SIDE.get(format, max(width, height))
+        if max(width, height) > limit:
+            return f"cannot be written as {format}: {width}x{height}, at most {limit} pixels a side"
         return width, height
 
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -180,43 +194,50 @@ def _decode_all(
 
 def _trial(
     source: Source,
-    kept: Sequence[Sample],
     sizes: dict[str, tuple[int, int]],
     options: Options,
     secret: Secret,
-) -> dict[str, Any]:
-    """Protect a sample in memory; what that says of all of ``kept``."""
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Protect some of ``sizes`` in memory; what that says of all of them, and why some cannot be written."""
     plan = make_plan(source, secret, options, "skip")
     if len(set(sizes.values())) > 1:
         for part in (plan.writer, plan.method):
             if part.one_size:
                 raise UserError(f"pictures differ in size, but {part.name} needs one size")
     if not plan.method.per_image:
-        return {}
+        return {}, []
+    kept = [sample for sample in source.samples if sample.name in sizes]
     rows = {sample.name: row for row, sample in enumerate(source.samples)}
     chosen = [kept[len(kept) * number // min(SAMPLE, len(kept))] for number in range(min(SAMPLE, len(kept)))]
     quiet = Workspace(Path(), True, lambda _: None, no_progress)
     perturbation = plan.method.perturbation(plan.task, plan.parameters, list(plan.assignment), quiet)
     destination = Destination(Path(), Path(), source.without_samples(), plan.task.image.shape)
-    pairs, written, pixels = [], 0, 0
+    pairs, bad, written, pixels = [], [], 0, 0
     start = time.perf_counter()
     for sample in chosen:
         before, profile = load_with_profile(source, sample, options.resize)
         after = np.empty_like(before)
         perturbation.apply(before[None], [plan.assignment[rows[sample.name]]], after[None])
-        encoded = plan.writer.encode(after, destination, sample.name, profile)
+        try:
+            encoded = plan.writer.encode(after, destination, sample.name, profile)
+        except ImageError as error:
+            bad.append((sample.name, _reason(error, sample)))
+            continue
         written += len(encoded)
         if not plan.writer.lossless:
             after = decode(encoded, sample.name)
         pixels += before.shape[0] * before.shape[1]
-        pairs.append((central(before), central(after)))
+        if plan.assignment[rows[sample.name]] >= 0:
+            pairs.append((central(before), central(after)))
     spent = time.perf_counter() - start
+    if not pixels:
+        return {}, bad
     looks = mean_quality(pairs)
-    whole = sum(width * height for width, height in sizes.values()) / max(1, pixels)
+    whole = sum(width * height for width, height in sizes.values()) / pixels
     return {
         "output_bytes": round(written * whole),
         "seconds": spent * whole / usable_cores(),
         "psnr": looks["psnr"],
         "ssim": looks["ssim"],
-        "sampled": len(chosen),
-    }
+        "sampled": len(chosen) - len(bad),
+    }, bad

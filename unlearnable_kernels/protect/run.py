@@ -187,6 +187,38 @@ def check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: 
         notify(f"warning: {told}")
 
 
+def check_publishing(
+    src: Path,
+    dst: Path,
+    options: Options,
+    secret: Secret | None,
+    *,
+    labels: Path | None,
+    on_error: str,
+    earlier: Sequence[Path],
+    accept_exposure: bool,
+    notify: Notify,
+) -> None:
+    """Check ``dst`` and ``earlier`` as ``protect_dataset`` does, with its arguments, and write nothing.
+
+    Without a secret there may be nothing to compare with.
+
+    Raises:
+        UserError: As ``protect_dataset`` does, or a key is needed to tell.
+    """
+    _, dst = check_places(find(src), Path(dst))
+    if secret is None:
+        empty = not dst.exists() or (dst.is_dir() and not any(dst.iterdir()))
+        if earlier or (_has_files(dst) if is_remote(dst) else not empty):
+            what = "--earlier" if earlier else f"what is in {url_of(dst)}"
+            raise UserError(f"{what} can be compared with the key alone: give --key-file")
+        return
+    ready = prepare(src, dst, options, secret, labels, on_error, notify)
+    check_exposure(ready.plan, earlier, accept_exposure, notify)
+    if _is_complete(ready):
+        notify(f"{url_of(dst)} is complete already")
+
+
 @contextmanager
 def telling_how_to_resume(notify: Notify) -> Iterator[None]:
     """Say so where Ctrl-C or SIGTERM ends the block."""

@@ -12,6 +12,8 @@ from unlearnable_kernels.extras import extra_module
 
 SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif", "bmp": ".bmp", "ppm": ".ppm"}
 JPEG_QUALITY = 95
+LARGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
+"""Pixels that a format's encoder takes; those of the others hold whatever is decoded."""
 
 
 def encode(image: np.ndarray, format: str, quality: int = JPEG_QUALITY, profile: bytes = b"") -> bytes:
