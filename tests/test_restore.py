@@ -253,5 +253,7 @@ def test_what_was_killed_while_it_tidied_up_is_complete(
     said: list[str] = []
     assert len(restored(protected, dst, notify=said.append)) == 6
     assert said == [f"{dst} is complete already"]
+    (tmp_path / "back.partial").mkdir()  # killed just before its last step
     with pytest.raises(UserError, match="back exists already; choose another name"):
         restored(protected, dst)
+    assert not (tmp_path / "back.partial").exists()

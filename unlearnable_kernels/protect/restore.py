@@ -70,7 +70,7 @@ def restore_dataset(
         raise UserError(f"{url_of(Path(dst))}: nothing is restored to a URL: give a folder on this machine")
     protected, dst = check_places(Path(protected), Path(dst))
     taken = dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
-    if taken and not (staging_folder(dst) / RESTORES_NAME).is_file():
+    if taken and not _may_be_left(staging_folder(dst)):
         raise UserError(f"{dst} exists already; choose another name")
     manifest = read_manifest(protected)
     if taken:
@@ -124,9 +124,19 @@ def _has_begun(staging: Staging, mac: str) -> bool:
 def _tidy_up(dst: Path, mac: str, secret: Secret) -> None:
     """Remove what this restoration left, killed when ``dst`` was whole. Raises UserError if it did not."""
     with Staging(dst, secret) as staging:
-        if staging.tree.exists() or not _has_begun(staging, mac):
-            raise UserError(f"{dst} exists already; choose another name")
-        staging.remove()
+        complete = _has_begun(staging, mac) and not staging.tree.exists()
+        if complete or [*staging.folder.iterdir()] == [staging.folder / "lock"]:
+            staging.remove()
+    if not complete:
+        raise UserError(f"{dst} exists already; choose another name")
+
+
+def _may_be_left(folder: Path) -> bool:
+    """Whether a restoration may have left this staging folder, killed while it tidied up."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return RESTORES_NAME in names or names <= {"lock"}
 
 
 def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbation:
