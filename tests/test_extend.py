@@ -289,6 +289,23 @@ def test_the_same_source_opened_in_another_way_is_refused(src: Path, tmp_path: P
         extend(src / "train", tmp_path / "dst")
 
 
+@pytest.mark.parametrize(
+    ("gone", "other", "left"), [("a.JPG", "a.gif", "a.png"), ("a.png", "a.gif", "a.gif.png")]
+)
+def test_a_picture_is_pruned_whose_stem_another_has(tmp_path: Path, gone: str, other: str, left: str) -> None:
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    (src / "c").mkdir(parents=True)
+    for number, name in enumerate((gone, other, "b.jpg")):
+        Image.new("RGB", (8 + number, 8)).save(src / "c" / name)
+    before = protect(src, dst)
+    assert f"c/{left}" in before
+    (src / "c" / gone).unlink()
+    notes = extend(src, dst, prune=True)
+    assert notes[-1].startswith("added 0 pictures and removed 1;")
+    assert pictures(dst) == {name: data for name, data in before.items() if name != f"c/{gone}"}
+    assert extend(src, dst) == [f"{dst} has all of it already"]
+
+
 def test_what_was_pruned_comes_back_as_it_was(src: Path, tmp_path: Path) -> None:
     before = protect(src, tmp_path / "dst", fraction=0.5)
     shutil.copytree(src, tmp_path / "all")
@@ -338,6 +355,20 @@ def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
         extend(src, tmp_path / "dst", progress=progress)
     add_class(src, "a")
     assert extend(src, tmp_path / "dst")[-1].startswith("added 8 pictures")
+
+
+def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) -> None:
+    def progress(what: str, done: int, total: int) -> None:
+        if done >= 4:
+            raise Killed
+
+    protect(src, tmp_path / "dst")
+    add_class(src, "b")
+    with pytest.raises(Killed):
+        extend(src, tmp_path / "dst", progress=progress)
+    for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
+        picture.write_bytes(bytes(picture.stat().st_size))
+    extend(src, tmp_path / "dst")  # and verifies
 
 
 def test_two_who_extend_at_once_lose_nothing(

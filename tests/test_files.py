@@ -108,6 +108,13 @@ def test_a_file_is_written_over_an_older_one_but_not_through_a_link(tmp_path: Pa
     with pytest.raises(WriteError, match=rf"^cannot write {link}: "):
         write_file(link, b"new")
     assert path.read_bytes() == b"short"
+    second, pipe = tmp_path / "second.bin", tmp_path / "pipe"
+    second.hardlink_to(path)
+    os.mkfifo(pipe)
+    for planted in (second, pipe):
+        write_file(planted, b"new")
+        assert planted.read_bytes() == b"new"
+    assert path.read_bytes() == b"short"
 
 
 def test_only_a_file_of_the_same_kind_may_be_replaced(tmp_path: Path) -> None:

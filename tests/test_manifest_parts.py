@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow
 import pytest
 from pyarrow import parquet
 from sample_shards import KEY, protect, write_pictures
@@ -13,7 +17,7 @@ from sample_shards import KEY, protect, write_pictures
 from unlearnable_kernels.cli.protect_commands import summary_of
 from unlearnable_kernels.data import manifest_entries
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, find_manifest, read_manifest
-from unlearnable_kernels.data.manifest_entries import Entry, part_name, read_parts, write_parts
+from unlearnable_kernels.data.manifest_entries import Entry, part_name, read_parts, text_array, write_parts
 from unlearnable_kernels.datasets import Protected
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.extend import extend_dataset
@@ -102,14 +106,18 @@ def rewritten(dst: Path, change: Callable[[list[Entry]], list[Entry]]) -> None:
     (dst / MANIFEST_NAME).write_text(json.dumps(sign(fields, KEY)))
 
 
-def with_table(dst: Path, change: Callable[[Any], Any]) -> None:
+def with_table(dst: Path, change: Callable[[Any], Any], **settings: Any) -> None:
     """Another table in the first part, with its hash in the manifest."""
     path = dst / part_name(0)
     table = parquet.ParquetFile(path).read()  # read_table would import pandas
-    parquet.write_table(change(table), path)
+    parquet.write_table(change(table), path, **{"compression": "none", "use_dictionary": False} | settings)
     fields = json.loads((dst / MANIFEST_NAME).read_text())
     fields["parts"][0] = hashlib.sha256(path.read_bytes()).hexdigest()
     (dst / MANIFEST_NAME).write_text(json.dumps(fields))
+
+
+def renamed(table: Any, name: str) -> Any:
+    return table.set_column(4, table.schema.field("name"), text_array([name] * len(table), pyarrow.string()))
 
 
 def fields_of(dst: Path, **changes: Any) -> None:
@@ -138,6 +146,14 @@ def linked(dst: Path) -> None:
         ),
         (lambda d: with_table(d, lambda t: t.slice(0, 0)), "must have 1 to 2 entries, not 0"),
         (lambda d: with_table(d, lambda t: t.slice(0, 1)), "it has 9 entries, and its parts 8$"),
+        (lambda d: with_table(d, lambda t: t, compression="zstd"), "one row group without compression and"),
+        (lambda d: with_table(d, lambda t: t, use_dictionary=True), "without compression and dictionaries$"),
+        (lambda d: with_table(d, lambda t: t, row_group_size=1), "must be one row group"),
+        (
+            lambda d: with_table(d, lambda t: t, column_encoding={"file": "DELTA_BYTE_ARRAY"}),
+            "not Parquet, or damaged .*DeltaByteArray",
+        ),
+        (lambda d: with_table(d, lambda t: renamed(t, "é" * 2049)), "a name must have at most 4096 bytes$"),
         (lambda d: rewritten(d, lambda e: [*e, e[0]]), "it lists the file 'train/ant/00.png' twice$"),
         (lambda d: rewritten(d, lambda e: [e[0], *e]), "it lists 'train/ant/00.png' twice$"),
         (lambda d: rewritten(d, lambda e: [e[0]._replace(file="../a"), *e[1:]]), r"lists the file '\.\./a'$"),
@@ -148,6 +164,8 @@ def linked(dst: Path) -> None:
             "lists the file 'train/ant/00.png'$",
         ),
         (lambda d: fields_of(d, parts=[3]), "'parts' is missing or malformed$"),
+        (lambda d: fields_of(d, files=5), "manifest.json: damaged: schema 2 has no 'files'$"),
+        (lambda d: fields_of(d, files={}, schema=1), "damaged: schema 1 has no 'entries'$"),
         (lambda d: fields_of(d, schema=1), "'files' is missing or malformed$"),
     ],
 )
@@ -173,3 +191,65 @@ def test_an_earlier_attempt_leaves_no_part(tmp_path: Path, few: None) -> None:
     assert (count, len(digests)) == (3, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [part_name(0), part_name(1)]
     assert list(read_parts(tmp_path, digests)) == entries[:3]
+
+
+def test_a_large_set_of_the_version_before_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = protect(write_pictures(tmp_path / "src"), tmp_path / "dst")
+    monkeypatch.setattr(manifest_entries, "PART_ENTRIES", 2)
+    assert protect(tmp_path / "src", tmp_path / "dst") == before
+    extend_dataset(tmp_path / "src", tmp_path / "dst", secret=KEY, workers=0)
+    assert not (tmp_path / "dst" / part_name(0)).exists()
+
+
+def test_a_part_whose_metadata_lie_takes_no_more_than_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [Entry("a.tar", "00" * 32, 0, True, "n" * 4096)] * 2000
+    write_parts(tmp_path, entries)
+    with parquet.ParquetFile(tmp_path / part_name(0)) as file:
+        table = file.read()
+    parquet.write_table(table, tmp_path / part_name(0), compression="none")  # one text, in a dictionary
+    digest = hashlib.sha256((tmp_path / part_name(0)).read_bytes()).hexdigest()
+    monkeypatch.setattr(manifest_entries, "_is_plain", lambda metadata: True)
+    pool = pyarrow.proxy_memory_pool(before := pyarrow.default_memory_pool())
+    tracemalloc.start()
+    pyarrow.set_memory_pool(pool)
+    try:
+        assert next(read_parts(tmp_path, [digest])) == entries[0]
+        assert pool.max_memory() < 2**20
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        pyarrow.set_memory_pool(before)
+        tracemalloc.stop()
+
+
+def test_names_that_cannot_be_read_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^n{80}…: a name must have at most 4096 bytes to be listed$"):
+        write_parts(tmp_path, [Entry("a.tar", "00" * 32, 0, True, "n" * 4097)])
+
+
+def test_a_part_is_a_file_of_limited_size(parted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = read_manifest(parted)
+    monkeypatch.setattr(manifest_entries, "_LARGEST", 10)
+    with pytest.raises(UserError, match=r"00000\.pq: must be at most 10 bytes, and is larger$"):
+        list(fields.entries())
+    fsspec.filesystem("memory").put_file(str(parted / part_name(0)), f"/limit/{part_name(0)}")
+    with pytest.raises(UserError, match=r"^memory://limit/.*: must be at most 10 bytes, and is larger$"):
+        list(read_parts(Path("memory://limit"), fields["parts"]))
+    with pytest.raises(UserError, match=r"^memory://none/.*: missing, although the manifest lists it$"):
+        list(read_parts(Path("memory://none"), fields["parts"]))
+    (parted / part_name(0)).unlink()
+    os.mkfifo(parted / part_name(0))
+    with pytest.raises(UserError, match=r"00000\.pq: not a file, and so no part of the manifest$"):
+        verify_dataset(parted)
+
+
+@pytest.mark.parametrize("parts", [5, None, ["x"]])
+def test_a_small_set_has_no_parts(tmp_path: Path, parts: object) -> None:
+    protect(write_pictures(tmp_path / "src", 1), tmp_path / "dst")
+    fields_of(tmp_path / "dst", parts=parts)
+    (tmp_path / "dst" / part_name(0)).touch()
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: schema 1 has no 'parts'$"):
+        verify_dataset(tmp_path / "dst")

@@ -49,6 +49,11 @@ def test_what_could_be_either_is_neither() -> None:
     assert match_originals(["a.webp"], ["a.jpg", "a.png"]) == [None]
 
 
+def test_an_original_that_is_gone_leaves_its_copy_to_no_other() -> None:
+    assert match_originals(["a.png", "a.gif.png"], ["a.gif"]) == [None, 0]
+    assert match_originals(["a.JPG", "a.png"], ["a.gif"], lambda name, _: name.endswith(".png")) == [None, 0]
+
+
 def test_dots_in_folders_are_no_suffix() -> None:
     assert [stem("v1.0/a"), stem("v1.0/a.b.png"), stem("a.png"), stem("a")] == [
         "v1.0/a",

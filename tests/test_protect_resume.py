@@ -357,8 +357,29 @@ def test_a_copied_source_resumes_whatever_its_times(tmp_path: Path, monkeypatch:
     rendered, notes = rendered_pictures(monkeypatch), list[str]()
     after = protect(copied, dst, notify=notes.append)
     assert rendered == [f"c1/{number:03}.png" for number in (1, 3, 5, 7)]
-    assert notes[1] == "resuming: 4 of 8 images are done"
+    assert notes[1].startswith("pictures have other times of change than when this was begun")
+    assert notes[2] == "resuming: 4 of 8 images are done"
     assert after == protect(tree, tmp_path / "whole")
+
+
+def test_what_was_replaced_by_its_size_is_rendered_again_with_rehash(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    picture = tree / "train" / "c0" / "000.bmp"
+    Image.new("RGB", (9, 7), "white").save(picture)
+    interrupted(tree, dst, 8)
+    Image.new("RGB", (9, 7), "black").save(picture)
+    os.utime(picture, ns=(1, 1))
+    assert protect(tree, dst, rehash=True) == protect(tree, tmp_path / "whole")
+
+
+def test_what_was_skipped_and_is_mended_comes_in(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "dst"
+    bad = tree / "train" / "c0" / "002.png"
+    good = bad.read_bytes()
+    bad.write_bytes(bytes(len(good)))
+    interrupted(tree, dst, 8, on_error="skip")
+    bad.write_bytes(good)
+    assert protect(tree, dst, on_error="skip") == protect(tree, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("format", ["png", "npz", "webdataset"])

@@ -125,6 +125,23 @@ def test_what_cannot_be_restored_is_refused(tree: Path, tmp_path: Path) -> None:
     assert "cannot be restored: its manifest has changed" in refused(protected, dst)
 
 
+def test_names_that_clash_as_png_are_refused(tree: Path, tmp_path: Path) -> None:
+    cat, long = tree / "train" / "cat", "x" * 251
+    jpeg = encode(picture(0), "jpeg")
+    (cat / f"{long}.jpg").write_bytes(jpeg)
+    (cat / "0.png").rename(cat / f"{long}.png")
+    protected = protect(tree, tmp_path / "long", format="same")
+    assert refused(protected, tmp_path / "back").endswith(
+        "too long a name, of over 255 bytes with its suffix"
+    )
+    (cat / f"{long}.jpg").rename(cat / "a.jpg")
+    (cat / "a.png").mkdir()
+    (cat / "a.png" / "b.jpg").write_bytes(jpeg)
+    protected = protect(tree, tmp_path / "set", format="same")
+    told = refused(protected, tmp_path / "back")
+    assert told.endswith("cannot be restored: train/cat/a.png: a picture would lie where a folder is needed")
+
+
 def test_irp_is_refused(tree: Path, tmp_path: Path) -> None:
     options = {"filters": "irp", "kernel_size": 3, "strength": 0.3}
     protected = protect(tree, tmp_path / "set", **options)
@@ -178,25 +195,24 @@ def test_what_was_interrupted_goes_on(
     assert said[0] == "resuming: 2 of 6 pictures are done"
 
 
-def test_another_set_and_another_run_are_not_gone_on_with(
+def test_what_another_restoration_did_is_not_deleted(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CHUNK", 1)
     protected = protect(tree, tmp_path / "set", centred=True)
     other = protect(tree, tmp_path / "other")
-    whole = restored(other, tmp_path / "whole")
 
     def full(*_: object) -> None:
         raise WriteError("cannot write it: disk full")
 
-    for dst in ("back", "again"):
-        with pytest.raises(WriteError, match="disk full; run the same command again to resume"):
-            restored(protected, tmp_path / dst, progress=full)
-    said: list[str] = []
-    assert restored(other, tmp_path / "back", notify=said.append) == whole
-    assert [line for line in said if "resuming" in line] == []
-    anew = protect(tree, tmp_path / "again")  # where a restoration was begun
-    assert (anew / "manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
+    back, said = tmp_path / "back", list[str]()
+    with pytest.raises(WriteError, match="disk full; run the same command again to resume"):
+        restored(protected, back, progress=full)
+    for attempt in (restored, lambda _, dst: protect(tree, dst)):
+        with pytest.raises(UserError, match=r"back\.partial holds another unfinished run; choose another"):
+            attempt(other, back)
+    restored(protected, back, notify=said.append)
+    assert said[0] == "resuming: 1 of 6 pictures are done"
 
 
 def test_what_a_resize_took_is_said(tree: Path, tmp_path: Path) -> None:
@@ -216,3 +232,26 @@ def test_a_class_whose_folder_is_gone_moves_no_other(tree: Path, tmp_path: Path)
     for name in ("cat", "dog"):
         found = decode((tmp_path / "back" / "train" / name / "0.png").read_bytes(), name)
         assert psnr(picture(0), found) > 30  # 24 behind another class's filter
+
+
+@pytest.mark.parametrize("last", ["unlearnable_kernels.protect.restore.Staging.remove", "shutil.rmtree"])
+def test_what_was_killed_while_it_tidied_up_is_complete(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    protected, dst = protect(tree, tmp_path / "set", centred=True), tmp_path / "back"
+    other = protect(tree, tmp_path / "other")
+
+    def kill(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(last, kill)
+        with pytest.raises(SystemExit):
+            restored(protected, dst)
+    with pytest.raises(UserError, match="back exists already; choose another name"):
+        restored(other, dst)
+    said: list[str] = []
+    assert len(restored(protected, dst, notify=said.append)) == 6
+    assert said == [f"{dst} is complete already"]
+    with pytest.raises(UserError, match="back exists already; choose another name"):
+        restored(protected, dst)

@@ -15,7 +15,7 @@ from typing import Any
 from unlearnable_kernels.errors import UserError, WriteError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def resumable() -> Iterator[None]:
 
 
 def write_file(path: str | Path, data: bytes) -> None:
-    """Write a file, over an older one but not through a symbolic link.
+    """Write a new file, in the place of an older one but not of a symbolic link.
 
     Args:
         path: The file.
@@ -59,7 +59,13 @@ def write_file(path: str | Path, data: bytes) -> None:
         WriteError: The file cannot be written.
     """
     with writing(path):
-        descriptor = os.open(path, _CREATE, 0o666)
+        try:
+            descriptor = os.open(path, _CREATE, 0o666)
+        except FileExistsError:
+            if Path(path).is_symlink():
+                raise
+            Path(path).unlink()  # not through it: it may be a pipe, or another's file under a second name
+            descriptor = os.open(path, _CREATE, 0o666)
         try:
             write_all(descriptor, data)
         finally:

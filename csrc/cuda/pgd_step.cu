@@ -167,13 +167,14 @@ std::size_t shared_bytes(const PgdStepCuda& call, const Shares& shares, int pack
 
 // The fewest blocks of which three fit on a multiprocessor, or two, or one; 0 parts where none does.
 Shares shared_out(const PgdStepCuda& call, int pack) {
-  const std::size_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 1024;
+  constexpr std::size_t reserved = 1024, sums = 1024;  // of each block: the system's, and ours and some to spare
+  const std::size_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) + reserved;
   const int most_parts = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 8 : 1;
   const std::int64_t packs = call.size / pack;
   for (std::size_t together = 3; together > 0; --together)
     for (int parts = 1; parts <= most_parts; parts *= 2) {
       const Shares shares{packs, (packs + parts - 1) / parts, parts};
-      if (shared_bytes(call, shares, pack) <= most / together) return shares;
+      if (shared_bytes(call, shares, pack) + reserved + sums <= most / together) return shares;
     }
   return {};
 }

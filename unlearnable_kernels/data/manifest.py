@@ -24,6 +24,8 @@ from unlearnable_kernels.files import parse_json, write_file
 MANIFEST_NAME = "manifest.json"
 INLINE, IN_PARTS = 1, 2
 """Schemas: entries in the manifest itself, and in parts beside it."""
+INCIDENTAL = ("schema", "versions")
+"""Fields that a later version may write otherwise for the same set."""
 # One line for each entry of these; they are as long as the dataset.
 _TABLES = ("files", "side_files")
 _REQUIRED = {
@@ -227,6 +229,9 @@ def read_manifest(folder: Path) -> Manifest:
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
             raise UserError(f"{url_of(path)}: damaged: {name!r} is missing or malformed")
+    other = _ENTRIES[IN_PARTS if manifest["schema"] == INLINE else INLINE]
+    if strange := [name for name in other if name in manifest]:
+        raise UserError(f"{url_of(path)}: damaged: schema {manifest['schema']} has no {strange[0]!r}")
     _check_listed(path, manifest)
     return Manifest(folder, manifest)
 

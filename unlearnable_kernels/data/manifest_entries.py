@@ -1,10 +1,13 @@
 """What a manifest says of each image of a protected set, and the Parquet parts that hold it for large sets.
 
-A part is a table of at most ``PART_ENTRIES`` rows; the manifest has its SHA-256. It is written without a
-dictionary, so that what reading it takes is bounded by its own size and ``_LARGEST``.
+A part is a table of at most ``PART_ENTRIES`` rows; the manifest has its SHA-256. Whatever a hostile one says
+of itself, what reading it takes is bounded by its size, at most ``_LARGEST``: it is not compressed, and each
+text is read once, as from a dictionary, and must be short.
 """
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -12,13 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unlearnable_kernels.data.remote import is_remote, read_file, url_of
+from unlearnable_kernels.data.remote import file_at, is_remote, read_file, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.files import write_file
 
 PART_ENTRIES = 65_536
 _LARGEST = 2**27  # bytes of a part that is read: names of 2 KB each
+_LONGEST = 4096  # bytes of one text, as of a path on Linux
+_TEXTS = ("file", "name")
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SUFFIX = ".pq"  # not .parquet: a folder of tables would be read with them
 
 
@@ -75,7 +81,7 @@ def write_parts(folder: Path, entries: Iterable[Entry]) -> tuple[int, list[str]]
         The number of entries, and the SHA-256 of each part.
 
     Raises:
-        UserError: pyarrow is not installed.
+        UserError: pyarrow is not installed, or a name is longer than parts may have.
         WriteError: A part cannot be written.
     """
     for path in folder.glob(part_name(0).replace("00000", "*")):
@@ -91,21 +97,24 @@ def write_parts(folder: Path, entries: Iterable[Entry]) -> tuple[int, list[str]]
 
 def _packed_part(rows: Sequence[Entry]) -> bytes:
     arrow, parquet = extra_module("pyarrow"), extra_module("pyarrow.parquet")
-    schema, stream = _schema(), extra_module("pyarrow").BufferOutputStream()
+    schema, stream = _schema(), arrow.BufferOutputStream()
+    for text in (text for row in rows for text in (row.file, row.name or "")):
+        if len(text.encode()) > _LONGEST:
+            raise UserError(f"{shown(text[:80])}…: a name must have at most {_LONGEST} bytes to be listed")
     hashes = arrow.py_buffer(bytes.fromhex("".join(row.sha256 for row in rows)))
     flags = np.packbits([row.protected for row in rows], bitorder="little")
     columns = [
-        text_array([row.file for row in rows], schema.field("file").type),
+        text_array([row.file for row in rows], arrow.string()),
         arrow.Array.from_buffers(schema.field("sha256").type, len(rows), [None, hashes]),
         arrow.Array.from_buffers(
             arrow.int64(), len(rows), [None, arrow.py_buffer(np.array([row.label for row in rows], np.int64))]
         ),
         arrow.Array.from_buffers(arrow.bool_(), len(rows), [None, arrow.py_buffer(flags)]),
-        text_array([row.name for row in rows], schema.field("name").type),
+        text_array([row.name for row in rows], arrow.string()),
     ]
     table = arrow.Table.from_arrays(columns, schema=schema)
     parquet.write_table(
-        table, stream, version="2.6", compression="zstd", use_dictionary=False, write_statistics=False
+        table, stream, version="2.6", compression="none", use_dictionary=False, write_statistics=False
     )
     packed: bytes = stream.getvalue().to_pybytes()
     return packed
@@ -162,20 +171,30 @@ def read_parts(folder: Path, digests: Sequence[str]) -> Iterator[Entry]:
 
 
 def _read(path: Path) -> bytes:
+    missing = UserError(f"{url_of(path)}: missing, although the manifest lists it")
     if is_remote(path):
+        if (found := file_at(path)) is None:
+            raise missing
+        _check_size(path, found.size)
         return read_file(path)
     try:
         if path.is_symlink():
             raise UserError(f"{url_of(path)}: a symbolic link, not a part of the manifest")
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+        with os.fdopen(os.open(path, _READ), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{url_of(path)}: not a file, and so no part of the manifest")
+            _check_size(path, status.st_size)
+            return file.read(status.st_size)
     except FileNotFoundError:
-        raise UserError(f"{url_of(path)}: missing, although the manifest lists it") from None
+        raise missing from None
     except OSError as error:
         raise UserError(f"{url_of(path)}: cannot be read: {error.strerror}") from None
-    if len(data) > _LARGEST:
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > _LARGEST:
         raise UserError(f"{url_of(path)}: must be at most {_LARGEST} bytes, and is larger")
-    return data
 
 
 def _unpacked(path: Path, data: bytes) -> Iterator[Entry]:
@@ -186,9 +205,44 @@ def _unpacked(path: Path, data: bytes) -> Iterator[Entry]:
             raise UserError(f"{url_of(path)}: has other columns than a part of a manifest ({has})")
         if not 1 <= (count := file.metadata.num_rows) <= PART_ENTRIES:
             raise UserError(f"{url_of(path)}: must have 1 to {PART_ENTRIES} entries, not {count}")
-        columns = file.read(use_threads=False).columns
-    files, hashes, labels, flags, names = (column.to_pylist() for column in columns)
+        if not _is_plain(file.metadata):
+            raise UserError(f"{url_of(path)}: must be one row group without compression and dictionaries")
+    with parquet.ParquetFile(arrow.BufferReader(data), read_dictionary=_TEXTS) as file:
+        table = file.read(use_threads=False)
+    files, names = (_texts(path, table[name]) for name in _TEXTS)
+    hashes, labels, flags = (table[name].to_pylist() for name in ("sha256", "label", "protected"))
     for row in zip(files, hashes, labels, flags, names, strict=True):
         if None in row[:4]:
             raise UserError(f"{url_of(path)}: damaged: a row of it is not whole")
         yield Entry(row[0], row[1].hex(), *row[2:])
+
+
+def _is_plain(metadata: Any) -> bool:
+    """Whether nothing that a part says of itself makes it larger when it is read."""
+    if metadata.num_row_groups != 1:
+        return False
+    group = metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return all(
+        column.num_values == metadata.num_rows
+        and column.compression == "UNCOMPRESSED"
+        and not column.has_dictionary_page
+        for column in columns
+    )
+
+
+def _texts(path: Path, column: Any) -> list[str | None]:
+    found: list[str | None] = []
+    for chunk in column.chunks:
+        words = chunk.dictionary
+        if len(words) > PART_ENTRIES or (len(words) and _lengths(words).max() > _LONGEST):
+            raise UserError(f"{url_of(path)}: a name must have at most {_LONGEST} bytes")
+        table = words.to_pylist()
+        found += (None if index is None else table[index] for index in chunk.indices.to_pylist())
+    return found
+
+
+def _lengths(texts: Any) -> np.ndarray:
+    """The bytes of each text of an array of Arrow."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)
+    return np.diff(offsets[texts.offset : texts.offset + len(texts) + 1])

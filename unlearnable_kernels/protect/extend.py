@@ -15,7 +15,7 @@ import numpy as np
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images import decode
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.originals import match_originals, stem
 from unlearnable_kernels.data.quality import quality_text
@@ -118,9 +118,12 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     assert isinstance(plan.writer, FolderWriter)
     entries = {name: entry.protected for name, entry in earlier.manifest.samples()}
     names = plan.task.names
-    originals = dict(zip(entries, match_originals(list(entries), names), strict=True))
+    fits = plan.writer.fits
+    originals = dict(zip(entries, match_originals(list(entries), names, fits), strict=True))
     kept = {row: name for name, row in originals.items() if row is not None}
-    _refuse_doubtful(entries, [name for row, name in enumerate(names) if row not in kept])
+    new = [row for row in range(len(names)) if row not in kept]
+    new_names = [names[row] for row in new]
+    _refuse_doubtful(entries, new_names)
     gone = [name for name, row in originals.items() if row is None]
     if gone and not prune:
         raise UserError(
@@ -128,10 +131,10 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
             f"such as {shown(gone[0])}: give --prune to remove them too"
         )
     removed = earlier.manifest.get("removed", {}) | {name: entries[name] for name in gone}
-    back = dict(zip(removed, match_originals(list(removed), names), strict=True))
-    protected = {row: removed[name] for name, row in back.items() if row is not None}
+    back = dict(zip(removed, match_originals(list(removed), new_names, fits), strict=True))
+    protected = {new[at]: removed[name] for name, at in back.items() if at is not None}
     protected |= {row: entries[name] for row, name in kept.items()}
-    removed = {name: removed[name] for name, row in back.items() if row is None}
+    removed = {name: removed[name] for name, at in back.items() if at is None}
     header = plan.header | ({"removed": removed} if removed else {})
     task = plan.task
     chosen = exact_subset(task.secret, task.name, names, task.labels, task.fraction, protected)
@@ -274,7 +277,8 @@ def extend_dataset(
             staging.remove()
             raise
         staging.drop_other(plan.digest)
-        job = Job(source, plan, staging, on_error == "skip", progress)
+        # What takes the place of a finished set is worth the hashing.
+        job = Job(source, plan, staging, on_error == "skip", progress, rehash=True)
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)
@@ -297,6 +301,6 @@ def extend_dataset(
 
 def nothing_new(plan: Plan, earlier: Earlier) -> bool:
     """Whether the set is what the plan would make of it."""
-    header = {name: value for name, value in plan.header.items() if name != "versions"}
+    header = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     same = header == {name: earlier.manifest.get(name) for name in header}
     return same and sorted(earlier.published) == sorted(plan.outputs)

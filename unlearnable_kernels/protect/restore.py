@@ -14,19 +14,19 @@ from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import resumable, writing
+from unlearnable_kernels.files import replacing, resumable, write_file, writing
 from unlearnable_kernels.progress import Notify, Progress, no_progress
-from unlearnable_kernels.protect.keys import Secret
+from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import METHODS, Perturbation
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import written_chunk
-from unlearnable_kernels.protect.pipeline.plan import make_chunks
+from unlearnable_kernels.protect.pipeline.plan import check_names, make_chunks
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
 from unlearnable_kernels.protect.pipeline.probe import fingerprint
 from unlearnable_kernels.protect.pipeline.records import intact
-from unlearnable_kernels.protect.pipeline.staging import Staging
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, staging_folder
 from unlearnable_kernels.protect.run import check_places, telling_how_to_resume
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -69,9 +69,14 @@ def restore_dataset(
     if is_remote(Path(dst)):
         raise UserError(f"{url_of(Path(dst))}: nothing is restored to a URL: give a folder on this machine")
     protected, dst = check_places(Path(protected), Path(dst))
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    taken = dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
+    if taken and not (staging_folder(dst) / RESTORES_NAME).is_file():
         raise UserError(f"{dst} exists already; choose another name")
     manifest = read_manifest(protected)
+    if taken:
+        _tidy_up(dst, manifest["mac"], secret)
+        notify(f"{dst} is complete already")
+        return dst
     inverse = _inverse(protected, manifest, secret)
     # An empty class folder is of no account: the manifest says what each picture was filtered as.
     source = open_source(protected, on_error="skip")
@@ -80,16 +85,48 @@ def restore_dataset(
         assignment = [labels[sample.name] for sample in source.samples]
     except KeyError as error:
         raise UserError(f"{protected} cannot be restored: its manifest does not list {error}") from None
+    outputs = WRITERS.create(source.lossless_as).outputs(source)
+    try:
+        check_names(outputs)
+    except UserError as error:
+        raise UserError(f"{protected} cannot be restored: {error}") from None
+    chunks = _chunks(source, assignment, outputs, manifest["mac"])
     with resumable(), Staging(dst, secret) as staging:
-        if (staging.folder / PLAN_NAME).exists():
-            raise UserError(f"{staging.folder} holds another unfinished run; choose another name")
+        _begin(staging, manifest["mac"])
         with telling_how_to_resume(notify):
-            _write(source, assignment, inverse, staging, manifest["mac"], workers, notify, progress)
+            _write(source, chunks, inverse, staging, workers, notify, progress)
     size, count = manifest["parameters"].get("resize"), sum(each >= 0 for each in assignment)
     if size is not None:
         notify(f"pictures were brought to {size} pixels before they were protected, and stay at that")
     notify(f"restored {count} of {len(assignment)} pictures: {KNOWN}")
     return dst
+
+
+def _begin(staging: Staging, mac: str) -> None:
+    """Say in the staging folder whose estimates it holds. Raises UserError if it holds anything else."""
+    staging.refuse_run(PLAN_NAME)
+    if not _has_begun(staging, mac):
+        staging.refuse_run(RESTORES_NAME)
+        with replacing(staging.folder / RESTORES_NAME) as temporary:
+            write_file(temporary, _head(mac, staging.secret))
+
+
+def _head(mac: str, secret: Secret) -> bytes:
+    return canonical(sign({"restores": mac}, secret))
+
+
+def _has_begun(staging: Staging, mac: str) -> bool:
+    path = staging.folder / RESTORES_NAME
+    with writing(path):
+        return path.is_file() and path.read_bytes() == _head(mac, staging.secret)
+
+
+def _tidy_up(dst: Path, mac: str, secret: Secret) -> None:
+    """Remove what this restoration left, killed when ``dst`` was whole. Raises UserError if it did not."""
+    with Staging(dst, secret) as staging:
+        if staging.tree.exists() or not _has_begun(staging, mac):
+            raise UserError(f"{dst} exists already; choose another name")
+        staging.remove()
 
 
 def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbation:
@@ -115,10 +152,9 @@ def _inverse(protected: Path, manifest: Manifest, secret: Secret) -> Perturbatio
 
 def _write(
     source: Source,
-    assignment: list[int],
+    chunks: list[Chunk],
     inverse: Perturbation,
     staging: Staging,
-    mac: str,
     workers: int | None,
     notify: Notify,
     progress: Progress,
@@ -128,7 +164,6 @@ def _write(
     first = source.read(source.samples[0])
     shape = first.shape if hasattr(first, "shape") else (0, 0, 3)
     destination = Destination(staging.tree, staging.parts, source.without_samples(), shape)
-    chunks = _chunks(source, assignment, writer.outputs(source), mac)
     files = {chunk.index: writer.files(destination, chunk.index, chunk.outputs) for chunk in chunks}
     finished = staging.records.finished(
         chunks, lambda chunk, result: intact(files[chunk.index], result, rehash=True)
@@ -140,9 +175,10 @@ def _write(
         staging.tree.mkdir(exist_ok=True)
         writer.prepare(destination, [name for chunk in chunks for name in chunk.outputs])
     left = [chunk for chunk in chunks if chunk.index not in results]
-    done = len(assignment) - sum(len(chunk.samples) for chunk in left)
+    total = len(source.samples)
+    done = total - sum(len(chunk.samples) for chunk in left)
     if done:
-        notify(f"resuming: {done} of {len(assignment)} pictures are done")
+        notify(f"resuming: {done} of {total} pictures are done")
     rendering = Rendering(source.without_samples(), inverse, writer, destination, None, skip_bad=False)
     count = min(usable_cores() if workers is None else workers, len(left))
     with closing(execute(rendering, left, count if count > 1 else 0, staging.lock)) as new:
@@ -151,7 +187,7 @@ def _write(
             staging.records.add(chunk, result)
             results[result.index] = result
             done += len(chunk.samples)
-            progress("restoring", done, len(assignment))
+            progress("restoring", done, total)
     with writing(staging.tree):
         writer.seal(destination, [written_chunk(chunk, results[chunk.index]) for chunk in chunks])
     staging.publish()

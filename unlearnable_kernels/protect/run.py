@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.formats.loose import open_training_images
-from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.data.remote import check_store, is_remote, url_of
@@ -279,8 +279,8 @@ def _is_complete(ready: Ready) -> bool:
 def _read_same(dst: Path, plan: Plan) -> Manifest:
     """The manifest of a finished set. Raises UserError if another plan made it."""
     manifest = read_manifest(dst)
-    before = {name: manifest.get(name) for name in plan.header if name != "versions"}
-    now = {name: value for name, value in plan.header.items() if name != "versions"}
+    before = {name: manifest.get(name) for name in plan.header if name not in INCIDENTAL}
+    now = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     if changed := differences(before, now):
         raise UserError(
             f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}; add new pictures with "

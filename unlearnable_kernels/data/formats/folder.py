@@ -120,6 +120,10 @@ class FolderWriter(Writer):
         """The format that a sample is written in, one that ``encode`` takes."""
         return self.name
 
+    def fits(self, name: str, original: str) -> bool:
+        """Whether a sample called ``original`` is written under ``name`` where no other claims that."""
+        return name == _with_suffix(original, self.format_of(original))
+
     def outputs(self, source: Source) -> Sequence[str]:
         """The path of each sample's file in the protected tree, relative to its root."""
         names = output_names(source, self.format_of)

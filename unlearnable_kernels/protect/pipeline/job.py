@@ -28,7 +28,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import (
     write_plan,
 )
 from unlearnable_kernels.protect.pipeline.records import intact
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, differences
 from unlearnable_kernels.protect.sample_quality import sample_quality
 
 OF_THE_SOURCE = ("source_listing_sha256", "classes", "left_out", "versions", "plugins")
@@ -57,6 +57,7 @@ class Job:
             staging.tree, staging.parts, source.without_samples(), plan.task.image.shape
         )
         self._perturbation: Perturbation | None = None
+        self._touched: set[str] = set()  # digests of chunks whose pictures have other times than when planned
         self.is_new = False
 
     def begin(self, notify: Notify) -> None:
@@ -68,6 +69,7 @@ class Job:
             UserError: Another command began something here, or the method cannot protect this dataset.
         """
         staging = self.staging
+        staging.refuse_run(RESTORES_NAME)
         head = read_head(staging.folder)
         self.is_new = head is None
         if head is None:
@@ -78,6 +80,7 @@ class Job:
             refuse_another(head, self.plan, staging.folder)
             before = read_chunks(staging.folder, staging.secret)
             self.plan = self.plan.cut_as(before)
+            self._look_at_times(before, notify)
             if (head.digest, head.made_on) != (self.plan.digest, self.plan.made_on):
                 self._drop_what_changed(before, notify)
         if head != head_of(self.plan, self.skip_bad):
@@ -87,6 +90,20 @@ class Job:
                 folder.mkdir(exist_ok=True)
             self.plan.writer.prepare(self.destination, self.plan.outputs)
         self._perturb(notify)
+
+    def _look_at_times(self, before: list[Chunk], notify: Notify) -> None:
+        """A picture that was replaced by one of its size has another time; so has one that was copied."""
+        times = {chunk.digest: [sample.mtime_ns for sample in chunk.samples] for chunk in before}
+        self._touched = {
+            chunk.digest
+            for chunk in self.plan.chunks
+            if times.get(chunk.digest, found := [sample.mtime_ns for sample in chunk.samples]) != found
+        }
+        if self._touched and not self.rehash:
+            notify(
+                "pictures have other times of change than when this was begun, as copies have: if some were "
+                "replaced by others of their size, run it with --rehash"
+            )
 
     @contextmanager
     def leaving_nothing(self) -> Iterator[None]:
@@ -131,7 +148,7 @@ class Job:
     ) -> int:
         """Render every chunk that is wanted, unless it is done; the number of these chunks."""
         chunks = [chunk for chunk in self.plan.chunks if wanted(chunk.index)]
-        results = self.staging.records.finished(chunks, self._is_whole)
+        results = self.staging.records.finished(chunks, self._stays)
         total = sum(len(chunk.samples) for chunk in chunks)
         done = sum(len(chunk.samples) for chunk in chunks if chunk.index in results)
         if done:
@@ -164,6 +181,11 @@ class Job:
         if result.skipped and not self.skip_bad:
             return False
         return intact(self._files(chunk), result, self.rehash)
+
+    def _stays(self, chunk: Chunk, result: Result) -> bool:
+        """Whether it need not be rendered again; what was skipped may be readable by now."""
+        suspected = self.rehash and chunk.digest in self._touched
+        return not result.skipped and not suspected and self._is_whole(chunk, result)
 
     def result(self, chunk: Chunk) -> Result:
         """What became of a chunk that is finished."""

@@ -165,7 +165,7 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
     if plugins := describe_plugins([(METHODS, method.name), (WRITERS, writer.name)]):
         header["plugins"] = plugins
     outputs = writer.outputs(source)
-    _check_names(outputs)
+    check_names(outputs)
     return Plan(
         header=header,
         method=method,
@@ -195,14 +195,14 @@ def asked_of(options: Options) -> dict[str, Any]:
     }
 
 
-def _check_names(outputs: Sequence[str]) -> None:
+def check_names(outputs: Sequence[str]) -> None:
     """Raise UserError for a name that could not be written; better now than in the middle."""
     folders = {parent for name in outputs for parent in _parents(name)}
     for name in outputs:
         if any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
             raise UserError(f"{shown(name)}: too long a name, of over {_LONGEST_NAME} bytes with its suffix")
         if name in folders:
-            raise UserError(f"{shown(name)}: a picture would lie where a folder is needed; rename one")
+            raise UserError(f"{shown(name)}: a picture would lie where a folder is needed")
 
 
 def _parents(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 DST.partial/lock        held by whoever works here and by their workers: by one run, or by ranks that render
 DST.partial/rendering   held by workers on other machines
 DST.partial/plan.jsonl  what is being made; another plan is refused
+DST.partial/restores    instead of a plan: what `restore` undoes here, signed by the key
 DST.partial/records/    a file for each finished chunk, with the hashes of its files, signed by the key
 DST.partial/tree/       becomes DST
 DST.partial/parts/      what a format puts together in the end, such as the pixels of an .npz
@@ -35,7 +36,8 @@ from unlearnable_kernels.protect.pipeline.uploads import UPLOADED_NAME, upload_t
 # Workers of a killed run let go of the lock within moments; a live run does not.
 LOCK_WAIT = 5.0
 _LOCKS = ("lock", "rendering")
-_OWN = {*_LOCKS, PLAN_NAME, "records", "tree", "parts", "work", UPLOADED_NAME}
+RESTORES_NAME = "restores"
+_OWN = {*_LOCKS, PLAN_NAME, RESTORES_NAME, "records", "tree", "parts", "work", UPLOADED_NAME}
 # What a kill in the middle of replacing one of them leaves behind.
 _TEMPORARY = ".tmp"
 # What exchanges two folders on Linux and on macOS, and what the current folder is to it.
@@ -130,6 +132,13 @@ class Staging:
             with holding(self.folder / "rendering", fcntl.LOCK_EX | fcntl.LOCK_NB):
                 pass
 
+    def refuse_run(self, name: str) -> None:
+        """Raise UserError where another run, one that leaves a file of this name, has begun."""
+        if (self.folder / name).exists():
+            raise UserError(
+                f"{self.folder} holds another unfinished run; choose another name, or delete the folder"
+            )
+
     def drop_other(self, digest: str) -> None:
         """Clear what another plan than this one left: for a set that is finished, nothing of it is needed."""
         with contextlib.suppress(UserError):
@@ -189,8 +198,10 @@ class Staging:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=whatever_can_be)
-            elif path.name not in _LOCKS:
+            elif path.name not in (*_LOCKS, RESTORES_NAME):
                 path.unlink(missing_ok=True)
+        # Last: estimates have no manifest that tells, when this is killed, that they are whole.
+        (self.folder / RESTORES_NAME).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the staging folder, the lock last: a process that waits for it may make the folder anew."""
