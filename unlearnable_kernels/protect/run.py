@@ -11,7 +11,7 @@ from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
 from unlearnable_kernels.data.quality import quality_text
-from unlearnable_kernels.data.remote import check_store, is_remote, url_of
+from unlearnable_kernels.data.remote import check_store, is_remote, list_folder, url_of
 from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import UserError, shown
@@ -208,8 +208,7 @@ def check_publishing(
     """
     _, dst = check_places(find(src), Path(dst))
     if secret is None:
-        empty = not dst.exists() or (dst.is_dir() and not any(dst.iterdir()))
-        if earlier or (_has_files(dst) if is_remote(dst) else not empty):
+        if earlier or _has_something(dst):
             what = "--earlier" if earlier else f"what is in {url_of(dst)}"
             raise UserError(f"{what} can be compared with the key alone: give --key-file")
         return
@@ -330,3 +329,12 @@ def _is_complete_there(ready: Ready) -> bool:
         return True
     refuse_taken(dst, staging_folder(dst), secret)
     return False
+
+
+def _has_something(dst: Path) -> bool:
+    if not is_remote(dst):
+        return dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
+    try:
+        return any(list_folder(dst))
+    except UserError:  # there is no such folder
+        return False
