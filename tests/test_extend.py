@@ -344,28 +344,27 @@ def test_a_kill_while_tidying_up_brings_nothing_back(
     assert seen > 2
 
 
-def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
+def interrupted_growth(src: Path, dst: Path) -> None:
+    """Protect ``src``, add a class, and stop after the first pictures of what it grows to."""
+
     def progress(what: str, done: int, total: int) -> None:
         if done >= 4:
             raise Killed
 
-    protect(src, tmp_path / "dst")
+    protect(src, dst)
     add_class(src, "b")
     with pytest.raises(Killed):
-        extend(src, tmp_path / "dst", progress=progress)
+        extend(src, dst, progress=progress)
+
+
+def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
+    interrupted_growth(src, tmp_path / "dst")
     add_class(src, "a")
     assert extend(src, tmp_path / "dst")[-1].startswith("added 8 pictures")
 
 
 def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) -> None:
-    def progress(what: str, done: int, total: int) -> None:
-        if done >= 4:
-            raise Killed
-
-    protect(src, tmp_path / "dst")
-    add_class(src, "b")
-    with pytest.raises(Killed):
-        extend(src, tmp_path / "dst", progress=progress)
+    interrupted_growth(src, tmp_path / "dst")
     for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
         picture.write_bytes(bytes(picture.stat().st_size))
     extend(src, tmp_path / "dst")  # and verifies

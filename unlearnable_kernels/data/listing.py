@@ -5,6 +5,7 @@ As objects, the samples of ImageNet and the names of their copies take half a gi
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ class Sample:
 class Compact(Sequence[T]):
     """A sequence that makes its items as they are asked for; a slice of it is a view."""
 
+    @abstractmethod
     def item(self, position: int) -> T:
         """The item at ``position``, from 0 to ``len(self)`` - 1."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, key: int) -> T: ...

@@ -90,6 +90,11 @@ class ClassSpectra:
         return spectral_weights(gains, mixings, height, width, self.bands)
 
 
+def as_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] as bytes, rounded as the operator rounds; bytes as they are."""
+    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 def class_spectra(
     secret: Secret,
     dataset_name: str,

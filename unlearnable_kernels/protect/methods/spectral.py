@@ -22,6 +22,7 @@ from unlearnable_kernels.protect.methods.class_spectra import (
     TONE,
     ClassSpectra,
     Variant,
+    as_bytes,
     check_strengths,
     class_spectra,
 )
@@ -94,11 +95,6 @@ class SpectralMarks:
             while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _WEIGHTS:
                 self._kept.pop(next(iter(self._kept)))
             yield some, weights
-
-
-def as_bytes(images: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] as bytes, rounded as the operator rounds; bytes as they are."""
-    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @METHODS.register("spectral", "gives the images of a class a private spectrum, colour coupling and tone")

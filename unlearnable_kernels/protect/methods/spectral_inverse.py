@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
-from unlearnable_kernels.protect.methods.class_spectra import ClassSpectra
+from unlearnable_kernels.protect.methods.class_spectra import ClassSpectra, as_bytes
 
 _STEPS = 4096  # of the grid on which a curve is searched, over −0.5 … 1.5
 _DAMPING = 1e-3
@@ -38,7 +38,7 @@ class SpectralInverse:
             weights = undone(self.spectra.weights(np.array([one]), *images.shape[1:3]))
             label = torch.zeros(len(y), dtype=torch.int64)
             x = classwise_spectrum(y, label, weights, torch.zeros(1, 3, 0, 2))
-            out[rows] = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            out[rows] = as_bytes(x).permute(0, 2, 3, 1).numpy()
 
 
 def unbent(curves: Tensor) -> Tensor:
