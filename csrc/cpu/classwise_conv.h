@@ -52,6 +52,7 @@ struct Tiling {
     columns = (width + across - 1) / across * call.step;
     stride = (columns + halo * call.step + 15) / 16 * 16;
     rows = std::clamp<std::int64_t>(room / stride - halo, 1, call.height);
+    if (rows > 4 && rows < call.height) rows -= rows % 4;  // four are filtered at a time
   }
 
   std::int64_t down(const ClasswiseConv& call) const { return (call.height + rows - 1) / rows; }
