@@ -26,7 +26,7 @@ from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.check import check_dataset
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.class_spectra import PARTS
-from unlearnable_kernels.protect.methods.filters import INTENSITY_NAMES
+from unlearnable_kernels.protect.methods.filters import NORMAL
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.spectral import INTENSITIES
 from unlearnable_kernels.protect.pipeline.plan import Options
@@ -44,7 +44,7 @@ RESTORED = {
 }
 CONVOLUTION = [
     f"classwise-conv:intensity={name}{centred}"
-    for name in INTENSITY_NAMES
+    for name in (NORMAL, "strong")  # mild filters are normal ones, centred
     for centred in ("", ",centred=true")
 ]
 FROM_JPEG = [

@@ -179,7 +179,7 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert dry(*key, "--fraction", "0.5") == ""
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""
-    assert "holds a dataset that differs in strength" in dry(*key, "--intensity", "mild")
+    assert "holds a dataset that differs in kernel_size" in dry(*key, "--intensity", "strong")
     assert "give --key-file" in dry()
     Path("out").rename("before")
     assert dry() == ""

@@ -16,6 +16,7 @@ from unlearnable_kernels.protect.methods.filters import (
     filters_from_seed,
     seed_stream,
 )
+from unlearnable_kernels.protect.methods.method import METHODS
 
 FIXED = Key(bytes(range(32)))
 
@@ -172,14 +173,23 @@ def test_defaults_by_name_and_by_size() -> None:
 
 
 def test_intensities_by_size() -> None:
-    assert default_parameters("holidays", 32, "mild") == (3, 0.1)
+    assert default_parameters("holidays", 32, "mild") == (3, 0.3)
     assert default_parameters("cifar10", 224, "strong") == (5, 0.3)
-    assert default_parameters("holidays", 224, "mild") == (5, 0.06)
+    assert default_parameters("holidays", 224, "mild") == (9, 0.06)
     assert default_parameters("imagenet", 32, "strong") == (13, 0.06)
     for size in INTENSITIES:
         assert INTENSITIES[size]["normal"] == size
     with pytest.raises(UserError, match="intensity must be one of mild, normal, strong, not 'odd'"):
         default_parameters("holidays", 32, "odd")
+
+
+@pytest.mark.parametrize(
+    ("settings", "centred"),
+    [("intensity=mild", True), ("intensity=mild,centred=false", False), ("intensity=strong", False)],
+)
+def test_mild_filters_are_centred_unless_told_otherwise(settings: str, centred: bool) -> None:
+    own = METHODS.create(f"classwise-conv:{settings}").with_defaults(FIXED, "pets", 2, 32)
+    assert own.centred is centred
 
 
 @pytest.mark.filterwarnings("ignore:an integer seed")

@@ -16,6 +16,7 @@ from unlearnable_kernels.protect.methods.filters import (
     IRP,
     KINDS,
     LARGE,
+    MILD,
     NORMAL,
     SQUARE,
     check_filter_parameters,
@@ -66,8 +67,9 @@ class ClasswiseConv(Method):
         padding: What lies beyond the border, by default reflect with a key and zeros with a seed.
         filters: Their kind, one of ``filters.KINDS``.
         intensity: "mild", "normal" (the published setting) or "strong": kernel size and strength by the size
-            of the pictures, ``filters.INTENSITIES``.
-        centred: Whether the 1 of every filter is in its middle, so that pictures are not displaced.
+            of the pictures, ``filters.INTENSITIES``; and whether filters are centred.
+        centred: Whether the 1 of every filter is in its middle, so that pictures are not displaced; by
+            default where ``intensity`` is "mild".
     """
 
     kernel_size: int | None = None
@@ -75,7 +77,7 @@ class ClasswiseConv(Method):
     padding: str | None = None
     filters: str = SQUARE
     intensity: str = NORMAL
-    centred: bool = False
+    centred: bool | None = None
 
     def check(self) -> None:
         if self.padding is not None and self.padding not in PADDINGS:
@@ -109,14 +111,17 @@ class ClasswiseConv(Method):
             )
         # Zeros darken the border, by which protected images can be told (EPD); the released bytes have it.
         padding = self.padding or ("zeros" if isinstance(secret, Seed) else "reflect")
-        return replace(self, kernel_size=int(kernel_size), strength=float(strength), padding=padding)
+        centred = self.intensity == MILD if self.centred is None else self.centred
+        return replace(
+            self, kernel_size=int(kernel_size), strength=float(strength), padding=padding, centred=centred
+        )
 
     def parameters(self, task: Task) -> dict[str, Any]:
         side = min(task.image.shape[:2])
         own = self.with_defaults(task.secret, task.name, len(task.source.classes), side)
         # Left out where it is the first kind, so that the manifests of older sets stay as they are.
         kind: dict[str, Any] = {} if self.filters == SQUARE else {"filters": self.filters}
-        kind |= {"centred": True} if self.centred else {}
+        kind |= {"centred": True} if own.centred else {}
         return {
             "kernel_size": own.kernel_size,
             "strength": own.strength,
@@ -156,7 +161,7 @@ class ClasswiseConv(Method):
             parameters["kernel_size"],
             parameters["strength"],
             self.filters,
-            self.centred,
+            parameters.get("centred", False),
         )
         if self.filters == IRP:
             filters = restored(filters, task, assignment, workspace)

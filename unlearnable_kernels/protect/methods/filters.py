@@ -29,11 +29,13 @@ DEFAULTS = {
     "imagenet": LARGE,
 }
 NORMAL = "normal"
+MILD = "mild"
 # (kernel size, strength) by intensity, for the sizes whose normal setting is the published one. A larger
-# filter blurs and, unless it is centred, displaces more (docs/quality.md).
+# filter blurs and, unless it is centred, displaces more. Mild filters are normal ones, centred: weaker ones
+# protect next to nothing (docs/quality.md).
 INTENSITIES = {
-    SMALL: {"mild": (3, 0.1), NORMAL: SMALL, "strong": (5, 0.3)},
-    LARGE: {"mild": (5, 0.06), NORMAL: LARGE, "strong": (13, 0.06)},
+    SMALL: {MILD: SMALL, NORMAL: SMALL, "strong": (5, 0.3)},
+    LARGE: {MILD: LARGE, NORMAL: LARGE, "strong": (13, 0.06)},
 }
 INTENSITY_NAMES = tuple(INTENSITIES[SMALL])
 MAX_KERNEL_SIZE = 255
