@@ -15,9 +15,8 @@ PROTECTIONS = {
     "keyed": "spectral:intensity=strong,edges=keyed",
     "fine": "spectral:intensity=strong,parts=cells+colour+tone+contrast,cell=2",
 }
-DEFENCES = {
-    name: worst_defence.DEFENCES[name] for name in ("gray-cells-histeq", "gray-cells2-histeq", "plain")
-}
+ADAPTIVE, PUBLISHED = ("gray-cells-histeq", "gray-cells2-histeq"), ("plain", "rsk-ff", "coin", "jpeg")
+DEFENCES = {name: worst_defence.DEFENCES[name] for name in (*ADAPTIVE, *PUBLISHED)}
 
 
 def _row(defence: str, name: str, protection: str | None) -> Row:
