@@ -14,8 +14,10 @@ PROTECTIONS = {
     "strong": worst_defence.PROTECTIONS["strong"],
     "keyed": "spectral:intensity=strong,edges=keyed",
     "fine": "spectral:intensity=strong,parts=cells+colour+tone+contrast,cell=2",
+    "opponent": "spectral:intensity=strong,parts=cells+colour+tone+contrast,cell=2,colours=opponent",
 }
-ADAPTIVE, PUBLISHED = ("gray-cells-histeq", "gray-cells2-histeq"), ("plain", "rsk-ff", "coin", "jpeg")
+ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq")
+PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
 DEFENCES = {name: worst_defence.DEFENCES[name] for name in (*ADAPTIVE, *PUBLISHED)}
 
 
