@@ -1,24 +1,12 @@
 """The attack of examples/two_releases.py: it succeeds on filters by place, not on a set that was extended."""
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from example_scripts import example
 from PIL import Image
 from sample_images import photo
-
-SCRIPT = Path(__file__).parents[1] / "examples" / "two_releases.py"
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("two_releases", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_two_releases_give_filters_away_unless_they_are_the_same(
@@ -30,8 +18,8 @@ def test_two_releases_give_filters_away_unless_they_are_the_same(
         pixels = photo(32, 32)
         pixels = pixels[::-1] if number % 2 else pixels
         Image.fromarray(pixels // (1 + number % 3)).save(folder / f"{number}.png")
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "src"), "--pictures", "12"])
-    script().main()
+    monkeypatch.setattr(sys, "argv", ["two_releases.py", str(tmp_path / "src"), "--pictures", "12"])
+    example("two_releases").main()
     lines = capsys.readouterr().out.splitlines()
     found = [line.rpartition(":")[2].split(",") for line in lines if "correlation" in line]
     place, name = [[float(figure) for figure in each] for each in found]
