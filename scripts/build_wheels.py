@@ -122,7 +122,7 @@ def environment(python: str, wheel: Path, torch: str, folder: Path) -> Path:
 
 def run_tests(interpreter: Path, work: Path) -> str:
     """The operators' tests on what is installed; returns pytest's last line."""
-    needed = ("pytest", "pytest-timeout", "pytest-benchmark", "hypothesis", "setuptools")
+    needed = ("pytest", "pytest-timeout", "pytest-benchmark", "hypothesis", "scipy", "setuptools")
     output("uv", "pip", "install", "-q", "--python", interpreter, *needed)
     shutil.copytree(ROOT / "tests", work / "tests")
     shutil.copy(ROOT / "pyproject.toml", work)
