@@ -17,7 +17,7 @@ pytestmark = [
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 32), ("BLOCK_D", 16)):
+    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 64), ("BLOCK_D", 16)):
         monkeypatch.setattr(kernels, name, value)
 
 
@@ -115,7 +115,7 @@ def test_tiles_that_underflow_are_skipped_and_change_nothing(monkeypatch):
     x, labels = separate_groups()
     call = (labels, 5, 0.3, "rbf", "ieee", None, -1)
     problem = kernels._problem(contract.Arguments(x, *call))
-    assert problem.active.count_nonzero() == 2**2 + 3**2
+    assert problem.active.count_nonzero() == 3 + 6
     visited = [kernels.bayes_error(x, *call)]
     visited.append(kernels.bayes_error_backward(torch.ones(80), *visited[0][1:], x, *call))
     monkeypatch.setattr(kernels, "_active", lambda x, y, _: torch.ones(x.tiles, y.tiles, dtype=torch.uint8))
@@ -153,7 +153,7 @@ def test_what_nothing_wrote_is_not_read(monkeypatch):
     few = (labels == 0) | (labels == 2) | (labels == 3)
     x, call = x[few, :2], (labels[few], 5, 0.25, "rbf", "ieee", None, -1)
     active = kernels._problem(contract.Arguments(x, *call)).active
-    assert active.tolist() == [[2, 0, 0], [0, 1, 1], [0, 1, 1]]  # from differences, skipped, from products
+    assert active.tolist() == [[2, 0, 0], [0, 1, 1], [0, 0, 1]]  # from differences, skipped, from products
     error, mass, winner = kernels.bayes_error(x, *call)
     gradient, _ = kernels.bayes_error_backward(torch.ones(48), mass, winner, x, *call)
     assert error.isfinite().all()
@@ -185,7 +185,7 @@ def test_as_many_classes_as_the_contract_allows_fit_the_grid(monkeypatch):
     x, labels = clusters(20)
     kernels._masses(kernels._problem(contract.Arguments(x, labels, 70_000, 0.3)), 70_000)
     assert any(70_000 in grid for grid in grids)
-    assert max(grid[1] for grid in grids) <= 65_535
+    assert max(grid[1] for grid in grids if len(grid) > 1) <= 65_535
 
 
 def test_refuses_what_the_contract_refuses():
@@ -216,15 +216,14 @@ from unlearnable_kernels.triton_kernels import bayes_error as launch, bayes_erro
 
 tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 half, small = {"x", "y", "weights"}, {"x_part", "y_part"}
-numbers = {"active_row", "x_first", "y_first", "x_end", "x_count", "y_count", "panel", "row_stride"}
-numbers |= {"col_stride", "weight_part", "lists_row", "counts_row"}
-integers = {"x_labels", "y_labels", "x_own", "y_own", "x_winner", "y_winner", "lists", "counts"}
-integers.add("wide_counts")
+unaligned = {"active_row", "x_tiles", "x_lists_row", "y_lists_row"}
+numbers = unaligned | {"x_first", "y_first", "x_count", "y_count", "panel", "weight_part"}
+integers = {"x_labels", "y_labels", "x_own", "y_own", "x_winner", "y_winner", "x_lists", "y_lists"}
 distance = {"PARTS": 2, "BOTH": True, "BLOCK_D": launch.BLOCK_D // 2}
 for name, constants, stages in (
     ("class_sums", distance, launch.STAGES),
     ("pair_weights", distance | {"WEIGHT_PARTS": 3}, launch.STAGES),
-    ("add_products", {"PARTS": 3, "BLOCK_N": 128, "BLOCK_K": 32, "col_stride": 1}, launch.STAGES_OF_PRODUCTS),
+    ("add_products", {"PARTS": 3, "BLOCK_N": 128, "BLOCK_K": 32, "BOTH": True}, launch.STAGES_OF_PRODUCTS),
 ):
     kernel = getattr(kernels, name)
     constants = constants | {"RBF": True, "D": 512, "TILE": launch.TILE}
@@ -239,7 +238,7 @@ for name, constants, stages in (
     aligned = {
         (at,): [["tt.divisibility", 16]]
         for at, argument in enumerate(kernel.arg_names)
-        if signature[argument] != "constexpr" and argument not in ("active_row", "lists_row", "counts_row")
+        if signature[argument] != "constexpr" and argument not in unaligned
     }
     places = {(kernel.arg_names.index(argument),): value for argument, value in constants.items()}
     source = ASTSource(kernel, signature=signature, constexprs=places, attrs=aligned)

@@ -73,26 +73,29 @@ def exponents(
 
 
 @triton.jit
-def without_own(values, x_own, y_own, x_row, y_row, TILE: tl.constexpr):
-    """0 where x_own and y_own, the rows' names, say that a row meets itself."""
-    own = tl.load(x_own + x_row + tl.arange(0, TILE))[:, None]
-    return tl.where(own == tl.load(y_own + y_row + tl.arange(0, TILE))[None, :], 0.0, values)
+def without_own(values, x_own, y_own, x_row, y_row, BOTH: tl.constexpr, TILE: tl.constexpr):
+    """0 where a row meets itself: by its place in one set of rows, by x_own and y_own, the names, in two."""
+    row, col = x_row + tl.arange(0, TILE), y_row + tl.arange(0, TILE)
+    if not BOTH:
+        row, col = tl.load(x_own + row), tl.load(y_own + col)
+    return tl.where(row[:, None] == col[None, :], 0.0, values)
 
 
 @triton.jit
 def class_sums(
     x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_labels, y_labels, x_own, y_own,
     coefficient, active, active_row,
-    row_sums, col_sums, x_first, y_first, x_end, x_count, y_count,
+    row_sums, col_sums, x_first, y_first, x_count, y_count,
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A tile's mass by class; grid (y tiles, x tiles).
+    """A tile's mass by class; grid (x tiles · y tiles), those of a column of tiles in succession.
 
     Slot (tile + class − first class of the panel) of row_sums, float32 ``[slots, x_count]``, gets a row's
     mass in that class and tile of y; of col_sums, float32 ``[slots, y_count]``, a column's.
     """
-    j, i = tl.program_id(0), tl.program_id(1)
+    x_tiles = x_count // TILE
+    i, j = tl.program_id(0) % x_tiles, tl.program_id(0) // x_tiles
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
     mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
     if mode == 0:
@@ -102,7 +105,7 @@ def class_sums(
         RBF, PARTS, D, TILE, BLOCK_D,
     )  # fmt: skip
     kernel = tl.exp2(exponent) if RBF else 1 / (1 + tl.exp2(-exponent))
-    kernel = without_own(kernel, x_own, y_own, x_row, y_row, TILE)
+    kernel = without_own(kernel, x_own, y_own, x_row, y_row, BOTH, TILE)
     offsets = tl.arange(0, TILE)
     label_of_col = tl.load(y_labels + y_row + offsets)
     label = tl.min(tl.where(label_of_col >= 0, label_of_col, 1 << 30))
@@ -113,7 +116,7 @@ def class_sums(
         tl.store(row_sums + (j + label - first).to(tl.int64) * x_count + i * TILE + offsets, sums)
         label += 1
     if BOTH:  # noqa: SIM102 - the outer one is known when the kernel is compiled
-        if y_row >= x_end:
+        if y_row > x_row:
             label_of_row = tl.load(x_labels + x_row + offsets)
             label = tl.min(tl.where(label_of_row >= 0, label_of_row, 1 << 30))
             last = tl.max(label_of_row)
@@ -126,29 +129,36 @@ def class_sums(
 
 @triton.jit
 def add_masses(
-    sums, sums_first, sums_count, masses, masses_count, starts, labels, first, end, row_first,
-    active, active_row, active_col,
-    TILE: tl.constexpr,
+    row_sums, col_sums, x_first, x_end, y_first, y_count, masses, masses_count, starts, y_labels,
+    active, active_row,
+    BOTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The slots of a class added to its masses; grid (classes, tiles of rows).
+    """A panel's slots of a class added to its masses; grid (classes, tiles from x_first on).
 
-    masses: float32 ``[classes, masses_count]``. sums: float32 ``[slots, sums_count]``, made from rows
-    first … end − 1 of the other set, whose labels are int32 ``[rows]``. starts: int32 ``[classes + 1]``,
-    where each class starts there.
+    masses: float32 ``[classes, masses_count]``; its rows up to x_end get row_sums, float32
+    ``[slots, x_end − x_first]``, of y's tiles from y_first on, and if BOTH those below a tile of x get
+    col_sums, float32 ``[slots, y_count]``, of it. starts: int32 ``[classes + 1]``, where classes start in y.
     """
-    label, tile = tl.program_id(0), tl.program_id(1)
-    begin = tl.maximum(tl.load(starts + label), first)
-    stop = tl.minimum(tl.load(starts + label + 1), end)
-    row = row_first + tile * TILE
-    offsets = tl.arange(0, TILE)
-    slot = label - tl.load(labels + first)
-    at = masses + label.to(tl.int64) * masses_count + row + offsets
+    label, i = tl.program_id(0), tl.program_id(1)
+    row = x_first + i * TILE
+    begin, stop = tl.load(starts + label), tl.load(starts + label + 1)
+    slot = label - tl.load(y_labels + y_first)
+    offsets = i * TILE + tl.arange(0, TILE)
+    at = masses + label.to(tl.int64) * masses_count + x_first + offsets
     total = tl.load(at)
+    if BOTH:
+        other = tl.maximum(begin, x_first) // TILE
+        while other * TILE < tl.minimum(stop, tl.minimum(row, x_end)):
+            if tl.load(active + other.to(tl.int64) * active_row + row // TILE) != 0:
+                of_slot = (other - x_first // TILE + slot).to(tl.int64) * y_count
+                total += tl.load(col_sums + of_slot + offsets)
+            other += 1
+        begin = tl.maximum(begin, row)
     other = begin // TILE
-    while other * TILE < stop:
-        if tl.load(active + (row // TILE).to(tl.int64) * active_row + other.to(tl.int64) * active_col) != 0:
-            of_slot = (other - first // TILE + slot).to(tl.int64) * sums_count
-            total += tl.load(sums + of_slot + sums_first + tile * TILE + offsets)
+    while other * TILE < tl.where(row < x_end, stop, 0):
+        if tl.load(active + (row // TILE).to(tl.int64) * active_row + other) != 0:
+            of_slot = (other - y_first // TILE + slot).to(tl.int64) * (x_end - x_first)
+            total += tl.load(row_sums + of_slot + offsets)
         other += 1
     tl.store(at, total)
 
@@ -204,7 +214,7 @@ def pair_weights(
     else:
         odds = tl.exp2(-tl.abs(slope))
         slope = odds / ((1 + odds) * (1 + odds))
-    slope = without_own(slope, x_own, y_own, x_row, y_row, TILE)
+    slope = without_own(slope, x_own, y_own, x_row, y_row, BOTH, TILE)
     offsets = tl.arange(0, TILE)
     rows, cols = x_row + offsets, y_row + offsets
     row_label, col_label = tl.load(x_labels + rows)[:, None], tl.load(y_labels + cols)[None, :]
@@ -215,45 +225,28 @@ def pair_weights(
         weight += tl.where(won, tl.load(y_pull + cols)[None, :], tl.load(y_push + cols)[None, :])
     weight = tl.where((row_label >= 0) & (col_label >= 0), weight * slope, 0.0)
     at = weights + (i * TILE + offsets)[:, None] * panel + j * TILE + offsets[None, :]
-    rest = weight
+    rounded = tl.zeros((TILE, TILE), tl.float32)
     for part in tl.static_range(WEIGHT_PARTS):
-        high = rest.to(tl.bfloat16)
+        high = weight.to(tl.bfloat16)
         tl.store(at + part * panel * panel, high)
-        rest -= high.to(tl.float32)
-    rounded = weight - rest
+        weight -= high.to(tl.float32)
+        rounded += high.to(tl.float32)
     if RBF:
         tl.store(row_sums + j * panel + i * TILE + offsets, tl.sum(rounded, 1))
         tl.store(col_sums + i * panel + j * TILE + offsets, tl.sum(rounded, 0))
 
 
 @triton.jit
-def add_products(
-    weights, row_stride, col_stride, weight_part, sums, panel, x, y, x_part, y_part, x_raw, y_raw, grad,
-    x_first, y_first, lists, lists_row, counts, wide_counts, counts_row,
-    RBF: tl.constexpr, PARTS: tl.constexpr,
-    D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+def with_products(
+    total, weights, row_stride, col_stride, weight_part, local, y, y_part, columns, tiles, first, count,
+    PARTS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """grad += rowsum(M) ∘ x − M y for one panel; grid (D / BLOCK_N, x tiles).
-
-    grad: float32 ``[x rows, D]``. weights: M, bfloat16 ``[PARTS, panel, panel]`` with the strides given.
-    sums: float32 ``[y tiles, panel]``, M's sums along y. x, y: bfloat16 ``[PARTS, rows, D]``. lists: int32
-    ``[x tiles, y tiles]``, the active tiles of y in this panel, as many as counts, int32 ``[x tiles]``, says;
-    as many of them as wide_counts says, the first ones, are of ∑ M ∘ (x_raw − y_raw) instead.
-    """
-    i = tl.program_id(1)
-    local = i * TILE + tl.arange(0, TILE)
-    rows = x_first.to(tl.int64) + local
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """total + M y, M's rows being ``local`` under the strides given, over tiles[first] … tiles[count − 1]."""
     inner = tl.arange(0, BLOCK_K)
-    tile = x_first // TILE + i
-    lists += tile.to(tl.int64) * lists_row
-    count = tl.load(counts + tile.to(tl.int64) * counts_row)
-    wide = tl.load(wide_counts + tile.to(tl.int64) * counts_row)
-    total = tl.zeros((TILE, BLOCK_N), tl.float32)
-    for k in range(wide * TILE, count * TILE, BLOCK_K):
-        ks = tl.multiple_of(tl.load(lists + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
+    for k in range(first * TILE, count * TILE, BLOCK_K):
+        ks = tl.multiple_of(tl.load(tiles + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
         at_m = weights + local[:, None] * row_stride + ks[None, :] * col_stride
-        at_y = y + (y_first.to(tl.int64) + ks)[:, None] * D + columns[None, :]
+        at_y = y + ks.to(tl.int64)[:, None] * D + columns[None, :]
         m0 = tl.load(at_m)
         y0 = tl.load(at_y)
         if PARTS == 3:
@@ -270,27 +263,93 @@ def add_products(
                 total = tl.dot(tl.load(at_m + weight_part), y0, total)
                 total = tl.dot(m0, tl.load(at_y + y_part), total)
             total = tl.dot(m0, y0, total)
+    return total
+
+
+@triton.jit
+def with_differences(
+    total, own, weights, row_stride, col_stride, weight_part, local, y_raw, columns, tiles, count,
+    PARTS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """total + ∑ M ∘ (own − y_raw) over tiles[0] … tiles[count − 1]."""
+    for k in range(count * TILE):
+        of_y = tl.load(tiles + k // TILE) * TILE + k % TILE
+        at_m = weights + local * row_stride + of_y * col_stride
+        weight = tl.zeros((TILE,), tl.float32)
+        for part in tl.static_range(PARTS):
+            weight += tl.load(at_m + part * weight_part).to(tl.float32)
+        other = tl.load(y_raw + of_y.to(tl.int64) * D + columns)
+        total += weight[:, None] * (own - other[None, :])
+    return total
+
+
+@triton.jit
+def sums_of(sums, panel, local, tiles, first, count, TILE: tl.constexpr):
+    """sums, float32 ``[tiles, panel]``, of the rows ``local`` over tiles[first] … tiles[count − 1]."""
+    total = tl.zeros((TILE,), tl.float32)
+    while first < count:
+        total += tl.load(sums + tl.load(tiles + first) * panel + local)
+        first += 1
+    return total
+
+
+@triton.jit
+def add_products(
+    weights, weight_part, panel, row_sums, col_sums, x, y, x_part, y_part, x_raw, y_raw, x_grad, y_grad,
+    x_first, y_first, x_tiles, x_lists, y_lists, x_lists_row, y_lists_row,
+    RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
+    D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """x_grad += rowsum(M) ∘ x − M y and y_grad += colsum(M) ∘ y − Mᵀ x; grid (D / BLOCK_N, tiles).
+
+    The x_tiles tiles of x come first, then those of y; a panel of BOTH on the diagonal has those of x alone,
+    each with both its roles. x_grad, y_grad: float32 ``[rows, D]``, one tensor if BOTH. weights: M, bfloat16
+    ``[PARTS, panel, panel]``. row_sums: float32 ``[y tiles, panel]``, M's sums along y; col_sums: along x.
+    x, y: bfloat16 ``[PARTS, rows, D]``. x_lists, y_lists: int32 ``[tiles, 2 + tiles of a panel]``: for a tile
+    of one set its active tiles of the other in this panel, after their number and the number of those, the
+    first ones, that are of ∑ M ∘ (x_raw − y_raw) instead.
+    """
+    i = tl.program_id(1)
+    of_x = i < x_tiles
+    of_y = i >= x_tiles
+    if BOTH:
+        of_y = of_y | (x_first == y_first)
+    tile = tl.where(of_x, x_first // TILE + i, y_first // TILE + i - x_tiles)
+    local = tl.where(of_x, i, i - x_tiles) * TILE + tl.arange(0, TILE)
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    x_lists += tile.to(tl.int64) * x_lists_row
+    y_lists += tile.to(tl.int64) * y_lists_row
+    x_count, x_wide = tl.load(x_lists, of_x, 0), tl.load(x_lists + 1, of_x, 0)
+    y_count, y_wide = tl.load(y_lists, of_y, 0), tl.load(y_lists + 1, of_y, 0)
+    of_panel_x, of_panel_y = x_first.to(tl.int64) * D, y_first.to(tl.int64) * D
+    total = tl.zeros((TILE, BLOCK_N), tl.float32)
+    total = with_products(
+        total, weights, 1, panel, weight_part, local, x + of_panel_x, x_part, columns,
+        y_lists + 2, y_wide, y_count, PARTS, D, TILE, BLOCK_K,
+    )  # fmt: skip
+    total = with_products(
+        total, weights, panel, 1, weight_part, local, y + of_panel_y, y_part, columns,
+        x_lists + 2, x_wide, x_count, PARTS, D, TILE, BLOCK_K,
+    )  # fmt: skip
+    at = (tile.to(tl.int64) * TILE + tl.arange(0, TILE))[:, None] * D + columns[None, :]
     if RBF:
-        sum_of_row = tl.zeros((TILE,), tl.float32)
-        k = wide
-        while k < count:
-            sum_of_row += tl.load(sums + tl.load(lists + k) * panel + local)
-            k += 1
-        at_x = x + rows[:, None] * D + columns[None, :]
+        sums = sums_of(col_sums, panel, local, y_lists + 2, y_wide, y_count, TILE)
+        sums += sums_of(row_sums, panel, local, x_lists + 2, x_wide, x_count, TILE)
+        points, part_of = tl.where(of_x, x, y) + at, tl.where(of_x, x_part, y_part)
         own = tl.zeros((TILE, BLOCK_N), tl.float32)
         for part in tl.static_range(PARTS):
-            own += tl.load(at_x + part * x_part).to(tl.float32)
-        total = sum_of_row[:, None] * own - total
-        own = tl.load(x_raw + rows[:, None] * D + columns[None, :])
-        for k in range(wide * TILE):
-            of_y = tl.load(lists + k // TILE) * TILE + k % TILE
-            at_m = weights + local * row_stride + of_y * col_stride
-            weight = tl.zeros((TILE,), tl.float32)
-            for part in tl.static_range(PARTS):
-                weight += tl.load(at_m + part * weight_part).to(tl.float32)
-            other = tl.load(y_raw + (y_first.to(tl.int64) + of_y) * D + columns)
-            total += weight[:, None] * (own - other[None, :])
+            own += tl.load(points + part * part_of).to(tl.float32)
+        total = sums[:, None] * own - total
+        own = tl.load(tl.where(of_x, x_raw, y_raw) + at)
+        total = with_differences(
+            total, own, weights, 1, panel, weight_part, local, x_raw + of_panel_x, columns,
+            y_lists + 2, y_wide, PARTS, D, TILE,
+        )  # fmt: skip
+        total = with_differences(
+            total, own, weights, panel, 1, weight_part, local, y_raw + of_panel_y, columns,
+            x_lists + 2, x_wide, PARTS, D, TILE,
+        )  # fmt: skip
     else:
         total = -total
-    at_grad = grad + rows[:, None] * D + columns[None, :]
+    at_grad = tl.where(of_x, x_grad, y_grad) + at
     tl.store(at_grad, tl.load(at_grad) + total)
