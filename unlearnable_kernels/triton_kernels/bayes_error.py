@@ -21,7 +21,9 @@ from unlearnable_kernels.triton_kernels.bayes_error_parts import PARTS, Parts, s
 TILE = 128  # rows; half of it up to SMALL rows, so that there are programs for the whole device
 SMALL = 4096
 PANEL = 8192  # rows; half of it for an M in parts, which then takes 128 MB at most
+WIDE = 2  # panels; from there on programs of 256 columns are enough for the whole device
 BLOCK_D, WARPS = 64, 8  # the latter for a whole TILE
+TWO_OF_A_TILE = 128  # registers a thread, with which a multiprocessor holds two tiles
 STAGES, STAGES_OF_PRODUCTS = 3, 5  # the latter's loads wait for one another
 LOG2_E = 1.4426950408889634
 UNDERFLOW = 104.0  # exp(-104) rounds to 0 in float32
@@ -133,7 +135,8 @@ def _active(x: Rows, y: Rows, threshold: Tensor) -> Tensor:
         centres = tiles.mean(1)
         return centres, (tiles - centres[:, None]).square_().sum(2).amax(1).sqrt_()
 
-    (x_centres, x_radii), (y_centres, y_radii) = balls(x), balls(y)
+    x_centres, x_radii = balls(x)
+    y_centres, y_radii = (x_centres, x_radii) if y is x else balls(y)
     apart = torch.cdist(x_centres, y_centres, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart * (1 - 1e-4) - (x_radii[:, None] + y_radii) * (1 + 1e-4)
     return (~(nearest > threshold)).to(torch.uint8)
@@ -144,12 +147,20 @@ def _wide(rows: Rows, longest: Tensor) -> Tensor:
     return rows.norms.view(rows.tiles, rows.tile).amax(1) > longest * longest
 
 
+def _furthest(rows: Tensor, mean: Tensor) -> Tensor:
+    """The largest |rows − mean|, in one pass."""
+    least, most = torch.aminmax(rows, dim=0)
+    return torch.maximum(most - mean, mean - least).amax()
+
+
 def _problem(call: contract.Arguments) -> Problem:
     """What the kernels need of a call, on its device."""
     features, pool = call.features, call.pool
     rbf, parts = call.similarity == "rbf", PARTS[call.precision]
     mean = pool.mean(0) if rbf else pool.new_zeros(pool.shape[1])
-    largest = torch.maximum((features - mean).abs().amax(), (pool - mean).abs().amax())
+    largest = _furthest(pool, mean)
+    if call.references is not None:
+        largest = torch.maximum(largest, _furthest(features, mean))
     scale = torch.exp2(13 - torch.log2(largest.clamp(1e-30, 1e30)).ceil())
     tile = TILE if max(len(features), len(pool)) > SMALL else TILE // 2
     names = torch.arange(len(pool), device=pool.device)
@@ -182,9 +193,10 @@ def _masses(problem: Problem, num_classes: int) -> Tensor:
     for first, end in x.panels(PANEL):
         y_first = first if shared else 0
         tiles, y_tiles = (end - first) // x.tile, (y.count - y_first) // x.tile
-        kernels.class_sums[(tiles * y_tiles,)](
+        kernels.class_sums[(tiles, y_tiles)](
             *problem.distance_arguments(), row_sums, col_sums, first, y_first, end - first, y.count - y_first,
-            BOTH=shared, **problem.distance_flags(),
+            BOTH=shared, maxnreg=TWO_OF_A_TILE if shared and problem.parts.distance == 1 else None,
+            **problem.distance_flags(),
         )  # fmt: skip
         kernels.add_masses[(num_classes, y_tiles if shared else tiles)](
             row_sums, col_sums, first, end, y_first, y.count - y_first, masses, x.count, starts, y.labels,
@@ -268,6 +280,8 @@ def _gradients(problem: Problem, of_x: Statistics) -> tuple[Tensor, Tensor]:
     row_sums, col_sums = x.norms.new_empty(2, size // tile, size)
     width = x.scaled.shape[1]
     columns = 128 if width % 128 == 0 else BLOCK_D
+    if parts.gradient < 3 and width % 256 == 0 and x.count > WIDE * panel:
+        columns = 256
     for first, end in x.panels(panel):
         for y_first, y_end in y.panels(panel):
             if shared and y_first < first:

@@ -73,12 +73,10 @@ def exponents(
 
 
 @triton.jit
-def without_own(values, x_own, y_own, x_row, y_row, BOTH: tl.constexpr, TILE: tl.constexpr):
-    """0 where a row meets itself: by its place in one set of rows, by x_own and y_own, the names, in two."""
-    row, col = x_row + tl.arange(0, TILE), y_row + tl.arange(0, TILE)
-    if not BOTH:
-        row, col = tl.load(x_own + row), tl.load(y_own + col)
-    return tl.where(row[:, None] == col[None, :], 0.0, values)
+def without_own(values, x_own, y_own, x_row, y_row, TILE: tl.constexpr):
+    """0 where x_own and y_own, the rows' names, say that a row meets itself."""
+    own = tl.load(x_own + x_row + tl.arange(0, TILE))[:, None]
+    return tl.where(own == tl.load(y_own + y_row + tl.arange(0, TILE))[None, :], 0.0, values)
 
 
 @triton.jit
@@ -89,13 +87,12 @@ def class_sums(
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A tile's mass by class; grid (x tiles · y tiles), those of a column of tiles in succession.
+    """A tile's mass by class; grid (x tiles, y tiles), so that a panel of x stays in the L2 cache.
 
     Slot (tile + class − first class of the panel) of row_sums, float32 ``[slots, x_count]``, gets a row's
     mass in that class and tile of y; of col_sums, float32 ``[slots, y_count]``, a column's.
     """
-    x_tiles = x_count // TILE
-    i, j = tl.program_id(0) % x_tiles, tl.program_id(0) // x_tiles
+    i, j = tl.program_id(0), tl.program_id(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
     mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
     if mode == 0:
@@ -105,7 +102,7 @@ def class_sums(
         RBF, PARTS, D, TILE, BLOCK_D,
     )  # fmt: skip
     kernel = tl.exp2(exponent) if RBF else 1 / (1 + tl.exp2(-exponent))
-    kernel = without_own(kernel, x_own, y_own, x_row, y_row, BOTH, TILE)
+    kernel = without_own(kernel, x_own, y_own, x_row, y_row, TILE)
     offsets = tl.arange(0, TILE)
     label_of_col = tl.load(y_labels + y_row + offsets)
     label = tl.min(tl.where(label_of_col >= 0, label_of_col, 1 << 30))
@@ -214,7 +211,7 @@ def pair_weights(
     else:
         odds = tl.exp2(-tl.abs(slope))
         slope = odds / ((1 + odds) * (1 + odds))
-    slope = without_own(slope, x_own, y_own, x_row, y_row, BOTH, TILE)
+    slope = without_own(slope, x_own, y_own, x_row, y_row, TILE)
     offsets = tl.arange(0, TILE)
     rows, cols = x_row + offsets, y_row + offsets
     row_label, col_label = tl.load(x_labels + rows)[:, None], tl.load(y_labels + cols)[None, :]
@@ -294,6 +291,12 @@ def sums_of(sums, panel, local, tiles, first, count, TILE: tl.constexpr):
 
 
 @triton.jit
+def halves(t):
+    """The left and the right columns of a tile, which stay in their threads' registers."""
+    return tl.split(t.reshape(t.shape[0], 2, t.shape[1] // 2).permute(0, 2, 1))
+
+
+@triton.jit
 def add_products(
     weights, weight_part, panel, row_sums, col_sums, x, y, x_part, y_part, x_raw, y_raw, x_grad, y_grad,
     x_first, y_first, x_tiles, x_lists, y_lists, x_lists_row, y_lists_row,
@@ -331,25 +334,36 @@ def add_products(
         total, weights, panel, 1, weight_part, local, y + of_panel_y, y_part, columns,
         x_lists + 2, x_wide, x_count, PARTS, D, TILE, BLOCK_K,
     )  # fmt: skip
-    at = (tile.to(tl.int64) * TILE + tl.arange(0, TILE))[:, None] * D + columns[None, :]
     if RBF:
         sums = sums_of(col_sums, panel, local, y_lists + 2, y_wide, y_count, TILE)
         sums += sums_of(row_sums, panel, local, x_lists + 2, x_wide, x_count, TILE)
-        points, part_of = tl.where(of_x, x, y) + at, tl.where(of_x, x_part, y_part)
-        own = tl.zeros((TILE, BLOCK_N), tl.float32)
-        for part in tl.static_range(PARTS):
-            own += tl.load(points + part * part_of).to(tl.float32)
-        total = sums[:, None] * own - total
-        own = tl.load(tl.where(of_x, x_raw, y_raw) + at)
-        total = with_differences(
-            total, own, weights, 1, panel, weight_part, local, x_raw + of_panel_x, columns,
-            y_lists + 2, y_wide, PARTS, D, TILE,
-        )  # fmt: skip
-        total = with_differences(
-            total, own, weights, panel, 1, weight_part, local, y_raw + of_panel_y, columns,
-            x_lists + 2, x_wide, PARTS, D, TILE,
-        )  # fmt: skip
-    else:
-        total = -total
-    at_grad = tl.where(of_x, x_grad, y_grad) + at
-    tl.store(at_grad, tl.load(at_grad) + total)
+    blocks = (total,)
+    if BLOCK_N == 256:  # all at once, they do not fit the registers
+        left, right = halves(total)
+        first, second = halves(left)
+        third, fourth = halves(right)
+        blocks = (first, second, third, fourth)
+    WIDTH: tl.constexpr = 64 if BLOCK_N == 256 else BLOCK_N
+    for block in tl.static_range(BLOCK_N // WIDTH):
+        product = blocks[block]
+        columns = tl.program_id(0) * BLOCK_N + block * WIDTH + tl.arange(0, WIDTH)
+        at = (tile.to(tl.int64) * TILE + tl.arange(0, TILE))[:, None] * D + columns[None, :]
+        if RBF:
+            points, part_of = tl.where(of_x, x, y) + at, tl.where(of_x, x_part, y_part)
+            own = tl.zeros((TILE, WIDTH), tl.float32)
+            for part in tl.static_range(PARTS):
+                own += tl.load(points + part * part_of).to(tl.float32)
+            product = sums[:, None] * own - product
+            own = tl.load(tl.where(of_x, x_raw, y_raw) + at)
+            product = with_differences(
+                product, own, weights, 1, panel, weight_part, local, x_raw + of_panel_x, columns,
+                y_lists + 2, y_wide, PARTS, D, TILE,
+            )  # fmt: skip
+            product = with_differences(
+                product, own, weights, panel, 1, weight_part, local, y_raw + of_panel_y, columns,
+                x_lists + 2, x_wide, PARTS, D, TILE,
+            )  # fmt: skip
+        else:
+            product = -product
+        at_grad = tl.where(of_x, x_grad, y_grad) + at
+        tl.store(at_grad, tl.load(at_grad) + product)
