@@ -1,8 +1,8 @@
 """bayes_error and its backward from Triton kernels: rows are sorted, padded and split, panels launched.
 
 Memory beyond input and result, for N rows of D features: 4 to 10 bytes an element for the parts, 12 for
-the scaled rows, centred and not, and their gradient, 4 N (2 C + 32) bytes for the masses of C classes and
-their partial sums, and up to 6 PANEL² bytes for a panel of M: by count 0.9 GB at N 50,000, D 512. Nothing
+the scaled rows, centred and not, and their gradient, 4 N (2 C + 128) bytes for the masses of C classes and
+their partial sums, and up to 2 PANEL² bytes for a panel of M: by count 0.9 GB at N 50,000, D 512. Nothing
 waits for the device.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error as contract
 from unlearnable_kernels.triton_kernels import bayes_error_kernels as kernels
+from unlearnable_kernels.triton_kernels import bayes_error_products as products
 from unlearnable_kernels.triton_kernels.bayes_error_parts import PARTS, Parts, split
 
 TILE = 128  # rows; half of it up to SMALL rows, so that there are programs for the whole device
@@ -293,7 +294,7 @@ def _gradients(problem: Problem, of_x: Statistics) -> tuple[Tensor, Tensor]:
                 BOTH=shared, WEIGHT_PARTS=parts.gradient, **problem.distance_flags(),
             )  # fmt: skip
             diagonal = shared and y_first == first
-            kernels.add_products[(width // columns, tiles if diagonal else tiles + y_tiles)](
+            products.add_products[(width // columns, tiles if diagonal else tiles + y_tiles)](
                 weights, weights.stride(0), size, row_sums, col_sums, x_parts, y_parts,
                 x_parts.stride(0), y_parts.stride(0), x.raw, y.raw, x_grad, y_grad, first, y_first, tiles,
                 x_lists[:, y_first // panel], y_lists[:, first // panel], x_lists.stride(0),

@@ -2,16 +2,18 @@
 
 Rows come sorted by class and padded to whole tiles; a padded row has label -1. One launch covers a panel of
 query rows (x) against some reference rows (y), and a program owns one tile. Nothing is added atomically, so
-results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows and 2
-where a row is so far from the mean, in bandwidths, that float32 cannot hold its square: there distances and
-the gradient come from differences of the caller's rows, without tensor cores.
+results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows, or
+lies below the diagonal of one set, whose pairs of tiles are formed once. It is 2 where a row is so far from
+the mean, in bandwidths, that float32 cannot hold its square: there distances and the gradient come from
+differences of the caller's rows, without tensor cores.
 
     class_sums    a tile's kernel values, summed over the rows of each class: by row and, where x and y are
                   one set, by column too, so that each pair is formed once
-    add_masses    those sums, over the tiles of a class, into the mass of that class around every row
+    add_masses    a panel's sums, over the tiles of a class, into the mass of that class around every row
     statistics    the winner's mass and all others', row by row
     pair_weights  M of one panel of x and one of y, in bfloat16 parts, and its row and column sums
-    add_products  rowsum(M) ∘ x − M y of that panel added to the gradient; with M's strides swapped, y's
+    add_products  (bayes_error_products.py) rowsum(M) ∘ x − M y of that panel added to x's gradient and
+                  colsum(M) ∘ y − Mᵀ x to y's
 
 A product in float32 is a sum of products of parts: a = a₀ + a₁ + …, each part a 16-bit float; pairs of parts
 too small to matter are left out. Tensor cores cut off what they add to an accumulator, a bias that grows with
@@ -29,9 +31,17 @@ Arguments that several kernels share, for P parts of a point, the x rows and y r
     coefficient         float32 ``[1]``: from a product or square of scaled points to log2 of the kernel
     active              uint8 ``[x tiles, y tiles]``, rows ``active_row`` apart
 
-N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s: at best 29 ms (ieee), 13 ms (tf32) and
-6.4 ms (bf16). Bytes for a pair: M 6, 4 or 2, written once and read for every 128 columns of D by its rows and
-by its columns, mostly within the L2 cache; the sums 8/128. Not yet measured on a GPU.
+Counts for N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s; not yet measured on a GPU:
+    time      at best 29 ms (ieee), 13 ms (tf32), 6.4 ms (bf16)
+    launches  197, in bf16 71: 7 class_sums, 7 add_masses, 1 statistics; others 91 or 28 of each
+    L2 cache  TB/s at full rate: 8.3 in class_sums and pair_weights of ieee, else 12.5; half as much again if
+              tiles were 64 × 128; 6.2 in add_products, in bf16 9.3 (with 128 columns tf32 8.3, bf16 12.5)
+    memory    M 23, 15 or 7.5 GB, as a panel exceeds the cache; gradients and points that add_products reads
+              and writes 4.7, 4.0 or 1.8; class_sums 0.2 a part (10 with y's tiles as the faster axis)
+A multiprocessor holds two tiles of class_sums in tf32 and bf16 (128 registers a thread), so that one is
+summed while the other multiplies, else one. What the compiler spoke against: 128 registers spill in ieee, and
+in pair_weights (18 values at best, in halves of a tile); loads by TMA take more registers (ieee class_sums
+247 where pointers take 226) and spill at 128.
 """
 
 import triton
@@ -231,139 +241,3 @@ def pair_weights(
     if RBF:
         tl.store(row_sums + j * panel + i * TILE + offsets, tl.sum(rounded, 1))
         tl.store(col_sums + i * panel + j * TILE + offsets, tl.sum(rounded, 0))
-
-
-@triton.jit
-def with_products(
-    total, weights, row_stride, col_stride, weight_part, local, y, y_part, columns, tiles, first, count,
-    PARTS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """total + M y, M's rows being ``local`` under the strides given, over tiles[first] … tiles[count − 1]."""
-    inner = tl.arange(0, BLOCK_K)
-    for k in range(first * TILE, count * TILE, BLOCK_K):
-        ks = tl.multiple_of(tl.load(tiles + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
-        at_m = weights + local[:, None] * row_stride + ks[None, :] * col_stride
-        at_y = y + ks.to(tl.int64)[:, None] * D + columns[None, :]
-        m0 = tl.load(at_m)
-        y0 = tl.load(at_y)
-        if PARTS == 3:
-            m1 = tl.load(at_m + weight_part)
-            y1 = tl.load(at_y + y_part)
-            fresh = tl.dot(m0, tl.load(at_y + 2 * y_part))
-            fresh = tl.dot(tl.load(at_m + 2 * weight_part), y0, fresh)
-            fresh = tl.dot(m1, y1, fresh)
-            fresh = tl.dot(m1, y0, fresh)
-            fresh = tl.dot(m0, y1, fresh)
-            total += tl.dot(m0, y0, fresh)
-        else:
-            if PARTS == 2:
-                total = tl.dot(tl.load(at_m + weight_part), y0, total)
-                total = tl.dot(m0, tl.load(at_y + y_part), total)
-            total = tl.dot(m0, y0, total)
-    return total
-
-
-@triton.jit
-def with_differences(
-    total, own, weights, row_stride, col_stride, weight_part, local, y_raw, columns, tiles, count,
-    PARTS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """total + ∑ M ∘ (own − y_raw) over tiles[0] … tiles[count − 1]."""
-    for k in range(count * TILE):
-        of_y = tl.load(tiles + k // TILE) * TILE + k % TILE
-        at_m = weights + local * row_stride + of_y * col_stride
-        weight = tl.zeros((TILE,), tl.float32)
-        for part in tl.static_range(PARTS):
-            weight += tl.load(at_m + part * weight_part).to(tl.float32)
-        other = tl.load(y_raw + of_y.to(tl.int64) * D + columns)
-        total += weight[:, None] * (own - other[None, :])
-    return total
-
-
-@triton.jit
-def sums_of(sums, panel, local, tiles, first, count, TILE: tl.constexpr):
-    """sums, float32 ``[tiles, panel]``, of the rows ``local`` over tiles[first] … tiles[count − 1]."""
-    total = tl.zeros((TILE,), tl.float32)
-    while first < count:
-        total += tl.load(sums + tl.load(tiles + first) * panel + local)
-        first += 1
-    return total
-
-
-@triton.jit
-def halves(t):
-    """The left and the right columns of a tile, which stay in their threads' registers."""
-    return tl.split(t.reshape(t.shape[0], 2, t.shape[1] // 2).permute(0, 2, 1))
-
-
-@triton.jit
-def add_products(
-    weights, weight_part, panel, row_sums, col_sums, x, y, x_part, y_part, x_raw, y_raw, x_grad, y_grad,
-    x_first, y_first, x_tiles, x_lists, y_lists, x_lists_row, y_lists_row,
-    RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
-    D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """x_grad += rowsum(M) ∘ x − M y and y_grad += colsum(M) ∘ y − Mᵀ x; grid (D / BLOCK_N, tiles).
-
-    The x_tiles tiles of x come first, then those of y; a panel of BOTH on the diagonal has those of x alone,
-    each with both its roles. x_grad, y_grad: float32 ``[rows, D]``, one tensor if BOTH. weights: M, bfloat16
-    ``[PARTS, panel, panel]``. row_sums: float32 ``[y tiles, panel]``, M's sums along y; col_sums: along x.
-    x, y: bfloat16 ``[PARTS, rows, D]``. x_lists, y_lists: int32 ``[tiles, 2 + tiles of a panel]``: for a tile
-    of one set its active tiles of the other in this panel, after their number and the number of those, the
-    first ones, that are of ∑ M ∘ (x_raw − y_raw) instead.
-    """
-    i = tl.program_id(1)
-    of_x = i < x_tiles
-    of_y = i >= x_tiles
-    if BOTH:
-        of_y = of_y | (x_first == y_first)
-    tile = tl.where(of_x, x_first // TILE + i, y_first // TILE + i - x_tiles)
-    local = tl.where(of_x, i, i - x_tiles) * TILE + tl.arange(0, TILE)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x_lists += tile.to(tl.int64) * x_lists_row
-    y_lists += tile.to(tl.int64) * y_lists_row
-    x_count, x_wide = tl.load(x_lists, of_x, 0), tl.load(x_lists + 1, of_x, 0)
-    y_count, y_wide = tl.load(y_lists, of_y, 0), tl.load(y_lists + 1, of_y, 0)
-    of_panel_x, of_panel_y = x_first.to(tl.int64) * D, y_first.to(tl.int64) * D
-    total = tl.zeros((TILE, BLOCK_N), tl.float32)
-    total = with_products(
-        total, weights, 1, panel, weight_part, local, x + of_panel_x, x_part, columns,
-        y_lists + 2, y_wide, y_count, PARTS, D, TILE, BLOCK_K,
-    )  # fmt: skip
-    total = with_products(
-        total, weights, panel, 1, weight_part, local, y + of_panel_y, y_part, columns,
-        x_lists + 2, x_wide, x_count, PARTS, D, TILE, BLOCK_K,
-    )  # fmt: skip
-    if RBF:
-        sums = sums_of(col_sums, panel, local, y_lists + 2, y_wide, y_count, TILE)
-        sums += sums_of(row_sums, panel, local, x_lists + 2, x_wide, x_count, TILE)
-    blocks = (total,)
-    if BLOCK_N == 256:  # all at once, they do not fit the registers
-        left, right = halves(total)
-        first, second = halves(left)
-        third, fourth = halves(right)
-        blocks = (first, second, third, fourth)
-    WIDTH: tl.constexpr = 64 if BLOCK_N == 256 else BLOCK_N
-    for block in tl.static_range(BLOCK_N // WIDTH):
-        product = blocks[block]
-        columns = tl.program_id(0) * BLOCK_N + block * WIDTH + tl.arange(0, WIDTH)
-        at = (tile.to(tl.int64) * TILE + tl.arange(0, TILE))[:, None] * D + columns[None, :]
-        if RBF:
-            points, part_of = tl.where(of_x, x, y) + at, tl.where(of_x, x_part, y_part)
-            own = tl.zeros((TILE, WIDTH), tl.float32)
-            for part in tl.static_range(PARTS):
-                own += tl.load(points + part * part_of).to(tl.float32)
-            product = sums[:, None] * own - product
-            own = tl.load(tl.where(of_x, x_raw, y_raw) + at)
-            product = with_differences(
-                product, own, weights, 1, panel, weight_part, local, x_raw + of_panel_x, columns,
-                y_lists + 2, y_wide, PARTS, D, TILE,
-            )  # fmt: skip
-            product = with_differences(
-                product, own, weights, panel, 1, weight_part, local, y_raw + of_panel_y, columns,
-                x_lists + 2, x_wide, PARTS, D, TILE,
-            )  # fmt: skip
-        else:
-            product = -product
-        at_grad = tl.where(of_x, x_grad, y_grad) + at
-        tl.store(at_grad, tl.load(at_grad) + product)
