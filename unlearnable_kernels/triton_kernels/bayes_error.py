@@ -73,15 +73,14 @@ def _prepared(
     width = (features + BLOCK_D - 1) // BLOCK_D * BLOCK_D
     raw, scaled = x.new_zeros(2, rows, width)
     sorted_rows = x[order]
-    raw[:count, :features] = sorted_rows * scale
-    scaled[:count, :features] = (sorted_rows - mean) * scale
+    torch.mul(sorted_rows, scale, out=raw[:count, :features])
+    torch.sub(sorted_rows, mean, out=scaled[:count, :features]).mul_(scale)
     points = split(scaled, parts.distance, parts.dtype)
     if parts.dtype == torch.bfloat16:
         scaled = points[0].float()
-    rounded = points.float().sum(0) if parts.distance > 1 else points[0].float()
     return Rows(
         points,
-        rounded.square_().sum(1),
+        points.sum(0, dtype=torch.float32).square_().sum(1),
         F.pad(labels[order].int(), (0, rows - count), value=-1),
         F.pad(names[order].int(), (0, rows - count), value=-1),
         order,
@@ -134,7 +133,7 @@ def _active(x: Rows, y: Rows, threshold: Tensor) -> Tensor:
     def balls(rows: Rows) -> tuple[Tensor, Tensor]:
         tiles = rows.scaled.view(rows.tiles, rows.tile, -1)
         centres = tiles.mean(1)
-        return centres, (tiles - centres[:, None]).square_().sum(2).amax(1).sqrt_()
+        return centres, torch.linalg.vector_norm(tiles - centres[:, None], dim=2).amax(1)
 
     x_centres, x_radii = balls(x)
     y_centres, y_radii = (x_centres, x_radii) if y is x else balls(y)
