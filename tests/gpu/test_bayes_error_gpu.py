@@ -29,7 +29,8 @@ def value_and_gradients(function, *tensors):
 @pytest.mark.parametrize("precision", contract.PRECISIONS)
 @pytest.mark.parametrize("similarity", contract.SIMILARITIES)
 @pytest.mark.parametrize(
-    ("count", "features", "classes"), [(1000, 512, 10), (4500, 100, 7), (9000, 64, 1000), (700, 4096, 3)]
+    ("count", "features", "classes"),
+    [(1000, 512, 10), (4500, 100, 7), (9000, 64, 1000), (700, 4096, 3), (17_000, 256, 5)],
 )
 def test_agrees_with_float64(count, features, classes, similarity, precision):
     x, labels = clusters(count, features, classes)

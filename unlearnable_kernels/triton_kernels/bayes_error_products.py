@@ -70,6 +70,15 @@ def halves(t):
     return tl.split(t.reshape(t.shape[0], 2, t.shape[1] // 2).permute(0, 2, 1))
 
 
+@triton.jit
+def quarters(t):
+    """Four blocks of columns of a tile."""
+    left, right = halves(t)
+    first, second = halves(left)
+    third, fourth = halves(right)
+    return first, second, third, fourth
+
+
 @triton.jit(do_not_specialize=["x_tiles"], do_not_specialize_on_alignment=["x_lists", "y_lists"])
 def add_products(
     weights, weight_part, panel, row_sums, col_sums, x, y, x_part, y_part, x_raw, y_raw, x_grad, y_grad,
@@ -111,12 +120,7 @@ def add_products(
     if RBF:
         sums = sums_of(col_sums, panel, local, y_lists + 2, y_wide, y_count, TILE)
         sums += sums_of(row_sums, panel, local, x_lists + 2, x_wide, x_count, TILE)
-    blocks = (total,)
-    if BLOCK_N == 256:  # all at once, they do not fit the registers
-        left, right = halves(total)
-        first, second = halves(left)
-        third, fourth = halves(right)
-        blocks = (first, second, third, fourth)
+    blocks = quarters(total) if BLOCK_N == 256 else (total,)  # 256 at once do not fit the registers
     WIDTH: tl.constexpr = 64 if BLOCK_N == 256 else BLOCK_N
     for block in tl.static_range(BLOCK_N // WIDTH):
         product = blocks[block]
