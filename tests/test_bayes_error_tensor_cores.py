@@ -37,7 +37,7 @@ def tensor_cores(repaired_interpreter, monkeypatch):  # noqa: F811
     if not interpreter_in_use():
         pytest.skip("a GPU runs tests/gpu instead")
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", truncating_dot)
-    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 64), ("LONGEST", float("inf"))):
+    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 128), ("LONGEST", float("inf"))):
         monkeypatch.setattr(kernels, name, value)
 
 

@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 
 import fresh_process
 import pytest
@@ -17,7 +18,7 @@ pytestmark = [
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 32), ("BLOCK_D", 16)):
+    for name, value in (("TILE", 16), ("SMALL", 0), ("PANEL", 64), ("BLOCK_D", 16)):
         monkeypatch.setattr(kernels, name, value)
 
 
@@ -107,7 +108,7 @@ def separate_groups():
     """Classes of a tile each: 0 and 1 in one place; 2 and 3 out of their reach; 4 within that of 2 and 3."""
     labels = torch.arange(80) % 5
     places = torch.tensor([0, 0, 3, 3, 3.3])[labels, None]
-    return places + 0.03 * torch.randn(80, 19, generator=torch.Generator().manual_seed(0)), labels
+    return places + 0.03 * torch.randn(80, 9, generator=torch.Generator().manual_seed(0)), labels
 
 
 def test_tiles_that_underflow_are_skipped_and_change_nothing(monkeypatch):
@@ -115,7 +116,7 @@ def test_tiles_that_underflow_are_skipped_and_change_nothing(monkeypatch):
     x, labels = separate_groups()
     call = (labels, 5, 0.3, "rbf", "ieee", None, -1)
     problem = kernels._problem(contract.Arguments(x, *call))
-    assert problem.active.count_nonzero() == 2**2 + 3**2
+    assert problem.active.count_nonzero() == 3 + 6
     visited = [kernels.bayes_error(x, *call)]
     visited.append(kernels.bayes_error_backward(torch.ones(80), *visited[0][1:], x, *call))
     monkeypatch.setattr(kernels, "_active", lambda x, y, _: torch.ones(x.tiles, y.tiles, dtype=torch.uint8))
@@ -153,13 +154,31 @@ def test_what_nothing_wrote_is_not_read(monkeypatch):
     few = (labels == 0) | (labels == 2) | (labels == 3)
     x, call = x[few, :2], (labels[few], 5, 0.25, "rbf", "ieee", None, -1)
     active = kernels._problem(contract.Arguments(x, *call)).active
-    assert active.tolist() == [[2, 0, 0], [0, 1, 1], [0, 1, 1]]  # from differences, skipped, from products
+    assert active.tolist() == [[2, 0, 0], [0, 1, 1], [0, 0, 1]]  # from differences, skipped, from products
     error, mass, winner = kernels.bayes_error(x, *call)
     gradient, _ = kernels.bayes_error_backward(torch.ones(48), mass, winner, x, *call)
     assert error.isfinite().all()
     assert mass.isfinite().all()
     assert (winner >= 0).all()
     assert gradient.isfinite().all()
+
+
+def test_panels_change_no_mass(monkeypatch):
+    x, labels = clusters(70, 9)
+    results = []
+    for panel in (16, 48, 128):
+        monkeypatch.setattr(kernels, "PANEL", panel)
+        results.append(kernels.bayes_error(x, labels, 4, 0.3)[1])
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_programs_of_256_columns(monkeypatch):
+    """Of two tiles one and the pair from differences, the other from products."""
+    for name, value in (("PANEL", 16), ("WIDE", 0), ("_wide", lambda *_: torch.tensor([True, False]))):
+        monkeypatch.setattr(kernels, name, value)
+    x, labels = clusters(32, 256)
+    assert compared(x / 4, labels, 4, 0.3, precision="bf16")[1] < 8e-3
 
 
 def test_row_order_changes_no_value():
@@ -171,21 +190,45 @@ def test_row_order_changes_no_value():
     assert torch.equal(shuffled_winner, winner[order])
 
 
-def test_as_many_classes_as_the_contract_allows_fit_the_grid(monkeypatch):
-    """A grid's first axis holds 2³¹ − 1 programs, its second 65,535."""
-    grids = []
+@pytest.fixture
+def launches(monkeypatch):
+    """Kernel and grid of every launch, none of which happens."""
+    launched = []
 
     class Recorded:
+        def __init__(self, name):
+            self.name = name
+
         def __getitem__(self, grid):
-            grids.append(grid)
+            launched.append((self.name, grid))
             return lambda *arguments, **options: None
 
-    for name in ("class_sums", "add_masses"):
-        monkeypatch.setattr(kernels.kernels, name, Recorded())
+    for name in ("class_sums", "add_masses", "statistics", "pair_weights", "add_products"):
+        module = kernels.products if name == "add_products" else kernels.kernels
+        monkeypatch.setattr(module, name, Recorded(name))
+    return launched
+
+
+def test_as_many_classes_as_the_contract_allows_fit_the_grid(launches):
+    """A grid's first axis holds 2³¹ − 1 programs, its second 65,535."""
     x, labels = clusters(20)
     kernels._masses(kernels._problem(contract.Arguments(x, labels, 70_000, 0.3)), 70_000)
+    grids = [grid for _, grid in launches]
     assert any(70_000 in grid for grid in grids)
     assert max(grid[1] for grid in grids) <= 65_535
+
+
+@pytest.mark.parametrize(("precision", "panels"), [("ieee", 13), ("tf32", 13), ("bf16", 7)])
+def test_launches_at_50_000_rows(launches, monkeypatch, precision, panels):
+    for name, value in (("TILE", 128), ("SMALL", 4096), ("PANEL", 8192), ("BLOCK_D", 64)):
+        monkeypatch.setattr(kernels, name, value)
+    x, labels = clusters(50_000, 1, 10)
+    call = (labels, 10, 0.3, "rbf", precision, None, -1)
+    _, mass, winner = kernels.bayes_error(x, *call)
+    kernels.bayes_error_backward(torch.ones(len(x)), mass, winner.clamp(0, 9), x, *call)
+    pairs = panels * (panels + 1) // 2
+    counts = {"class_sums": 7, "add_masses": 7, "statistics": 1, "pair_weights": pairs, "add_products": pairs}
+    assert Counter(name for name, _ in launches) == counts
 
 
 def test_refuses_what_the_contract_refuses():
@@ -206,29 +249,33 @@ def test_float64_and_nothing_at_all_go_to_the_reference():
     assert kernels.bayes_error(x[:0], labels, 4, 0.3, references=x)[0].shape == (0,)
 
 
-COMPILED = """
+COMPILED = r"""
 import re, subprocess, sys
 from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from unlearnable_kernels.triton_kernels import bayes_error as launch, bayes_error_kernels as kernels
+from unlearnable_kernels.triton_kernels import bayes_error as launch
 
 tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 half, small = {"x", "y", "weights"}, {"x_part", "y_part"}
-numbers = {"active_row", "x_first", "y_first", "x_end", "x_count", "y_count", "panel", "row_stride"}
-numbers |= {"col_stride", "weight_part", "lists_row", "counts_row"}
-integers = {"x_labels", "y_labels", "x_own", "y_own", "x_winner", "y_winner", "lists", "counts"}
-integers.add("wide_counts")
-distance = {"PARTS": 2, "BOTH": True, "BLOCK_D": launch.BLOCK_D // 2}
-for name, constants, stages in (
-    ("class_sums", distance, launch.STAGES),
-    ("pair_weights", distance | {"WEIGHT_PARTS": 3}, launch.STAGES),
-    ("add_products", {"PARTS": 3, "BLOCK_N": 128, "BLOCK_K": 32, "col_stride": 1}, launch.STAGES_OF_PRODUCTS),
+unaligned = {"active_row", "x_tiles", "x_lists_row", "y_lists_row"}
+numbers = unaligned | {"x_first", "y_first", "x_count", "y_count", "panel", "weight_part"}
+integers = {"x_labels", "y_labels", "x_own", "y_own", "x_winner", "y_winner", "x_lists", "y_lists"}
+distance = {"PARTS": 2, "BLOCK_D": launch.BLOCK_D // 2}
+products = {"PARTS": 3, "BLOCK_N": 128, "BLOCK_K": 32}
+one = {"PARTS": 1}
+two_of_a_tile = {"num_stages": launch.STAGES, "maxnreg": launch.TWO_OF_A_TILE}
+for name, constants, options in (
+    ("class_sums", distance, {"num_stages": launch.STAGES}),
+    ("pair_weights", distance | {"WEIGHT_PARTS": 3}, {"num_stages": launch.STAGES}),
+    ("add_products", products, {"num_stages": launch.STAGES_OF_PRODUCTS}),
+    ("class_sums", one | {"BLOCK_D": launch.BLOCK_D}, two_of_a_tile),
+    ("add_products", products | one | {"BLOCK_N": 256}, {"num_stages": launch.STAGES_OF_PRODUCTS}),
 ):
-    kernel = getattr(kernels, name)
-    constants = constants | {"RBF": True, "D": 512, "TILE": launch.TILE}
-    of_half = "*bf16" if name == "add_products" else "*fp16"
+    kernel = getattr(launch.products if name == "add_products" else launch.kernels, name)
+    constants = constants | {"RBF": True, "BOTH": True, "D": 512, "TILE": launch.TILE}
+    of_half = "*fp16" if name != "add_products" and constants["PARTS"] == 2 else "*bf16"
     signature = {}
     for argument in kernel.arg_names:
         signature[argument] = (
@@ -239,18 +286,21 @@ for name, constants, stages in (
     aligned = {
         (at,): [["tt.divisibility", 16]]
         for at, argument in enumerate(kernel.arg_names)
-        if signature[argument] != "constexpr" and argument not in ("active_row", "lists_row", "counts_row")
+        if signature[argument] != "constexpr" and argument not in unaligned | {"x_lists", "y_lists"}
     }
     places = {(kernel.arg_names.index(argument),): value for argument, value in constants.items()}
     source = ASTSource(kernel, signature=signature, constexprs=places, attrs=aligned)
-    options = {"num_warps": launch.WARPS, "num_stages": stages}
+    options["num_warps"] = launch.WARPS
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     path = Path(sys.argv[1]) / f"{name}.cubin"
     path.write_bytes(compiled.asm["cubin"])
     text = subprocess.run([tool, "--dump-sass", path], capture_output=True, text=True, check=True).stdout
+    usage = [tool, "--dump-resource-usage", path]
+    registers = re.search(r"REG:(\d+)", subprocess.run(usage, capture_output=True, text=True).stdout)[1]
+    shared = compiled.metadata.shared
     loads = re.findall(r"LDGSTS[.A-Z0-9]*128", text)
     print(name, "HGMMA" in text, "HMMA" in text.replace("HGMMA", ""), "LDL" in text or "STL" in text,
-          len(loads) > 0, compiled.metadata.shared <= 227 * 1024,
+          len(loads) > 0, shared <= 227 * 1024, int(registers) <= 128 and shared <= 227 * 1024 // 2,
           re.search(r"warp_group_dot [^,]+, [^,]+, %arg", compiled.asm["ttgir"]) is None)
 """
 
@@ -258,8 +308,11 @@ for name, constants, stages in (
 def test_compiles_for_hopper_to_its_matrix_instructions_without_spills(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     run = fresh_process.run(COMPILED, tmp_path, env=environment)
-    # The last fact: no product is added to what the loop carries, which would be one chain of all of D.
-    expected = "True False False True True True"
-    assert run.stdout.splitlines() == [
-        f"{name} {expected}" for name in ("class_sums", "pair_weights", "add_products")
-    ]
+    # The last facts: a multiprocessor holds two; no product is added to what the loop carries, which would be
+    # one chain of all of D.
+    expected = "True False False True True"
+    kernels_of_ieee = ("class_sums", "pair_weights", "add_products")
+    lines = run.stdout.splitlines()
+    assert lines[:3] == [f"{name} {expected} False True" for name in kernels_of_ieee]
+    assert lines[3].startswith(f"class_sums {expected} True")
+    assert lines[4].startswith(f"add_products {expected}")

@@ -29,7 +29,8 @@ def value_and_gradients(function, *tensors):
 @pytest.mark.parametrize("precision", contract.PRECISIONS)
 @pytest.mark.parametrize("similarity", contract.SIMILARITIES)
 @pytest.mark.parametrize(
-    ("count", "features", "classes"), [(1000, 512, 10), (4500, 100, 7), (9000, 64, 1000), (700, 4096, 3)]
+    ("count", "features", "classes"),
+    [(1000, 512, 10), (4500, 100, 7), (9000, 64, 1000), (700, 4096, 3), (17_000, 256, 5)],
 )
 def test_agrees_with_float64(count, features, classes, similarity, precision):
     x, labels = clusters(count, features, classes)
@@ -89,14 +90,22 @@ def test_compiles_into_one_graph():
 
 def test_captured_in_a_cuda_graph():
     x, labels = clusters(1000, 64, 5)
-    call = (x, labels, 5, 0.3)
-    expected = torch.ops.unlearn.bayes_error(*call)[0]  # compiles before the capture
+    call = (x, labels, 5, 0.3, "rbf", "ieee", None, -1)
+    grad = torch.ones_like(x[:, 0])
+
+    def value_and_gradient():
+        error, *statistics = torch.ops.unlearn.bayes_error(*call)
+        return error, torch.ops.unlearn.bayes_error_backward(grad, *statistics, *call)[0]
+
+    expected = value_and_gradient()  # compiles before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        error = torch.ops.unlearn.bayes_error(*call)[0]
-    error.fill_(torch.nan)
+        captured = value_and_gradient()
+    for each in captured:
+        each.fill_(torch.nan)
     graph.replay()
-    assert torch.equal(error, expected)
+    for each, wanted in zip(captured, expected, strict=True):
+        assert torch.equal(each, wanted)
 
 
 @pytest.mark.parametrize(("count", "classes", "limit"), [(50_000, 10, 1 << 30), (126_689, 100, 3 << 30)])

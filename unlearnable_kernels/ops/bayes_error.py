@@ -88,7 +88,8 @@ def bayes_error(
         ``[N]`` in the dtype of ``features``, each in (0, 1]; 1 where all mass underflows, with gradient 0.
         Of tied classes the lowest counts. Differentiable with respect to ``features`` and ``references``:
         once, in reverse mode. Under autocast features of half precision are taken as float32. Memory
-        O((N + M)·(D + num_classes)).
+        O((N + M)·(D + num_classes)). On a GPU the host waits for nothing, and value and gradient of float32
+        features can be captured in a CUDA graph once a call of that shape has compiled the kernels.
 
     Raises:
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.

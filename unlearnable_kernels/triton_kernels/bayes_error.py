@@ -1,8 +1,8 @@
 """bayes_error and its backward from Triton kernels: rows are sorted, padded and split, panels launched.
 
 Memory beyond input and result, for N rows of D features: 4 to 10 bytes an element for the parts, 12 for
-the scaled rows, centred and not, and their gradient, 4 N (2 C + 32) bytes for the masses of C classes and
-their partial sums, and up to 6 PANEL² bytes for a panel of M: by count 0.9 GB at N 50,000, D 512. Nothing
+the scaled rows, centred and not, and their gradient, 4 N (2 C + 128) bytes for the masses of C classes and
+their partial sums, and up to 2 PANEL² bytes for a panel of M: by count 0.9 GB at N 50,000, D 512. Nothing
 waits for the device.
 """
 
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error as contract
 from unlearnable_kernels.triton_kernels import bayes_error_kernels as kernels
+from unlearnable_kernels.triton_kernels import bayes_error_products as products
 from unlearnable_kernels.triton_kernels.bayes_error_parts import PARTS, Parts, split
 
 TILE = 128  # rows; half of it up to SMALL rows, so that there are programs for the whole device
 SMALL = 4096
-PANEL = 4096  # rows; M of a panel stays within the L2 cache in bf16
+PANEL = 8192  # rows; half of it for an M in parts, which then takes 128 MB at most
+WIDE = 2  # panels; from there on programs of 256 columns are enough for the whole device
 BLOCK_D, WARPS = 64, 8  # the latter for a whole TILE
+TWO_OF_A_TILE = 128  # registers a thread, with which a multiprocessor holds two tiles
 STAGES, STAGES_OF_PRODUCTS = 3, 5  # the latter's loads wait for one another
 LOG2_E = 1.4426950408889634
 UNDERFLOW = 104.0  # exp(-104) rounds to 0 in float32
@@ -49,9 +52,9 @@ class Rows:
     def tiles(self) -> int:
         return self.count // self.tile
 
-    def panels(self) -> Iterator[tuple[int, int]]:
+    def panels(self, panel: int) -> Iterator[tuple[int, int]]:
         """First and end row of every panel."""
-        return ((first, min(first + PANEL, self.count)) for first in range(0, self.count, PANEL))
+        return ((first, min(first + panel, self.count)) for first in range(0, self.count, panel))
 
 
 def _prepared(
@@ -70,15 +73,14 @@ def _prepared(
     width = (features + BLOCK_D - 1) // BLOCK_D * BLOCK_D
     raw, scaled = x.new_zeros(2, rows, width)
     sorted_rows = x[order]
-    raw[:count, :features] = sorted_rows * scale
-    scaled[:count, :features] = (sorted_rows - mean) * scale
+    torch.mul(sorted_rows, scale, out=raw[:count, :features])
+    torch.sub(sorted_rows, mean, out=scaled[:count, :features]).mul_(scale)
     points = split(scaled, parts.distance, parts.dtype)
     if parts.dtype == torch.bfloat16:
         scaled = points[0].float()
-    rounded = points.float().sum(0) if parts.distance > 1 else points[0].float()
     return Rows(
         points,
-        rounded.square_().sum(1),
+        points.sum(0, dtype=torch.float32).square_().sum(1),
         F.pad(labels[order].int(), (0, rows - count), value=-1),
         F.pad(names[order].int(), (0, rows - count), value=-1),
         order,
@@ -131,9 +133,10 @@ def _active(x: Rows, y: Rows, threshold: Tensor) -> Tensor:
     def balls(rows: Rows) -> tuple[Tensor, Tensor]:
         tiles = rows.scaled.view(rows.tiles, rows.tile, -1)
         centres = tiles.mean(1)
-        return centres, (tiles - centres[:, None]).square_().sum(2).amax(1).sqrt_()
+        return centres, torch.linalg.vector_norm(tiles - centres[:, None], dim=2).amax(1)
 
-    (x_centres, x_radii), (y_centres, y_radii) = balls(x), balls(y)
+    x_centres, x_radii = balls(x)
+    y_centres, y_radii = (x_centres, x_radii) if y is x else balls(y)
     apart = torch.cdist(x_centres, y_centres, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart * (1 - 1e-4) - (x_radii[:, None] + y_radii) * (1 + 1e-4)
     return (~(nearest > threshold)).to(torch.uint8)
@@ -144,12 +147,20 @@ def _wide(rows: Rows, longest: Tensor) -> Tensor:
     return rows.norms.view(rows.tiles, rows.tile).amax(1) > longest * longest
 
 
+def _furthest(rows: Tensor, mean: Tensor) -> Tensor:
+    """The largest |rows − mean|, in one pass."""
+    least, most = torch.aminmax(rows, dim=0)
+    return torch.maximum(most - mean, mean - least).amax()
+
+
 def _problem(call: contract.Arguments) -> Problem:
     """What the kernels need of a call, on its device."""
     features, pool = call.features, call.pool
     rbf, parts = call.similarity == "rbf", PARTS[call.precision]
     mean = pool.mean(0) if rbf else pool.new_zeros(pool.shape[1])
-    largest = torch.maximum((features - mean).abs().amax(), (pool - mean).abs().amax())
+    largest = _furthest(pool, mean)
+    if call.references is not None:
+        largest = torch.maximum(largest, _furthest(features, mean))
     scale = torch.exp2(13 - torch.log2(largest.clamp(1e-30, 1e30)).ceil())
     tile = TILE if max(len(features), len(pool)) > SMALL else TILE // 2
     names = torch.arange(len(pool), device=pool.device)
@@ -167,6 +178,7 @@ def _problem(call: contract.Arguments) -> Problem:
         active += active * (_wide(x, LONGEST * bandwidth)[:, None] | _wide(y, LONGEST * bandwidth))
     else:
         active = torch.ones(x.tiles, y.tiles, dtype=torch.uint8, device=pool.device)
+    active = active.triu() if x is y else active  # a pair of tiles of one set is formed once
     return Problem(x, y, rbf, parts, coefficient, (scale / unit).float(), active)
 
 
@@ -178,23 +190,18 @@ def _masses(problem: Problem, num_classes: int) -> Tensor:
     starts = torch.searchsorted(y.labels[: len(y.order)], classes).int()
     row_sums = x.norms.new_empty(y.tiles + num_classes, min(PANEL, x.count))
     col_sums = x.norms.new_empty(min(PANEL, x.count) // x.tile + num_classes, y.count) if shared else row_sums
-    row, col = problem.active.stride()
-    for first, end in x.panels():
+    for first, end in x.panels(PANEL):
         y_first = first if shared else 0
-        tiles, width = (end - first) // x.tile, y.count - y_first
-        kernels.class_sums[(width // x.tile, tiles)](
-            *problem.distance_arguments(), row_sums, col_sums, first, y_first, end, end - first, width,
-            BOTH=shared, **problem.distance_flags(),
+        tiles, y_tiles = (end - first) // x.tile, (y.count - y_first) // x.tile
+        kernels.class_sums[(tiles, y_tiles)](
+            *problem.distance_arguments(), row_sums, col_sums, first, y_first, end - first, y.count - y_first,
+            BOTH=shared, maxnreg=TWO_OF_A_TILE if shared and problem.parts.distance == 1 else None,
+            **problem.distance_flags(),
         )  # fmt: skip
-        kernels.add_masses[(num_classes, tiles)](
-            row_sums, 0, end - first, masses, x.count, starts, y.labels, y_first, y.count, first,
-            problem.active, row, col, TILE=x.tile,
+        kernels.add_masses[(num_classes, y_tiles if shared else tiles)](
+            row_sums, col_sums, first, end, y_first, y.count - y_first, masses, x.count, starts, y.labels,
+            problem.active, problem.active.stride(0), BOTH=shared, TILE=x.tile,
         )  # fmt: skip
-        if shared and end < y.count:
-            kernels.add_masses[(num_classes, (y.count - end) // x.tile)](
-                col_sums, end - first, width, masses, x.count, starts, x.labels, first, end, end,
-                problem.active, col, row, TILE=x.tile,
-            )  # fmt: skip
     return masses
 
 
@@ -247,77 +254,59 @@ class Statistics:
         return cls(*(F.pad(t[rows.order], padding) for t in (winner.int(), pull, push)))
 
 
-def _tile_lists(active: Tensor, tiles: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``[x tiles, panels, tiles]``, for a tile of x and a panel of y its active tiles, and their counts.
+def _tile_lists(active: Tensor, tiles: int) -> Tensor:
+    """int32 ``[x tiles, panels, 2 + tiles]``, for a tile of x and a panel of y its active tiles.
 
-    Those from differences come first; how many these are is the third result.
+    Those from differences come first. Before them stand the number of all and the number of these.
     """
     padded = F.pad(active, (0, -active.shape[1] % tiles)).view(len(active), -1, tiles)
-    lists = torch.argsort(padded, dim=2, descending=True, stable=True).int()
-    return lists, (padded > 0).sum(2, dtype=torch.int32), (padded > 1).sum(2, dtype=torch.int32)
+    lists = torch.argsort(padded, dim=2, descending=True, stable=True)
+    counts = [(padded > least).sum(2, keepdim=True) for least in (0, 1)]
+    return torch.cat([*counts, lists], 2).int()
 
 
-class _Gradient:
-    """The gradient of one set of sorted rows, in units of scaled points, and the products that add to it."""
-
-    def __init__(self, rows: Rows, parts: Tensor, active: Tensor, problem: Problem) -> None:
-        self.rows, self.parts, self.problem = rows, parts, problem
-        self.sum = torch.zeros_like(rows.scaled)
-        self.lists, self.counts, self.wide = _tile_lists(active, PANEL // rows.tile)
-
-    def add(
-        self,
-        rows: tuple[int, int],
-        y_first: int,
-        y: tuple[Rows, Tensor],
-        weights: Tensor,
-        sums: Tensor,
-        swap: bool,
-    ) -> None:
-        (first, end), (others, other) = rows, y
-        width = self.sum.shape[1]
-        columns = 128 if width % 128 == 0 else BLOCK_D
-        panel = y_first // PANEL
-        strides = weights.stride()[1:]
-        kernels.add_products[(width // columns, (end - first) // self.rows.tile)](
-            weights, *(reversed(strides) if swap else strides), weights.stride(0), sums, weights.shape[1],
-            self.parts, other, self.parts.stride(0), other.stride(0), self.rows.raw, others.raw, self.sum,
-            first, y_first, self.lists[:, panel], self.lists.stride(0),
-            self.counts[:, panel], self.wide[:, panel], self.counts.stride(0),
-            PARTS=len(weights), D=width, BLOCK_N=columns, BLOCK_K=min(self.rows.tile, 32),
-            num_stages=STAGES_OF_PRODUCTS,
-            **self.problem.flags(),
-        )  # fmt: skip
-
-    def of(self, features: Tensor) -> Tensor:
-        rows = self.sum[: len(self.rows.order), : features.shape[1]] * self.problem.unscale
-        return torch.empty_like(rows).index_copy_(0, self.rows.order, rows)
-
-
-def _gradients(problem: Problem, of_x: Statistics) -> tuple[_Gradient, _Gradient]:
-    """The gradients of queries and references; one and the same where these are."""
-    x, y, parts = problem.x, problem.y, problem.parts
+def _gradients(problem: Problem, of_x: Statistics) -> tuple[Tensor, Tensor]:
+    """Of sorted queries and references, in units of scaled points; one and the same where these are."""
+    x, y, parts, shared, tile = problem.x, problem.y, problem.parts, problem.shared, problem.x.tile
     x_parts = split(x.scaled, parts.gradient, torch.bfloat16)
-    y_parts = x_parts if problem.shared else split(y.scaled, parts.gradient, torch.bfloat16)
-    grad_x = _Gradient(x, x_parts, problem.active, problem)
-    grad_y = grad_x if problem.shared else _Gradient(y, y_parts, problem.active.T.contiguous(), problem)
-    panel = min(PANEL, max(x.count, y.count))
-    weights = x_parts.new_empty(parts.gradient, panel, panel)
-    row_sums = x.norms.new_empty(panel // x.tile, panel)
-    col_sums = torch.empty_like(row_sums)
-    for first, end in x.panels():
-        for y_first, y_end in y.panels():
-            if problem.shared and y_first < first:
+    y_parts = x_parts if shared else split(y.scaled, parts.gradient, torch.bfloat16)
+    x_grad = torch.zeros_like(x.scaled)
+    y_grad = x_grad if shared else torch.zeros_like(y.scaled)
+    panel = PANEL if parts.gradient == 1 else PANEL // 2
+    x_lists = _tile_lists(problem.active, panel // tile)
+    y_lists = _tile_lists((problem.active.triu(1) if shared else problem.active).T, panel // tile)
+    size = min(panel, max(x.count, y.count))
+    weights = x_parts.new_empty(parts.gradient, size, size)
+    row_sums, col_sums = x.norms.new_empty(2, size // tile, size)
+    width = x.scaled.shape[1]
+    columns = 128 if width % 128 == 0 else BLOCK_D
+    if parts.gradient < 3 and width % 256 == 0 and x.count > WIDE * panel:
+        columns = 256
+    for first, end in x.panels(panel):
+        for y_first, y_end in y.panels(panel):
+            if shared and y_first < first:
                 continue
-            kernels.pair_weights[((y_end - y_first) // x.tile, (end - first) // x.tile)](
+            tiles, y_tiles = (end - first) // tile, (y_end - y_first) // tile
+            kernels.pair_weights[(y_tiles, tiles)](
                 *problem.distance_arguments(), of_x.winner, of_x.pull, of_x.push, of_x.winner, of_x.pull,
-                of_x.push, weights, row_sums, col_sums, first, y_first, panel,
-                BOTH=problem.shared, WEIGHT_PARTS=parts.gradient, **problem.distance_flags(),
+                of_x.push, weights, row_sums, col_sums, first, y_first, size,
+                BOTH=shared, WEIGHT_PARTS=parts.gradient, **problem.distance_flags(),
             )  # fmt: skip
-            grad_x.add((first, end), y_first, (y, y_parts), weights, row_sums, swap=False)
-            if not problem.shared or y_first != first:
-                grad_y.add((y_first, y_end), first, (x, x_parts), weights, col_sums, swap=True)
-    return grad_x, grad_y
+            diagonal = shared and y_first == first
+            products.add_products[(width // columns, tiles if diagonal else tiles + y_tiles)](
+                weights, weights.stride(0), size, row_sums, col_sums, x_parts, y_parts,
+                x_parts.stride(0), y_parts.stride(0), x.raw, y.raw, x_grad, y_grad, first, y_first, tiles,
+                x_lists[:, y_first // panel], y_lists[:, first // panel], x_lists.stride(0),
+                y_lists.stride(0), PARTS=parts.gradient, BOTH=shared, D=width, BLOCK_N=columns,
+                BLOCK_K=min(tile, 32), num_stages=STAGES_OF_PRODUCTS, **problem.flags(),
+            )  # fmt: skip
+    return x_grad, y_grad
+
+
+def _unsorted(grad: Tensor, rows: Rows, features: Tensor, unscale: Tensor) -> Tensor:
+    """A gradient of scaled, sorted rows as one of ``features``."""
+    of_rows = grad[: len(features), : features.shape[1]] * unscale
+    return torch.empty_like(of_rows).index_copy_(0, rows.order, of_rows)
 
 
 def bayes_error_backward(
@@ -330,10 +319,11 @@ def bayes_error_backward(
         return gradients
     with torch.cuda.device_of(call.features):
         problem = _problem(call)
-        of_x, of_y = _gradients(problem, Statistics.of(problem.x, grad, mass, winner))
+        x_grad, y_grad = _gradients(problem, Statistics.of(problem.x, grad, mass, winner))
+        gradient = _unsorted(x_grad, problem.x, call.features, problem.unscale)
         if call.references is None:
-            return of_x.of(call.features), call.features.new_empty(0)
-        return of_x.of(call.features), of_y.of(call.references)
+            return gradient, call.features.new_empty(0)
+        return gradient, _unsorted(y_grad, problem.y, call.references, problem.unscale)
 
 
 def error_and_gradient(
@@ -344,4 +334,4 @@ def error_and_gradient(
         problem = _problem(contract.Arguments(features, labels, num_classes, bandwidth))
         error, mass, winner = _statistics(problem, features, num_classes)
         of_x = Statistics.of(problem.x, torch.ones_like(error), mass, winner)
-        return error, _gradients(problem, of_x)[0].of(features)
+        return error, _unsorted(_gradients(problem, of_x)[0], problem.x, features, problem.unscale)

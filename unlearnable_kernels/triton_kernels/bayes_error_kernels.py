@@ -2,16 +2,18 @@
 
 Rows come sorted by class and padded to whole tiles; a padded row has label -1. One launch covers a panel of
 query rows (x) against some reference rows (y), and a program owns one tile. Nothing is added atomically, so
-results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows and 2
-where a row is so far from the mean, in bandwidths, that float32 cannot hold its square: there distances and
-the gradient come from differences of the caller's rows, without tensor cores.
+results do not depend on the schedule. ``active[x tile, y tile]`` is 0 where the whole tile underflows, or
+lies below the diagonal of one set, whose pairs of tiles are formed once. It is 2 where a row is so far from
+the mean, in bandwidths, that float32 cannot hold its square: there distances and the gradient come from
+differences of the caller's rows, without tensor cores.
 
     class_sums    a tile's kernel values, summed over the rows of each class: by row and, where x and y are
                   one set, by column too, so that each pair is formed once
-    add_masses    those sums, over the tiles of a class, into the mass of that class around every row
+    add_masses    a panel's sums, over the tiles of a class, into the mass of that class around every row
     statistics    the winner's mass and all others', row by row
     pair_weights  M of one panel of x and one of y, in bfloat16 parts, and its row and column sums
-    add_products  rowsum(M) ∘ x − M y of that panel added to the gradient; with M's strides swapped, y's
+    add_products  (bayes_error_products.py) rowsum(M) ∘ x − M y of that panel added to x's gradient and
+                  colsum(M) ∘ y − Mᵀ x to y's
 
 A product in float32 is a sum of products of parts: a = a₀ + a₁ + …, each part a 16-bit float; pairs of parts
 too small to matter are left out. Tensor cores cut off what they add to an accumulator, a bias that grows with
@@ -29,9 +31,17 @@ Arguments that several kernels share, for P parts of a point, the x rows and y r
     coefficient         float32 ``[1]``: from a product or square of scaled points to log2 of the kernel
     active              uint8 ``[x tiles, y tiles]``, rows ``active_row`` apart
 
-N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s: at best 29 ms (ieee), 13 ms (tf32) and
-6.4 ms (bf16). Bytes for a pair: M 6, 4 or 2, written once and read for every 128 columns of D by its rows and
-by its columns, mostly within the L2 cache; the sums 8/128. Not yet measured on a GPU.
+Counts for N 50,000, D 512 on an H100 whose 16-bit products reach 798 TFLOP/s; not yet measured on a GPU:
+    time      at best 29 ms (ieee), 13 ms (tf32), 6.4 ms (bf16)
+    launches  197, in bf16 71: 7 class_sums, 7 add_masses, 1 statistics; others 91 or 28 of each
+    L2 cache  TB/s at full rate: 8.3 in class_sums and pair_weights of ieee, else 12.5; half as much again if
+              tiles were 64 × 128; 6.2 in add_products, in bf16 9.3 (with 128 columns tf32 8.3, bf16 12.5)
+    memory    M 23, 15 or 7.5 GB, as a panel exceeds the cache; gradients and points that add_products reads
+              and writes 4.7, 4.0 or 1.8; class_sums 0.2 a part (10 with y's tiles as the faster axis)
+A multiprocessor holds two tiles of class_sums in tf32 and bf16 (128 registers a thread), so that one is
+summed while the other multiplies, else one. What the compiler spoke against: 128 registers spill in ieee, and
+in pair_weights (18 values at best, in halves of a tile); loads by TMA take more registers (ieee class_sums
+247 where pointers take 226) and spill at 128.
 """
 
 import triton
@@ -83,16 +93,16 @@ def without_own(values, x_own, y_own, x_row, y_row, TILE: tl.constexpr):
 def class_sums(
     x, y, x_part, y_part, x_norms, y_norms, x_raw, y_raw, x_labels, y_labels, x_own, y_own,
     coefficient, active, active_row,
-    row_sums, col_sums, x_first, y_first, x_end, x_count, y_count,
+    row_sums, col_sums, x_first, y_first, x_count, y_count,
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A tile's mass by class; grid (y tiles, x tiles).
+    """A tile's mass by class; grid (x tiles, y tiles), so that a panel of x stays in the L2 cache.
 
     Slot (tile + class − first class of the panel) of row_sums, float32 ``[slots, x_count]``, gets a row's
     mass in that class and tile of y; of col_sums, float32 ``[slots, y_count]``, a column's.
     """
-    j, i = tl.program_id(0), tl.program_id(1)
+    i, j = tl.program_id(0), tl.program_id(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
     mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
     if mode == 0:
@@ -113,7 +123,7 @@ def class_sums(
         tl.store(row_sums + (j + label - first).to(tl.int64) * x_count + i * TILE + offsets, sums)
         label += 1
     if BOTH:  # noqa: SIM102 - the outer one is known when the kernel is compiled
-        if y_row >= x_end:
+        if y_row > x_row:
             label_of_row = tl.load(x_labels + x_row + offsets)
             label = tl.min(tl.where(label_of_row >= 0, label_of_row, 1 << 30))
             last = tl.max(label_of_row)
@@ -126,29 +136,36 @@ def class_sums(
 
 @triton.jit
 def add_masses(
-    sums, sums_first, sums_count, masses, masses_count, starts, labels, first, end, row_first,
-    active, active_row, active_col,
-    TILE: tl.constexpr,
+    row_sums, col_sums, x_first, x_end, y_first, y_count, masses, masses_count, starts, y_labels,
+    active, active_row,
+    BOTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The slots of a class added to its masses; grid (classes, tiles of rows).
+    """A panel's slots of a class added to its masses; grid (classes, tiles from x_first on).
 
-    masses: float32 ``[classes, masses_count]``. sums: float32 ``[slots, sums_count]``, made from rows
-    first … end − 1 of the other set, whose labels are int32 ``[rows]``. starts: int32 ``[classes + 1]``,
-    where each class starts there.
+    masses: float32 ``[classes, masses_count]``; its rows up to x_end get row_sums, float32
+    ``[slots, x_end − x_first]``, of y's tiles from y_first on, and if BOTH those below a tile of x get
+    col_sums, float32 ``[slots, y_count]``, of it. starts: int32 ``[classes + 1]``, where classes start in y.
     """
-    label, tile = tl.program_id(0), tl.program_id(1)
-    begin = tl.maximum(tl.load(starts + label), first)
-    stop = tl.minimum(tl.load(starts + label + 1), end)
-    row = row_first + tile * TILE
-    offsets = tl.arange(0, TILE)
-    slot = label - tl.load(labels + first)
-    at = masses + label.to(tl.int64) * masses_count + row + offsets
+    label, i = tl.program_id(0), tl.program_id(1)
+    row = x_first + i * TILE
+    begin, stop = tl.load(starts + label), tl.load(starts + label + 1)
+    slot = label - tl.load(y_labels + y_first)
+    offsets = i * TILE + tl.arange(0, TILE)
+    at = masses + label.to(tl.int64) * masses_count + x_first + offsets
     total = tl.load(at)
+    if BOTH:
+        other = tl.maximum(begin, x_first) // TILE
+        while other * TILE < tl.minimum(stop, tl.minimum(row, x_end)):
+            if tl.load(active + other.to(tl.int64) * active_row + row // TILE) != 0:
+                of_slot = (other - x_first // TILE + slot).to(tl.int64) * y_count
+                total += tl.load(col_sums + of_slot + offsets)
+            other += 1
+        begin = tl.maximum(begin, row)
     other = begin // TILE
-    while other * TILE < stop:
-        if tl.load(active + (row // TILE).to(tl.int64) * active_row + other.to(tl.int64) * active_col) != 0:
-            of_slot = (other - first // TILE + slot).to(tl.int64) * sums_count
-            total += tl.load(sums + of_slot + sums_first + tile * TILE + offsets)
+    while other * TILE < tl.where(row < x_end, stop, 0):
+        if tl.load(active + (row // TILE).to(tl.int64) * active_row + other) != 0:
+            of_slot = (other - y_first // TILE + slot).to(tl.int64) * (x_end - x_first)
+            total += tl.load(row_sums + of_slot + offsets)
         other += 1
     tl.store(at, total)
 
@@ -215,82 +232,12 @@ def pair_weights(
         weight += tl.where(won, tl.load(y_pull + cols)[None, :], tl.load(y_push + cols)[None, :])
     weight = tl.where((row_label >= 0) & (col_label >= 0), weight * slope, 0.0)
     at = weights + (i * TILE + offsets)[:, None] * panel + j * TILE + offsets[None, :]
-    rest = weight
+    rounded = tl.zeros((TILE, TILE), tl.float32)
     for part in tl.static_range(WEIGHT_PARTS):
-        high = rest.to(tl.bfloat16)
+        high = weight.to(tl.bfloat16)
         tl.store(at + part * panel * panel, high)
-        rest -= high.to(tl.float32)
-    rounded = weight - rest
+        weight -= high.to(tl.float32)
+        rounded += high.to(tl.float32)
     if RBF:
         tl.store(row_sums + j * panel + i * TILE + offsets, tl.sum(rounded, 1))
         tl.store(col_sums + i * panel + j * TILE + offsets, tl.sum(rounded, 0))
-
-
-@triton.jit
-def add_products(
-    weights, row_stride, col_stride, weight_part, sums, panel, x, y, x_part, y_part, x_raw, y_raw, grad,
-    x_first, y_first, lists, lists_row, counts, wide_counts, counts_row,
-    RBF: tl.constexpr, PARTS: tl.constexpr,
-    D: tl.constexpr, TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """grad += rowsum(M) ∘ x − M y for one panel; grid (D / BLOCK_N, x tiles).
-
-    grad: float32 ``[x rows, D]``. weights: M, bfloat16 ``[PARTS, panel, panel]`` with the strides given.
-    sums: float32 ``[y tiles, panel]``, M's sums along y. x, y: bfloat16 ``[PARTS, rows, D]``. lists: int32
-    ``[x tiles, y tiles]``, the active tiles of y in this panel, as many as counts, int32 ``[x tiles]``, says;
-    as many of them as wide_counts says, the first ones, are of ∑ M ∘ (x_raw − y_raw) instead.
-    """
-    i = tl.program_id(1)
-    local = i * TILE + tl.arange(0, TILE)
-    rows = x_first.to(tl.int64) + local
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inner = tl.arange(0, BLOCK_K)
-    tile = x_first // TILE + i
-    lists += tile.to(tl.int64) * lists_row
-    count = tl.load(counts + tile.to(tl.int64) * counts_row)
-    wide = tl.load(wide_counts + tile.to(tl.int64) * counts_row)
-    total = tl.zeros((TILE, BLOCK_N), tl.float32)
-    for k in range(wide * TILE, count * TILE, BLOCK_K):
-        ks = tl.multiple_of(tl.load(lists + k // TILE) * TILE + k % TILE, BLOCK_K) + inner
-        at_m = weights + local[:, None] * row_stride + ks[None, :] * col_stride
-        at_y = y + (y_first.to(tl.int64) + ks)[:, None] * D + columns[None, :]
-        m0 = tl.load(at_m)
-        y0 = tl.load(at_y)
-        if PARTS == 3:
-            m1 = tl.load(at_m + weight_part)
-            y1 = tl.load(at_y + y_part)
-            fresh = tl.dot(m0, tl.load(at_y + 2 * y_part))
-            fresh = tl.dot(tl.load(at_m + 2 * weight_part), y0, fresh)
-            fresh = tl.dot(m1, y1, fresh)
-            fresh = tl.dot(m1, y0, fresh)
-            fresh = tl.dot(m0, y1, fresh)
-            total += tl.dot(m0, y0, fresh)
-        else:
-            if PARTS == 2:
-                total = tl.dot(tl.load(at_m + weight_part), y0, total)
-                total = tl.dot(m0, tl.load(at_y + y_part), total)
-            total = tl.dot(m0, y0, total)
-    if RBF:
-        sum_of_row = tl.zeros((TILE,), tl.float32)
-        k = wide
-        while k < count:
-            sum_of_row += tl.load(sums + tl.load(lists + k) * panel + local)
-            k += 1
-        at_x = x + rows[:, None] * D + columns[None, :]
-        own = tl.zeros((TILE, BLOCK_N), tl.float32)
-        for part in tl.static_range(PARTS):
-            own += tl.load(at_x + part * x_part).to(tl.float32)
-        total = sum_of_row[:, None] * own - total
-        own = tl.load(x_raw + rows[:, None] * D + columns[None, :])
-        for k in range(wide * TILE):
-            of_y = tl.load(lists + k // TILE) * TILE + k % TILE
-            at_m = weights + local * row_stride + of_y * col_stride
-            weight = tl.zeros((TILE,), tl.float32)
-            for part in tl.static_range(PARTS):
-                weight += tl.load(at_m + part * weight_part).to(tl.float32)
-            other = tl.load(y_raw + (y_first.to(tl.int64) + of_y) * D + columns)
-            total += weight[:, None] * (own - other[None, :])
-    else:
-        total = -total
-    at_grad = grad + rows[:, None] * D + columns[None, :]
-    tl.store(at_grad, tl.load(at_grad) + total)

@@ -30,5 +30,5 @@ def split(x: Tensor, parts: int, dtype: torch.dtype) -> Tensor:
     for part in range(parts):
         out[part] = rest
         if part + 1 < parts:
-            rest = rest - out[part].float()
+            rest = rest - out[part]
     return out
