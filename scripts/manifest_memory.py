@@ -8,7 +8,6 @@ Example: python scripts/manifest_memory.py /tmp/many --json build/manifest-memor
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -16,10 +15,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unlearnable_kernels.data.images import encode
+from unlearnable_kernels.environment import machine, versions
+from unlearnable_kernels.files import write_json
 from unlearnable_kernels.protect.keys import create_key_file, read_key_file
 from unlearnable_kernels.protect.pipeline.chunk import Result
 from unlearnable_kernels.protect.pipeline.plan_file import read_chunks
@@ -88,7 +90,7 @@ def measure(command: list[str]) -> dict[str, float]:
     }
 
 
-def main(folder: Path, count: int) -> dict[str, dict[str, float]]:
+def main(folder: Path, count: int) -> dict[str, Any]:
     folder.mkdir(parents=True)
     make_tree(folder / "src", count)
     create_key_file(folder / "key")
@@ -100,16 +102,15 @@ def main(folder: Path, count: int) -> dict[str, dict[str, float]]:
         "finish": ["finish", dst, *key],
         "verify": ["verify", dst, *key],
     }
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for step in STEPS:
         if step == "render":
             stand_in(folder / "dst.partial", folder / "key")
         found[step] = measure([*program, *commands[step]])
         print(step, found[step], flush=True)
-    found["manifest"] = {
-        "megabytes": round(sum(p.stat().st_size for p in (folder / "dst").glob("manifest*")) / 1e6, 1)
-    }
-    return found
+    size = sum(path.stat().st_size for path in (folder / "dst").glob("manifest*")) / 1e6
+    record = {"what": "a tree through manifest_memory.py", "images": count, "manifest_megabytes": round(size)}
+    return record | {"machine": machine(), "versions": versions(), "memory": found}
 
 
 if __name__ == "__main__":
@@ -124,4 +125,4 @@ if __name__ == "__main__":
         shutil.rmtree(given.folder, ignore_errors=True)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({"images": given.count, **figures}, indent=2) + "\n")
+        write_json(given.json, figures)

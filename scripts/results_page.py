@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+from results_details import Record, Records, details, on_machine
 
 from unlearnable_kernels.recipes.results import read_results
 from unlearnable_kernels.report import write_results_report
@@ -18,8 +19,6 @@ from unlearnable_kernels.report.matrix import Table, tables
 from unlearnable_kernels.report.matrix_page import grid_block, sections
 
 ROOT = Path(__file__).parents[1]
-Record = dict[str, Any]
-Records = dict[str, Record]
 
 HEAD = """# Measured results
 
@@ -110,11 +109,6 @@ def only(records: Records, name: str) -> Record:
     return next(iter(found.values()))
 
 
-def on_machine(record: Record) -> str:
-    machine = record["machine"]
-    return f"{machine['cpu']}, {machine['cores']} cores"
-
-
 def accuracies(record: Record) -> dict[str, float]:
     """Accuracy on clean test images, in [0, 1], by name of the run."""
     return {run["name"]: run["final"]["test_accuracy"] for run in record["runs"]}
@@ -178,121 +172,6 @@ def operators_table(record: Record) -> list[str]:
 
 def images_per_second(benchmark: Record, name: str = "ours") -> int:
     return int(benchmark["rates"][name].partition(" images/s")[0].replace(",", ""))
-
-
-# The files in full.
-
-
-def benchmark_page(record: Record) -> list[str]:
-    lines = []
-    for benchmark in record["benchmarks"]:
-        lines += [
-            f"#### {benchmark['title']}",
-            "",
-            "| | rate | ours is | target |",
-            "| --- | --- | --- | --- |",
-        ]
-        for name in dict.fromkeys([*benchmark["rates"], *benchmark["measured"]]):
-            ratio, target = benchmark["measured"].get(name), benchmark["targets"].get(name)
-            shown = "" if ratio is None else f"{ratio:.2f} times"
-            lines.append(f"| {name} | {benchmark['rates'].get(name, '')} | {shown} | {target or ''} |")
-        lines.append("")
-    return lines
-
-
-def training_page(record: Record) -> list[str]:
-    lines = [
-        record["what"],
-        "",
-        "| trained on | clean-test accuracy | in training | epochs |",
-        "| --- | --- | --- | --- |",
-    ]
-    for run in record["runs"]:
-        final = run["final"]
-        tested, trained = final["test_accuracy"], final["train_accuracy"]
-        lines.append(f"| {run['name']} | {tested:.1%} | {trained:.1%} | {final['epoch']} |")
-    return [*lines, ""]
-
-
-def detection_page(record: Record) -> list[str]:
-    lines = [
-        record["what"],
-        "",
-        "| padding | hit rate, mean | lowest and highest | of the protected |",
-        "| --- | --- | --- | --- |",
-    ]
-    found = record["detections"]
-    for padding in dict.fromkeys(each["padding"] for each in found):
-        own = [each for each in found if each["padding"] == padding]
-        rates = [each["hit_rate"] for each in own]
-        protected = sum(each["protected_as_protected"] for each in own) / len(own)
-        mean = sum(rates) / len(rates)
-        lines.append(f"| {padding} | {mean:.1%} | {min(rates):.1%} to {max(rates):.1%} | {protected:.1%} |")
-    return [*lines, ""]
-
-
-def pictures_page(record: Record) -> list[str]:
-    found = record["pictures"]
-    sets = list(dict.fromkeys(each["dataset"] for each in found))
-    lines = [record["what"], "", f"| | {' | '.join(sets)} |", f"| --- |{' --- |' * len(sets)}"]
-    for method in dict.fromkeys(each["method"] for each in found):
-        cells = []
-        for name in sets:
-            own = [each for each in found if (each["method"], each["dataset"]) == (method, name)]
-            psnr, ssim = (sum(each[what] for each in own) / len(own) for what in ("psnr", "ssim"))
-            cells.append(f"{psnr:.1f} dB, {ssim:.2f}")
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines += ["", "Restored from the key, PSNR in dB:", ""]
-    lines += [
-        "| | pictures | protected | restored | brightness set right |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for each in record["restored"]:
-        figures = " | ".join(f"{each[what]:.1f}" for what in ("protected", "restored", "brightened"))
-        stored = f", stored as {each['stored_as']}" if "stored_as" in each else ""
-        lines.append(f"| {each['dataset']}, {each['method']}{stored} | {each['pictures']} | {figures} |")
-    return [*lines, ""]
-
-
-def details(records: Records) -> list[str]:
-    lines = []
-    for stem, record in records.items():
-        machine, versions = record["machine"], record["versions"]
-        lines += [
-            f"### {stem}",
-            "",
-            f"{on_machine(record)}, {machine['memory_gib']} GiB; GPU: {machine['gpu'] or 'none'}; "
-            f"Python {versions['python']}, torch {versions['torch']}.",
-            "",
-        ]
-        for part, shown in PARTS.items():
-            lines += shown(record) if part in record else []
-    return lines
-
-
-def formats_page(record: Record) -> list[str]:
-    """A row for each output format at each size, as means over the pictures."""
-    lines = [
-        f"Means over {record['images']} pictures; milliseconds of processor time.",
-        "",
-        "| size | format | bytes, of the source's | encode | decode |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for size, measured in record["formats"].items():
-        for name, each in measured["formats"].items():
-            times = f"{each['encode_ms']:.1f} ms | {each['decode_ms']:.1f} ms"
-            lines.append(f"| {size} | {name} | {each['of_source']:.2f} | {times} |")
-    return [*lines, ""]
-
-
-PARTS = {
-    "benchmarks": benchmark_page,
-    "runs": training_page,
-    "detections": detection_page,
-    "formats": formats_page,
-    "pictures": pictures_page,
-}
-"""What a file may hold, and how it is shown."""
 
 
 def page(records: Records, made: Sequence[Table]) -> str:

@@ -13,7 +13,8 @@ from unlearnable_kernels.report.results_page import table_files
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from results_page import BLOCKS, detection_page, figures, filled, matching, measurement, page  # noqa: E402
+from results_details import detection_page  # noqa: E402
+from results_page import BLOCKS, figures, filled, matching, measurement, page  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
 MADE = tables(read_results(ROOT / "results" / "reproduce"))
