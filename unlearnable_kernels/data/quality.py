@@ -161,7 +161,7 @@ def ssim(before: np.ndarray, after: np.ndarray) -> float:
     for top in range(0, height, _BAND):
         rows = slice(top, top + _BAND + 2 * edge)
         total += float(np.sum(_similarity(before[rows].astype(np.float64), after[rows].astype(np.float64))))
-    return total / (height * width * channels)
+    return float(total / (height * width * channels))
 
 
 def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
