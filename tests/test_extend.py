@@ -19,6 +19,7 @@ from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.keys import Key, sign
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import staging
+from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -368,6 +369,23 @@ def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) 
     for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
         picture.write_bytes(bytes(picture.stat().st_size))
     extend(src, tmp_path / "dst")  # and verifies
+
+
+def test_what_a_restoration_did_is_not_cleared(src: Path, tmp_path: Path) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise Killed
+
+    protect(src, tmp_path / "old", centred=True)
+    with pytest.raises(Killed):
+        restore_dataset(tmp_path / "old", tmp_path / "dst", secret=KEY, workers=0, progress=interrupt)
+    (tmp_path / "old").rename(tmp_path / "dst")
+    before = contents(tmp_path / "dst.partial")
+    add_class(src, "b")
+    for source in (src, tmp_path / "src" / "train"):  # there is something to add; or it is refused
+        with pytest.raises(UserError, match=r"dst\.partial holds another unfinished restoration; choose"):
+            extend(source, tmp_path / "dst")
+        assert contents(tmp_path / "dst.partial") == before
+    assert len(before) > 2
 
 
 def test_two_who_extend_at_once_lose_nothing(

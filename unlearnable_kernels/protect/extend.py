@@ -31,7 +31,7 @@ from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_plan
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, differences
 from unlearnable_kernels.protect.run import (
     check_on_error,
     check_places,
@@ -265,6 +265,7 @@ def extend_dataset(
     check_places(source.root, dst)
     notify_about(source, notify)
     with resumable(), Staging(dst, secret) as staging:
+        staging.refuse_run(RESTORES_NAME)
         try:
             # Within the lock: another process may have changed it meanwhile.
             earlier = read_earlier(dst, secret)
