@@ -67,7 +67,10 @@ def test_new_pictures_and_classes_leave_the_old_ones_as_they_are(src: Path, tmp_
     # As if all of it had been protected at once.
     protect(src, tmp_path / "whole")
     assert contents(tmp_path / "dst") == contents(tmp_path / "whole")
-    assert extend(src, tmp_path / "dst") == ["left out: val", f"{tmp_path / 'dst'} has all of it already"]
+    assert extend(src, tmp_path / "dst") == [
+        "left out: val",
+        f"{tmp_path / 'dst'} has all of it already, by names and sizes",
+    ]
 
 
 def test_how_it_was_made_is_not_asked_again(src: Path, tmp_path: Path) -> None:
@@ -136,6 +139,24 @@ def test_a_changed_picture_is_named_and_nothing_changes(src: Path, tmp_path: Pat
         extend(src, tmp_path / "dst")
     assert contents(tmp_path / "dst") == before
     assert not staging.staging_folder(tmp_path / "dst").exists()
+
+
+def test_a_picture_that_was_changed_to_one_of_its_size_is_found_by_its_pixels(
+    src: Path, tmp_path: Path
+) -> None:
+    picture = src / "train" / "c0" / "new.bmp"
+    with Image.open(src / "train" / "c0" / "000.png") as image:
+        image.save(picture)
+        original, mirrored = picture.read_bytes(), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    mirrored.save(picture)
+    assert extend(src, tmp_path / "dst")[-1].endswith("has all of it already, by names and sizes")
+    with pytest.raises(UserError, match=r"^train/c0/new\.bmp has another original now"):
+        extend(src, tmp_path / "dst", rehash=True)
+    picture.write_bytes(original)
+    assert extend(src, tmp_path / "dst", rehash=True)[-1].startswith("added 0 pictures and removed 0")
+    assert contents(tmp_path / "dst") == before
 
 
 def test_the_same_pixels_in_other_bytes_are_no_change(src: Path, tmp_path: Path) -> None:
@@ -304,7 +325,7 @@ def test_a_picture_is_pruned_whose_stem_another_has(tmp_path: Path, gone: str, o
     notes = extend(src, dst, prune=True)
     assert notes[-1].startswith("added 0 pictures and removed 1;")
     assert pictures(dst) == {name: data for name, data in before.items() if name != f"c/{gone}"}
-    assert extend(src, dst) == [f"{dst} has all of it already"]
+    assert extend(src, dst) == [f"{dst} has all of it already, by names and sizes"]
 
 
 def test_what_was_pruned_comes_back_as_it_was(src: Path, tmp_path: Path) -> None:

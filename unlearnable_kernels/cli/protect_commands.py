@@ -154,7 +154,7 @@ def protect(
             **same,
         }
         if extend:
-            manifest = extend_dataset(src, dst, prune=prune, **common)
+            manifest = extend_dataset(src, dst, prune=prune, rehash=rehash, **common)
         else:
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
             common |= {"executor": executor, "address": address, "rehash": rehash}

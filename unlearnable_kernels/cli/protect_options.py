@@ -140,7 +140,7 @@ Rehash = Annotated[
     bool,
     typer.Option(
         "--rehash",
-        help="Resuming, hash what is written already, not only look at sizes.",
+        help="Resuming or extending, look at bytes, not only at names and sizes.",
         rich_help_panel=RUNNING,
     ),
 ]
