@@ -107,7 +107,9 @@ Prune = Annotated[
 Earlier = Annotated[
     list[Path] | None,
     typer.Option(
-        help="A set published before; repeatable: says what both would expose.", rich_help_panel=RELEASES
+        metavar="SET",
+        help="A set published before; repeatable: says what both would expose.",
+        rich_help_panel=RELEASES,
     ),
 ]
 AcceptExposure = Annotated[
