@@ -66,8 +66,6 @@ READS: list[tuple[str, Callable[[Path], object]]] = [
         lambda root: protect_dataset(root / "src", root / "new", earlier=[root / "set"], **HERE),
     ),
     ("parts/manifest-00001.pq", lambda root: verify_dataset(root / "parts", KEY)),
-    ("set/train/c0/000.png", lambda root: restore_dataset(root / "set", root / "new", **HERE)),
-    ("webdataset/train-000000.tar", lambda root: open_source(root / "webdataset")),
     ("webdataset/train-index.json", lambda root: open_source(root / "webdataset")),
     ("parquet/train-00000-of-00001.parquet", lambda root: open_source(root / "parquet")),
     ("src/train/c0/000.png", render),
