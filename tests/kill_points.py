@@ -34,6 +34,9 @@ CASES: dict[str, Callable[[Path, int], object]] = {
     "npz": lambda folder, workers: protect_dataset(
         folder / "src", folder / "dst", workers=workers, format="npz", **ALWAYS
     ),
+    "webdataset": lambda folder, workers: protect_dataset(
+        folder / "src", folder / "dst", workers=workers, format="webdataset:shard_size=2", **ALWAYS
+    ),
     "extend": lambda folder, workers: extend_dataset(
         folder / "more", folder / "dst", workers=workers, prune=True, **ALWAYS
     ),

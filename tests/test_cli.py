@@ -73,6 +73,23 @@ def test_the_help_lists_what_can_be_chosen(run):
                 assert all(setting in line for setting in registry.settings(entry.name))
 
 
+def test_the_help_groups_options(run):
+    text = run("protect", "--help").stdout
+    headings = [
+        "Arguments",
+        "Key",
+        "What becomes of the pictures",
+        "Source and destination",
+        "Releases",
+        "Running",
+        "Options",
+    ]
+    assert re.findall(r"^(\w[\w ]+):$", text, re.M)[: len(headings)] == headings
+    groups = dict(zip(headings, re.split(r"^\w[\w ]+:$", text, flags=re.M)[1:], strict=False))
+    assert max(group.count("\n  --") for group in groups.values()) <= 5
+    assert "--extend" in groups["Releases"]
+
+
 def test_the_version(run):
     result = run("--version")
     assert (result.returncode, result.stdout) == (

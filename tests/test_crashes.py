@@ -13,7 +13,7 @@ from hypothesis import settings
 
 TESTS = Path(__file__).parent
 # (case, workers, calls from one kill to the next by day); `make fuzz` kills at every call.
-CASES = [("png", 0, 3), ("npz", 0, 5), ("extend", 0, 3)]
+CASES = [("png", 0, 4), ("npz", 0, 5), ("webdataset", 0, 23), ("extend", 0, 4)]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

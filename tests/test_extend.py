@@ -19,6 +19,7 @@ from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.keys import Key, sign
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import staging
+from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -66,7 +67,10 @@ def test_new_pictures_and_classes_leave_the_old_ones_as_they_are(src: Path, tmp_
     # As if all of it had been protected at once.
     protect(src, tmp_path / "whole")
     assert contents(tmp_path / "dst") == contents(tmp_path / "whole")
-    assert extend(src, tmp_path / "dst") == ["left out: val", f"{tmp_path / 'dst'} has all of it already"]
+    assert extend(src, tmp_path / "dst") == [
+        "left out: val",
+        f"{tmp_path / 'dst'} has all of it already, by names and sizes",
+    ]
 
 
 def test_how_it_was_made_is_not_asked_again(src: Path, tmp_path: Path) -> None:
@@ -135,6 +139,24 @@ def test_a_changed_picture_is_named_and_nothing_changes(src: Path, tmp_path: Pat
         extend(src, tmp_path / "dst")
     assert contents(tmp_path / "dst") == before
     assert not staging.staging_folder(tmp_path / "dst").exists()
+
+
+def test_a_picture_that_was_changed_to_one_of_its_size_is_found_by_its_pixels(
+    src: Path, tmp_path: Path
+) -> None:
+    picture = src / "train" / "c0" / "new.bmp"
+    with Image.open(src / "train" / "c0" / "000.png") as image:
+        image.save(picture)
+        original, mirrored = picture.read_bytes(), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    mirrored.save(picture)
+    assert extend(src, tmp_path / "dst")[-1].endswith("has all of it already, by names and sizes")
+    with pytest.raises(UserError, match=r"^train/c0/new\.bmp has another original now"):
+        extend(src, tmp_path / "dst", rehash=True)
+    picture.write_bytes(original)
+    assert extend(src, tmp_path / "dst", rehash=True)[-1].startswith("added 0 pictures and removed 0")
+    assert contents(tmp_path / "dst") == before
 
 
 def test_the_same_pixels_in_other_bytes_are_no_change(src: Path, tmp_path: Path) -> None:
@@ -303,7 +325,7 @@ def test_a_picture_is_pruned_whose_stem_another_has(tmp_path: Path, gone: str, o
     notes = extend(src, dst, prune=True)
     assert notes[-1].startswith("added 0 pictures and removed 1;")
     assert pictures(dst) == {name: data for name, data in before.items() if name != f"c/{gone}"}
-    assert extend(src, dst) == [f"{dst} has all of it already"]
+    assert extend(src, dst) == [f"{dst} has all of it already, by names and sizes"]
 
 
 def test_what_was_pruned_comes_back_as_it_was(src: Path, tmp_path: Path) -> None:
@@ -368,6 +390,23 @@ def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) 
     for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):
         picture.write_bytes(bytes(picture.stat().st_size))
     extend(src, tmp_path / "dst")  # and verifies
+
+
+def test_what_a_restoration_did_is_not_cleared(src: Path, tmp_path: Path) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise Killed
+
+    protect(src, tmp_path / "old", centred=True)
+    with pytest.raises(Killed):
+        restore_dataset(tmp_path / "old", tmp_path / "dst", secret=KEY, workers=0, progress=interrupt)
+    (tmp_path / "old").rename(tmp_path / "dst")
+    before = contents(tmp_path / "dst.partial")
+    add_class(src, "b")
+    for source in (src, tmp_path / "src" / "train"):  # there is something to add; or it is refused
+        with pytest.raises(UserError, match=r"dst\.partial holds another unfinished restoration; choose"):
+            extend(source, tmp_path / "dst")
+        assert contents(tmp_path / "dst.partial") == before
+    assert len(before) > 2
 
 
 def test_two_who_extend_at_once_lose_nothing(

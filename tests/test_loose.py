@@ -54,8 +54,12 @@ def test_a_flat_folder_is_one_class_and_its_owner_is_told(photos: Path, tmp_path
 
 def test_a_single_picture(photos: Path, tmp_path: Path) -> None:
     picture = photos / files(photos)[2]
-    protect_dataset(picture, tmp_path / "out", secret=KEY, workers=0)
     protect_dataset(photos, tmp_path / "all", secret=KEY, workers=0)
+    protect_dataset(picture, photos / "out", secret=KEY, workers=0)  # beside it
+    (photos / "out").rename(tmp_path / "out")
+    for dst in (photos, picture):
+        with pytest.raises(UserError, match=r"must lie outside the source .*, and not around it$"):
+            protect_dataset(picture, dst, secret=KEY, workers=0)
     one = tmp_path / "out" / "photos" / picture.name
     assert names(tmp_path / "out") == ["manifest.json", f"photos/{picture.name}"]
     assert one.read_bytes() == (tmp_path / "all" / "photos" / picture.name).read_bytes()

@@ -361,7 +361,7 @@ def test_the_user_is_told_what_was_done_and_what_not(tree: Path, tmp_path: Path)
     (tree / "train" / "bee" / "04.png").write_bytes(b"no image")
     protect(tree, tmp_path / "skip", on_error="skip", notify=said.append)
     assert said[1].startswith("protected 29 of 30 images")
-    assert said[2:] == ["skipped 1 images or files, listed in the manifest"]
+    assert said[2:] == ["skipped 1 images or files, listed with reasons in the manifest: bee/04.png"]
 
 
 def test_protecting_nothing_at_all_is_said(tree: Path, tmp_path: Path) -> None:

@@ -115,7 +115,12 @@ def kill_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool
 
     # A write is cut off in the middle.
     monkeypatch.setattr(os, "write", guarded(os.write, half=True))
-    monkeypatch.setattr(os, "open", guarded(os.open))
+    plain, creating = os.open, guarded(os.open)
+
+    def opened(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        return (creating if flags & os.O_CREAT else plain)(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", opened)
     for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "write_bytes"):
         monkeypatch.setattr(Path, name, guarded(getattr(Path, name)))
     return lambda: calls >= step

@@ -295,6 +295,67 @@ def test_a_run_that_finishes_first_stays(
     assert local(memory)["manifest.json"] == b"of another run"
 
 
+@pytest.mark.parametrize(("when", "wins"), [(0, "theirs"), (1, "ours"), (2, "ours")])
+def test_two_that_upload_at_once_do_not_mix(
+    shards: dict[str, Path], memory: str, away: Path, monkeypatch: pytest.MonkeyPatch, when: int, wins: str
+) -> None:
+    """Another machine's run finishes when ours has looked, and has written nothing, or one file, or two."""
+    whole, written, told = {}, 0, ""
+    for name, strength in (("ours", 0.3), ("theirs", 0.1)):
+        (away / name).mkdir()
+        monkeypatch.chdir(away / name)
+        method, format = make_method("classwise-conv", {"strength": strength}), "webdataset:shard_size=4"
+        whole[name] = protect(shards["parquet"], away / f"{name}-here", method=method, format=format)
+        plan_dataset(shards["parquet"], Path(memory), Options(method, format=format), secret=KEY)
+        render_dataset(Path(memory), secret=KEY, executor=Executor(workers=0))
+    system = type(fsspec.filesystem("memory"))
+
+    def finish(name: str) -> str:
+        monkeypatch.chdir(away / name)
+        try:
+            return str(finish_dataset(Path(memory), secret=KEY))
+        except UserError as error:
+            return str(error)
+
+    def counted(write: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> None:
+            nonlocal written, told
+            written += 1
+            if written == when + 1:
+                told = finish("theirs")
+            write(*arguments, **more)
+
+        return call
+
+    monkeypatch.setattr(system, "put_file", counted(system.put_file))
+    monkeypatch.setattr(system, "pipe_file", counted(system.pipe_file))
+    ended = {"ours": finish("ours"), "theirs": told}
+    assert local(memory) == whole[wins]
+    assert ended.pop(wins).endswith("manifest.json")
+    assert next(iter(ended.values())).startswith("memory://store/zoo is ")
+
+
+def test_two_that_begin_to_upload_at_once_both_step_back(
+    shards: dict[str, Path], memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(shards["parquet"], Path(memory))
+    system = type(fsspec.filesystem("memory"))
+    pipe = system.pipe_file
+
+    def both(self: Any, place: str, data: bytes, **more: Any) -> None:
+        pipe(self, place, data, **more)
+        pipe(self, "/store/zoo/uploading-0123456789abcdef", data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "pipe_file", both)
+        with pytest.raises(UserError, match=r"^memory://store/zoo is being written by another run; choose"):
+            finish_dataset(Path(memory), secret=KEY)
+    assert list(local(memory)) == ["uploading-0123456789abcdef"]
+    fsspec.filesystem("memory").rm("/store/zoo/uploading-0123456789abcdef")
+    finish_dataset(Path(memory), secret=KEY)
+    assert read_manifest(Path(memory))["classes"]
+
+
 def test_what_half_an_upload_left_is_no_part_of_the_set(
     memory: str, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

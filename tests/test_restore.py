@@ -155,7 +155,7 @@ def test_nothing_is_overwritten(tree: Path, tmp_path: Path) -> None:
     other = tmp_path / "back.partial" / "plan.jsonl"
     other.parent.mkdir()
     other.write_text("{}")
-    with pytest.raises(UserError, match="holds another unfinished run"):
+    with pytest.raises(UserError, match="holds another unfinished run of `unlearnable protect`"):
         restore_dataset(protected, tmp_path / "back", secret=KEY)
     assert other.read_text() == "{}"
 
@@ -209,7 +209,7 @@ def test_what_another_restoration_did_is_not_deleted(
     with pytest.raises(WriteError, match="disk full; run the same command again to resume"):
         restored(protected, back, progress=full)
     for attempt in (restored, lambda _, dst: protect(tree, dst)):
-        with pytest.raises(UserError, match=r"back\.partial holds another unfinished run; choose another"):
+        with pytest.raises(UserError, match=r"back\.partial holds another unfinished restoration; cho"):
             attempt(other, back)
     restored(protected, back, notify=said.append)
     assert said[0] == "resuming: 1 of 6 pictures are done"

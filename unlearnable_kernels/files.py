@@ -6,15 +6,17 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unlearnable_kernels.errors import UserError, WriteError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_AT_ONCE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -46,6 +48,32 @@ def resumable() -> Iterator[None]:
         yield
     except WriteError as error:
         raise WriteError(f"{error}; run the same command again to resume") from error
+
+
+def open_regular(path: str | Path, flags: int = 0) -> BinaryIO:
+    """Open a file to read its bytes. A pipe in its place is not waited for, nor a device read without end.
+
+    Args:
+        path: The file.
+        flags: More of those of ``os.open``, such as ``O_NOFOLLOW``.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, _AT_ONCE | flags)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_regular(path: str | Path) -> bytes:
+    """The bytes of a file. Raises OSError as ``open_regular``."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def write_file(path: str | Path, data: bytes) -> None:
@@ -200,7 +228,7 @@ def read_json(path: Path) -> Any:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -257,7 +285,7 @@ def sha256_of(path: Path) -> str:
         OSError: The file cannot be read.
     """
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -20,6 +20,7 @@ import typer
 
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
+from unlearnable_kernels.files import read_regular
 
 _running: typer.Context | None = None  # Typer's own function for it has another home in each version
 
@@ -43,7 +44,7 @@ def read_config(
     """
     toml = extra_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        tables = toml.loads(path.read_bytes().decode())
+        tables = toml.loads(read_regular(path).decode())
     except OSError as error:
         raise UserError(f"{shown(str(path))}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -12,11 +12,14 @@ from unlearnable_kernels.cli.check_output import look
 from unlearnable_kernels.cli.config_file import Config, typed
 from unlearnable_kernels.cli.options import AsJson, Plugin, print_json
 from unlearnable_kernels.cli.protect_options import (
+    RUNNING,
     AcceptExposure,
     Address,
     DatasetName,
+    DryRun,
     Earlier,
     ExecutorOption,
+    Extend,
     Format,
     Fraction,
     Insecure,
@@ -26,6 +29,7 @@ from unlearnable_kernels.cli.protect_options import (
     MethodOption,
     OnError,
     OnErrorOption,
+    Prune,
     Rehash,
     Resize,
     SeedOption,
@@ -64,27 +68,21 @@ def protect(
     method: MethodOption = "classwise-conv",
     intensity: Intensity = None,
     fraction: Fraction = 1.0,
+    resize: Resize = None,
+    dataset_name: DatasetName = None,
+    labels: Labels = None,
     format: Format = None,
     shard_size: ShardSize = None,
-    labels: Labels = None,
-    resize: Resize = None,
+    on_error: OnErrorOption = OnError.stop,
+    extend: Extend = False,
+    prune: Prune = False,
+    earlier: Earlier = None,
+    accept_exposure: AcceptExposure = False,
+    dry_run: DryRun = False,
     workers: Workers = None,
     executor: ExecutorOption = "local",
     address: Address = None,
-    on_error: OnErrorOption = OnError.stop,
-    dataset_name: DatasetName = None,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="DST is a finished set: add what is new in SRC.")
-    ] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="With --extend: remove what is gone from SRC.")
-    ] = False,
-    earlier: Earlier = None,
-    accept_exposure: AcceptExposure = False,
     rehash: Rehash = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="As `unlearnable check`, with DST and --earlier: write nothing.")
-    ] = False,
     json: AsJson = False,
     config: Config = None,
     plugin: Plugin = None,
@@ -156,7 +154,7 @@ def protect(
             **same,
         }
         if extend:
-            manifest = extend_dataset(src, dst, prune=prune, **common)
+            manifest = extend_dataset(src, dst, prune=prune, rehash=rehash, **common)
         else:
             common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
             common |= {"executor": executor, "address": address, "rehash": rehash}
@@ -214,7 +212,9 @@ def verify(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
-    workers: Annotated[int | None, typer.Option(help="Processes.  [default: none, but threads]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes.  [default: none, but threads]", rich_help_panel=RUNNING)
+    ] = None,
     executor: ExecutorOption = "local",
     address: Address = None,
     json: AsJson = False,

@@ -18,69 +18,145 @@ class OnError(str, Enum):
     skip = "skip"
 
 
+# Headings in --help.
+KEY, HOW, SET = "Key", "What becomes of the pictures", "Source and destination"
+RELEASES, RUNNING = "Releases", "Running"
+
 KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", help="The private key, from `unlearnable keygen`.")
+    Path | None,
+    typer.Option("--key-file", help="The private key, from `unlearnable keygen`.", rich_help_panel=KEY),
 ]
 SeedOption = Annotated[
     int | None,
     typer.Option(
-        "--seed-compat", help="An integer seed, which is not a secret: gives the released program's filters."
+        "--seed-compat",
+        help="An integer seed, which is not a secret: gives the released program's filters.",
+        rich_help_panel=KEY,
     ),
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure-key-permissions", help="Accept a key file that other users can read.")
+    bool,
+    typer.Option(
+        "--insecure-key-permissions",
+        help="Accept a key file that other users can read.",
+        rich_help_panel=KEY,
+    ),
 ]
 MethodOption = Annotated[
-    str, typer.Option(metavar="NAME[:SETTING=VALUE,...]", help="How to protect; methods are listed below.")
+    str,
+    typer.Option(
+        metavar="NAME[:SETTING=VALUE,...]",
+        help="How to protect; methods are listed below.",
+        rich_help_panel=HOW,
+    ),
 ]
 Intensity = Annotated[
     str | None,
-    typer.Option(metavar="mild|normal|strong", help="Of classwise-conv and spectral.  [default: normal]"),
+    typer.Option(
+        metavar="mild|normal|strong",
+        help="Of classwise-conv and spectral.  [default: normal]",
+        rich_help_panel=HOW,
+    ),
+]
+Fraction = Annotated[
+    float, typer.Option(help="Share of each class to protect, chosen by the key.", rich_help_panel=HOW)
 ]
 Resize = Annotated[
     int | None,
-    typer.Option(help="Shorter side to this many pixels, then the central square, before all else."),
+    typer.Option(
+        help="Shorter side to this many pixels, then the central square, before all else.",
+        rich_help_panel=HOW,
+    ),
 ]
 DatasetName = Annotated[
-    str | None, typer.Option(help="Name that all secrets derive from.  [default: the dataset's own]")
+    str | None,
+    typer.Option(
+        help="Name that all secrets derive from.  [default: the dataset's own]", rich_help_panel=HOW
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV with a file,class in each line, where SRC has no class folders.", rich_help_panel=SET
+    ),
 ]
 Format = Annotated[
     str | None,
     typer.Option(
         metavar="NAME[:SETTING=VALUE,...]",
         help="What to write, see below.  [default: same for trees, npz for archives]",
+        rich_help_panel=SET,
     ),
 ]
-Labels = Annotated[
-    Path | None, typer.Option(help="CSV with a file,class in each line, where SRC has no class folders.")
-]
-Workers = Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")]
-ExecutorOption = Annotated[
-    str, typer.Option("--executor", metavar="local|ray", help="Processes here, or tasks of a Ray cluster.")
-]
-Address = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]")
-]
-Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Resuming, hash what is written already, not only look at sizes.")
+ShardSize = Annotated[
+    int | None,
+    typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]", rich_help_panel=SET),
 ]
 OnErrorOption = Annotated[
-    OnError, typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.")
+    OnError,
+    typer.Option(help="On a bad image: stop, or skip it and list it in the manifest.", rich_help_panel=SET),
+]
+Extend = Annotated[
+    bool,
+    typer.Option("--extend", help="DST is a finished set: add what is new in SRC.", rich_help_panel=RELEASES),
+]
+Prune = Annotated[
+    bool,
+    typer.Option("--prune", help="With --extend: remove what is gone from SRC.", rich_help_panel=RELEASES),
+]
+Earlier = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="SET",
+        help="A set published before; repeatable: says what both would expose.",
+        rich_help_panel=RELEASES,
+    ),
+]
+AcceptExposure = Annotated[
+    bool,
+    typer.Option(
+        "--accept-exposure",
+        help="Publish pictures of --earlier in another way.",
+        rich_help_panel=RELEASES,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes.  [default: one per core]", rich_help_panel=RUNNING)
+]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Processes here, or tasks of a Ray cluster.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster.  [default: RAY_ADDRESS, or one is started here]", rich_help_panel=RUNNING
+    ),
+]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        help="Resuming or extending, look at bytes, not only at names and sizes.",
+        rich_help_panel=RUNNING,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="As `unlearnable check`, with DST and --earlier: write nothing.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 
 Source = Annotated[
     Path, typer.Argument(help="Class folders or other pictures, CIFAR archives, Tiny-ImageNet, ImageNet.")
-]
-Fraction = Annotated[float, typer.Option(help="Share of each class to protect, chosen by the key.")]
-ShardSize = Annotated[
-    int | None, typer.Option(help="Images in a shard, of a format with shards.  [default: 1000]")
-]
-Earlier = Annotated[
-    list[Path] | None,
-    typer.Option(help="A set published before; repeatable: says what both would expose."),
-]
-AcceptExposure = Annotated[
-    bool, typer.Option("--accept-exposure", help="Publish pictures of --earlier in another way.")
 ]
 
 

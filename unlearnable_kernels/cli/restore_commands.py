@@ -8,7 +8,7 @@ import typer
 
 from unlearnable_kernels.cli.config_file import Config
 from unlearnable_kernels.cli.options import Plugin
-from unlearnable_kernels.cli.protect_options import Insecure, KeyFile, SeedOption, secret_from
+from unlearnable_kernels.cli.protect_options import Insecure, KeyFile, SeedOption, Workers, secret_from
 from unlearnable_kernels.errors import shown
 
 
@@ -20,7 +20,7 @@ def restore(
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,
-    workers: Annotated[int | None, typer.Option(help="Processes.  [default: one per core]")] = None,
+    workers: Workers = None,
     config: Config = None,
     plugin: Plugin = None,
 ) -> None:

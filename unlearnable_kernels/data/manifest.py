@@ -19,7 +19,7 @@ from unlearnable_kernels.data.manifest_entries import Entry, is_entry, is_within
 from unlearnable_kernels.data.named import parse
 from unlearnable_kernels.data.remote import file_at, is_remote, read_file, url_of
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import parse_json, write_file
+from unlearnable_kernels.files import parse_json, read_regular, write_file
 
 MANIFEST_NAME = "manifest.json"
 INLINE, IN_PARTS = 1, 2
@@ -207,7 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = read_file(path) if is_remote(path) else path.read_bytes()
+        text = read_file(path) if is_remote(path) else read_regular(path)
     except FileNotFoundError:
         raise UserError(f"{url_of(folder)}: not a protected dataset: it has no {MANIFEST_NAME}") from None
     except OSError as error:

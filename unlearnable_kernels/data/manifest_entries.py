@@ -7,7 +7,6 @@ text is read once, as from a dictionary, and must be short.
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -18,13 +17,12 @@ import numpy as np
 from unlearnable_kernels.data.remote import file_at, is_remote, read_file, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
-from unlearnable_kernels.files import write_file
+from unlearnable_kernels.files import open_regular, write_file
 
 PART_ENTRIES = 65_536
 _LARGEST = 2**27  # bytes of a part that is read: names of 2 KB each
 _LONGEST = 4096  # bytes of one text, as of a path on Linux
 _TEXTS = ("file", "name")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SUFFIX = ".pq"  # not .parquet: a folder of tables would be read with them
 
 
@@ -181,12 +179,9 @@ def _read(path: Path) -> bytes:
     try:
         if path.is_symlink():
             raise UserError(f"{url_of(path)}: a symbolic link, not a part of the manifest")
-        with os.fdopen(os.open(path, _READ), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{url_of(path)}: not a file, and so no part of the manifest")
-            _check_size(path, status.st_size)
-            return file.read(status.st_size)
+        with open_regular(path, os.O_NOFOLLOW) as file:
+            _check_size(path, size := os.fstat(file.fileno()).st_size)
+            return file.read(size)
     except FileNotFoundError:
         raise missing from None
     except OSError as error:

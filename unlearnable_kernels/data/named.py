@@ -28,7 +28,7 @@ import numpy as np
 from unlearnable_kernels.data.remote import is_remote
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
-from unlearnable_kernels.files import resolved, writing
+from unlearnable_kernels.files import read_regular, resolved, writing
 
 _CACHE = "~/.cache/unlearnable/data"
 _ALIASES = {"tiny-imagenet": "tiny-imagenet-200"}
@@ -207,7 +207,7 @@ def _place(text: str) -> Path:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_regular(path).decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(str(path))}: the list of classes cannot be read ({error})") from None
     if not any(lines):

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from unlearnable_kernels.errors import UserError, WriteError, shown
 from unlearnable_kernels.extras import extra_module
+from unlearnable_kernels.files import open_regular
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 _HERE = re.compile(r"(file|local):/")
@@ -147,7 +148,7 @@ def open_file(path: Path) -> IO[bytes]:
     """
     with _reading(path):
         if not is_remote(path):
-            return path.open("rb")
+            return open_regular(path)
         system, place = _system(path)
         opened: IO[bytes] = system.open(place, "rb", block_size=_AHEAD, cache_type="readahead")
         return opened
@@ -176,7 +177,7 @@ def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
             file = _kept_open(path, version)
             file.seek(offset)
             return file.read(size)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             data = os.pread(descriptor, size, offset)
             while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
@@ -190,6 +191,18 @@ def forget(folder: Path) -> None:
     """Ask the store of a remote folder anew from now on: stores keep lists of what they were asked for."""
     with _reading(folder):
         _system(folder)[0].invalidate_cache()
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a remote file. Raises WriteError."""
+    with _writing(path) as (system, place):
+        system.pipe_file(place, data)
+
+
+def remove(path: Path) -> None:
+    """Delete a remote file. Raises WriteError."""
+    with _writing(path) as (system, place):
+        system.rm_file(place)
 
 
 def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -> None:
@@ -212,8 +225,7 @@ def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -
         with _writing(target / name) as (system, place):
             system.put_file(str(folder / name), place)
     for name in sorted(stale):
-        with _writing(target / name) as (system, place):
-            system.rm_file(place)
+        remove(target / name)
     forget(target)
     if file_at(target / last) is not None:
         raise UserError(f"{url_of(target / last)} is there already: another run finished meanwhile")

@@ -131,9 +131,17 @@ def find_shards(root: Path, split: str, suffix: str) -> Shards | None:
     ]:
         shards = [file for file in found if file.name.endswith(suffix)]
         if shards and not inner:
+            _refuse_pipes(folder, shards)
             others = {file.name for file in found if not file.name.endswith(suffix)}
             return _of_split(folder, shards, split, others)
     return None
+
+
+def _refuse_pipes(folder: Path, shards: list[File]) -> None:
+    """Raise UserError for a pipe or the like among local shards: whoever opens it waits for it."""
+    for file in shards if not is_remote(folder) else ():
+        if not (folder / file.name).is_file():
+            raise UserError(f"{url_of(folder / file.name)}: not a regular file")
 
 
 def _of_split(folder: Path, shards: list[File], split: str, others: set[str]) -> Shards:

@@ -143,7 +143,8 @@ class FolderSource(Source):
     def read(self, sample: Sample) -> bytes:
         path = self.path_of(sample)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Not waiting for a pipe that took its place since it was opened.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 data = os.read(descriptor, sample.size + 1)
                 while len(data) < sample.size and (more := os.read(descriptor, sample.size + 1 - len(data))):

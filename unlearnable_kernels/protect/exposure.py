@@ -1,9 +1,11 @@
 """What a further release would give away: pictures published in two ways show what was done to them."""
 
 import unicodedata
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
+from unlearnable_kernels.data.listing import Names
 from unlearnable_kernels.data.manifest import Manifest
 from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.protect.methods.method import METHODS
@@ -26,20 +28,25 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
     Returns:
         Names of samples of the plan's source, in its order.
     """
-    names, entries = plan.task.names, dict(manifest.samples())
-    rows = match_originals(list(entries), names)
+    names, earlier = plan.task.names, Names()
+    labels, flags = array("q"), bytearray()
+    for name, entry in manifest.samples():
+        earlier.append(name)
+        labels.append(entry.label)
+        flags.append(entry.protected)
+    rows = match_originals(earlier, names)
     same = _treatment(manifest) == _treatment(plan.header)
     if same and not METHODS[manifest["method"]].growable(manifest["parameters"]):
         same = manifest["source_listing_sha256"] == plan.header["source_listing_sha256"]
     by_place = manifest.get("scheme", 1) == 1
     found: set[int] = set()
-    for entry, row in zip(entries.values(), rows, strict=True):
+    for label, before, row in zip(labels, map(bool, flags), rows, strict=True):
         if row is not None:
-            before, now = entry.protected, plan.assignment[row] >= 0
-            moved = by_place and entry.label != plan.task.labels[row]
+            now = plan.assignment[row] >= 0
+            moved = by_place and label != plan.task.labels[row]
             if before != now or (before and (moved or not same)):
                 found.add(row)
-    lost = {_file(name) for name, row in zip(entries, rows, strict=True) if row is None}
+    lost = {_file(name) for name, row in zip(earlier, rows, strict=True) if row is None}
     matched = {row for row in rows if row is not None}
     found |= {row for row, name in enumerate(names) if row not in matched and _file(name) in lost}
     return [names[row] for row in sorted(found)]

@@ -31,8 +31,9 @@ from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_plan
-from unlearnable_kernels.protect.pipeline.staging import Staging, differences
+from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, differences
 from unlearnable_kernels.protect.run import (
+    around,
     check_on_error,
     check_places,
     notify_about,
@@ -229,6 +230,7 @@ def extend_dataset(
     labels: Path | None = None,
     workers: int | None = None,
     on_error: str = "raise",
+    rehash: bool = False,
     progress: Progress = no_progress,
     notify: Notify | None = None,
 ) -> Path:
@@ -244,6 +246,7 @@ def extend_dataset(
         labels: As for ``protect_dataset``, and so are the others.
         workers: Processes that write images.
         on_error: "raise" or "skip".
+        rehash: Whether to look at the pictures even where no name and no size says that anything is new.
         progress: Takes progress.
         notify: Takes messages of one line.
 
@@ -262,16 +265,17 @@ def extend_dataset(
     _, dst = check_places(find(src), Path(dst))
     read_earlier(dst, secret)
     source = open_training_images(src, labels, on_error)
-    check_places(source.root, dst)
+    check_places(around(src, source), dst)
     notify_about(source, notify)
     with resumable(), Staging(dst, secret) as staging:
+        staging.refuse_run(RESTORES_NAME)
         try:
             # Within the lock: another process may have changed it meanwhile.
             earlier = read_earlier(dst, secret)
             plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
-            if nothing_new(plan, earlier):
+            if not rehash and nothing_new(plan, earlier):
                 staging.remove()
-                notify(f"{dst} has all of it already")
+                notify(f"{dst} has all of it already, by names and sizes")
                 return dst / MANIFEST_NAME
         except UserError:
             staging.remove()

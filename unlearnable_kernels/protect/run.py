@@ -37,6 +37,7 @@ from unlearnable_kernels.protect.verify import verify_dataset
 ON_ERROR = ("raise", "skip")
 
 _LITTLE = 0.5  # of a budget, used on average
+_NAMED = 10  # skipped pictures
 
 
 def protect_dataset(
@@ -156,8 +157,7 @@ def prepare(
     if is_remote(dst):
         check_store(dst)
     source = open_training_images(src, labels, on_error)
-    # A split's folder may have been opened as part of the whole that lies around it.
-    check_places(source.root, dst)
+    check_places(around(src, source), dst)
     notify_about(source, notify)
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
     if is_remote(dst) and not isinstance(plan.writer, ShardWriter):
@@ -248,9 +248,10 @@ def notify_result(manifest: Manifest, total: int, notify: Notify) -> None:
 
 
 def notify_skipped(manifest: Manifest, notify: Notify) -> None:
-    """Say how many images were passed over, if any."""
-    if manifest["skipped"]:
-        notify(f"skipped {len(manifest['skipped'])} images or files, listed in the manifest")
+    """Name the images that were passed over, if any; the manifest says why."""
+    if names := [shown(name) for name, _ in manifest["skipped"]]:
+        told = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
+        notify(f"skipped {len(names)} images or files, listed with reasons in the manifest: {told}")
 
 
 def check_on_error(on_error: str) -> None:
@@ -274,6 +275,14 @@ def check_places(src: Path, dst: Path) -> tuple[Path, Path]:
         if place == src or src in place.parents or place in src.parents:
             raise UserError(f"{url_of(place)} must lie outside the source {url_of(src)}, and not around it")
     return src, dst
+
+
+def around(src: Path, source: Source) -> Path:
+    """What of a source a result must not lie in: the picture alone where it is one, otherwise its root.
+
+    A split's folder may have been opened as part of the whole that lies around it.
+    """
+    return find(src) if source.layout == "pictures" else source.root
 
 
 def _is_complete(ready: Ready) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
 from unlearnable_kernels.errors import UserError, shown
+from unlearnable_kernels.files import read_regular
 
 _LARGEST_MEMBER = 512 * 2**20
 
@@ -159,7 +160,7 @@ def read_cifar(form: CifarFormat, place: Path, split: str) -> CifarSplit:
 
 def _from_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     try:
-        return {name: (folder / name).read_bytes() for name in names}
+        return {name: read_regular(folder / name) for name in names}
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None
 

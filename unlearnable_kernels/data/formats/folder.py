@@ -23,7 +23,7 @@ from unlearnable_kernels.data.originals import stem
 from unlearnable_kernels.data.source import SPLIT_FOLDERS, FolderSource, Sample, Source, not_a_dataset
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, one_file_each
 from unlearnable_kernels.errors import ImageError, UserError, shown
-from unlearnable_kernels.files import sha256_of, write_file
+from unlearnable_kernels.files import read_regular, sha256_of, write_file
 
 _CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -172,7 +172,7 @@ class FolderWriter(Writer):
         for file in sorted(destination.source.side_files):
             target = destination.tree / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_file(target, (destination.source.root / file).read_bytes())
+            write_file(target, read_regular(destination.source.root / file))
 
     def entries(self, destination: Destination, chunks: Sequence[WrittenChunk]) -> Iterator[Entry]:
         return one_file_each(chunks)

@@ -15,6 +15,7 @@ from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.formats.folder import dataset_name
 from unlearnable_kernels.data.source import FolderSource, Sample, Source, open_source
 from unlearnable_kernels.errors import UserError, shown
+from unlearnable_kernels.files import read_regular
 
 _HEADERS = ("file", "filename", "image", "path"), ("class", "label")
 ONE_CLASS = (
@@ -126,7 +127,7 @@ def _source(
 def _read(labels: Path) -> Iterator[tuple[str, str]]:
     """(file, class) of each line."""
     try:
-        text = labels.read_text(encoding="utf-8-sig")
+        text = read_regular(labels).decode("utf-8-sig")
         rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), 1) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{shown(str(labels))}: the list of classes cannot be read ({error})") from None

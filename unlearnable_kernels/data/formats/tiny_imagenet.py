@@ -9,6 +9,7 @@ from unlearnable_kernels.data.folder_scan import FoundFile, Scan
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.files import read_regular
 
 ANNOTATIONS = "val_annotations.txt"
 
@@ -133,7 +134,7 @@ def _read_annotations(path: Path) -> dict[str, str]:
     """The class of every image, by the image's name without its suffix."""
     annotations: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, 1):

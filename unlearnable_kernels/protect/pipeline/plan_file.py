@@ -23,7 +23,7 @@ from unlearnable_kernels.data.listing import Names, Samples
 from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import FolderSource, Sample, Source
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.files import parse_json, replacing
+from unlearnable_kernels.files import open_regular, parse_json, replacing
 from unlearnable_kernels.plugins import changed_plugin, describe_plugins
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Task
@@ -130,8 +130,7 @@ def _mac(secret: Secret, digest: bytes) -> str:
 
 
 def _open(folder: Path) -> BinaryIO:
-    descriptor = os.open(folder / PLAN_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    return os.fdopen(descriptor, "rb")
+    return open_regular(folder / PLAN_NAME, os.O_NOFOLLOW)
 
 
 def read_head(folder: Path) -> Head | None:

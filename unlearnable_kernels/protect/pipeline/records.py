@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import canonical
-from unlearnable_kernels.files import parse_json, replacing, sha256_of, write_file, writing
+from unlearnable_kernels.files import open_regular, parse_json, replacing, sha256_of, write_file, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LIMIT = 2**24  # bytes of a record
 
 
@@ -62,8 +61,7 @@ class Records:
     def read(self, chunk: Chunk) -> Result | None:
         """What became of a chunk; None without a record that is whole and signed by the key."""
         try:
-            descriptor = os.open(self._path(chunk), _READ)
-            with os.fdopen(descriptor, "rb") as file:
+            with open_regular(self._path(chunk), os.O_NOFOLLOW) as file:
                 *record, mac = parse_json(file.read(_LIMIT))
             if not hmac.compare_digest(mac, self._mac(chunk, record)):
                 return None

@@ -27,7 +27,7 @@ from typing import Any
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
 from unlearnable_kernels.data.remote import is_remote, refuse_local_url, url_of
 from unlearnable_kernels.errors import UserError, shown
-from unlearnable_kernels.files import parse_json, resolved, writing
+from unlearnable_kernels.files import parse_json, read_regular, resolved, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME, read_head
 from unlearnable_kernels.protect.pipeline.records import Records
@@ -81,11 +81,8 @@ class Staging:
                     f"{self.folder} is needed for {self.dst.name}, but holds {foreign[0]!r}; delete it if it "
                     "is an unfinished run of another version, or choose another name"
                 )
-            if (link := _find_link(self.folder)) is not None:
-                raise UserError(
-                    f"{shown(str(link))} is a symbolic link, which no run leaves there; "
-                    f"delete {self.folder} to start over"
-                )
+            if (strange := _find_strange(self.folder)) is not None:
+                raise self._strange(strange)
         except UserError:
             self.close()
             raise
@@ -111,6 +108,9 @@ class Staging:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.folder.is_symlink():
                 raise UserError(f"{self.folder} is a symbolic link, which is not followed; delete it")
+            for path in (self.folder / name for name in _LOCKS):
+                if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+                    raise self._strange(path)
             try:
                 self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
                 fcntl.flock(self.lock, (fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -126,6 +126,12 @@ class Staging:
                 raise UserError(f"another process is working on {self.folder}; wait for it, or end it")
             time.sleep(0.05)
 
+    def _strange(self, path: Path) -> UserError:
+        what = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "not a file"
+        return UserError(
+            f"{shown(str(path))} is {what}, which no run leaves there; delete {self.folder} to start over"
+        )
+
     def _refuse_while_others_render(self) -> None:
         """Raise BlockingIOError while workers on other machines, of a run that ended, still live."""
         if (self.folder / "rendering").exists():
@@ -135,8 +141,9 @@ class Staging:
     def refuse_run(self, name: str) -> None:
         """Raise UserError where another run, one that leaves a file of this name, has begun."""
         if (self.folder / name).exists():
+            whose = "restoration" if name == RESTORES_NAME else "run of `unlearnable protect`"
             raise UserError(
-                f"{self.folder} holds another unfinished run; choose another name, or delete the folder"
+                f"{self.folder} holds another unfinished {whose}; choose another name, or delete the folder"
             )
 
     def drop_other(self, digest: str) -> None:
@@ -245,7 +252,7 @@ def destination(dst: Path) -> Path:
 def scheme_at(dst: Path) -> int:
     """``Task.scheme`` of what was begun or finished at ``dst``, to go on with; 2 where nothing was."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        return int(parse_json((dst / MANIFEST_NAME).read_bytes()).get("scheme", 1))
+        return int(parse_json(read_regular(dst / MANIFEST_NAME)).get("scheme", 1))
     with contextlib.suppress(UserError, ValueError, TypeError):
         head = read_head(staging_folder(dst))
         return 2 if head is None else int(head.header.get("scheme", 1))
@@ -266,15 +273,19 @@ def differences(before: dict[str, Any], after: dict[str, Any], but: Collection[s
     return found
 
 
-def _find_link(folder: Path) -> Path | None:
-    """A symbolic link in a folder or below it, if there is one; none is followed."""
+def _find_strange(folder: Path) -> Path | None:
+    """A symbolic link, pipe or the like in a folder or below it, if there is one; none is followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink():
                 return Path(entry.path)
-            with contextlib.suppress(FileNotFoundError):  # other ranks are at work
-                if entry.is_dir() and (found := _find_link(Path(entry.path))) is not None:
-                    return found
+            # Other ranks are at work: what was listed may be gone.
+            if entry.is_dir():
+                with contextlib.suppress(FileNotFoundError):
+                    if (found := _find_strange(Path(entry.path))) is not None:
+                        return found
+            elif not entry.is_file() and os.path.lexists(entry.path):
+                return Path(entry.path)
     return None
 
 
