@@ -77,7 +77,8 @@ def by_torchvision(path: Path) -> Callable[[], None]:
 
 def decoded(path: Path) -> Callable[[], None]:
     """As many images as every core would decode while one decodes them all."""
-    data = [(file.read_bytes(), file.name) for file in sorted(path.rglob("*.jpg"))]
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in (".jpg", ".jpeg")]
+    data = [(file.read_bytes(), file.name) for file in files]
     share = data[:: usable_cores()]
 
     def decode_share() -> None:
