@@ -9,6 +9,7 @@ other pictures of that class. Local contrast, which depends on a pixel's surroun
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def main() -> None:
     given = parser.parse_args()
     source = Path(f"subset:{given.photos},classes=1,images={max(given.pairs) + given.others}")
     clean = load_arrays(source).images.numpy()
+    if len(clean) < max(given.pairs) + given.others:
+        sys.exit(f"a class has {len(clean)} pictures: fewer than --pairs and --others take together")
     with tempfile.TemporaryDirectory() as folder:
         published = Path(folder, "published")
         protect_dataset(

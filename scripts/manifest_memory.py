@@ -91,7 +91,6 @@ def measure(command: list[str]) -> dict[str, float]:
 
 
 def main(folder: Path, count: int) -> dict[str, Any]:
-    folder.mkdir(parents=True)
     make_tree(folder / "src", count)
     create_key_file(folder / "key")
     program = [sys.executable, "-m", "unlearnable_kernels"]
@@ -119,6 +118,10 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=1_281_167)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     given = parser.parse_args()
+    try:
+        given.folder.mkdir(parents=True)
+    except OSError as error:
+        sys.exit(f"manifest_memory: cannot create {given.folder}: {error.strerror}")
     try:
         figures = main(given.folder, given.count)
     finally:

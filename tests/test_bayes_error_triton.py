@@ -141,15 +141,27 @@ def test_groups_far_from_references_of_their_own():
     assert max(compared(x[:15], labels[15:], 5, 0.3, references=x[15:])) < 1e-5
 
 
-def test_what_nothing_wrote_is_not_read(monkeypatch):
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Whatever nothing wrote is NaN, or -7."""
     original = torch.Tensor.new_empty
     monkeypatch.setattr(torch, "empty_like", lambda t: torch.full_like(t, -7))
 
-    def poisoned(self, *size, **options):
+    def new_empty(self, *size, **options):
         made = original(self, *size, **options)
         return made.fill_(float("nan") if made.is_floating_point() else -7)
 
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+
+
+@pytest.mark.parametrize("queries", [None, 5])
+def test_the_last_classes_may_have_no_rows(poisoned, queries):
+    x, labels = clusters(20, 3, 4)
+    references = None if queries is None else x[queries:]
+    assert max(compared(x[:queries], labels[queries or 0 :], 6, 0.3, references=references)) < 1e-5
+
+
+def test_what_nothing_wrote_is_not_read(poisoned):
     x, labels = separate_groups()
     few = (labels == 0) | (labels == 2) | (labels == 3)
     x, call = x[few, :2], (labels[few], 5, 0.25, "rbf", "ieee", None, -1)
@@ -209,13 +221,15 @@ def launches(monkeypatch):
     return launched
 
 
-def test_as_many_classes_as_the_contract_allows_fit_the_grid(launches):
+def test_as_many_classes_and_rows_as_the_contract_allows_fit_the_grid(launches):
     """A grid's first axis holds 2³¹ − 1 programs, its second 65,535."""
     x, labels = clusters(20)
     kernels._masses(kernels._problem(contract.Arguments(x, labels, 70_000, 0.3)), 70_000)
+    many, theirs = clusters(70_000 * kernels.TILE, 1, 2)
+    kernels._masses(kernels._problem(contract.Arguments(many[:5], theirs, 2, 0.3, references=many)), 2)
     grids = [grid for _, grid in launches]
-    assert any(70_000 in grid for grid in grids)
-    assert max(grid[1] for grid in grids) <= 65_535
+    assert sum(grid[0] >= 70_000 for grid in grids) >= 2
+    assert max([*grid, 1][1] for grid in grids) <= 65_535
 
 
 @pytest.mark.parametrize(("precision", "panels"), [("ieee", 13), ("tf32", 13), ("bf16", 7)])

@@ -193,14 +193,14 @@ def _masses(problem: Problem, num_classes: int) -> Tensor:
     for first, end in x.panels(PANEL):
         y_first = first if shared else 0
         tiles, y_tiles = (end - first) // x.tile, (y.count - y_first) // x.tile
-        kernels.class_sums[(tiles, y_tiles)](
+        kernels.class_sums[(tiles * y_tiles,)](
             *problem.distance_arguments(), row_sums, col_sums, first, y_first, end - first, y.count - y_first,
             BOTH=shared, maxnreg=TWO_OF_A_TILE if shared and problem.parts.distance == 1 else None,
             **problem.distance_flags(),
         )  # fmt: skip
-        kernels.add_masses[(num_classes, y_tiles if shared else tiles)](
-            row_sums, col_sums, first, end, y_first, y.count - y_first, masses, x.count, starts, y.labels,
-            problem.active, problem.active.stride(0), BOTH=shared, TILE=x.tile,
+        kernels.add_masses[(num_classes * (y_tiles if shared else tiles),)](
+            row_sums, col_sums, first, end, y_first, y.count - y_first, masses, x.count, starts, num_classes,
+            y.labels, problem.active, problem.active.stride(0), BOTH=shared, TILE=x.tile,
         )  # fmt: skip
     return masses
 

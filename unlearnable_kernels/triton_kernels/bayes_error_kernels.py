@@ -97,12 +97,12 @@ def class_sums(
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A tile's mass by class; grid (x tiles, y tiles), so that a panel of x stays in the L2 cache.
+    """A tile's mass by class; grid (x tiles · y tiles), x's faster, so that a panel of x stays in the L2.
 
     Slot (tile + class − first class of the panel) of row_sums, float32 ``[slots, x_count]``, gets a row's
     mass in that class and tile of y; of col_sums, float32 ``[slots, y_count]``, a column's.
     """
-    i, j = tl.program_id(0), tl.program_id(1)
+    i, j = tl.program_id(0) % (x_count // TILE), tl.program_id(0) // (x_count // TILE)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
     mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
     if mode == 0:
@@ -136,19 +136,20 @@ def class_sums(
 
 @triton.jit
 def add_masses(
-    row_sums, col_sums, x_first, x_end, y_first, y_count, masses, masses_count, starts, y_labels,
+    row_sums, col_sums, x_first, x_end, y_first, y_count, masses, masses_count, starts, classes, y_labels,
     active, active_row,
     BOTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A panel's slots of a class added to its masses; grid (classes, tiles from x_first on).
+    """A panel's slots of a class added to its masses; grid (classes · tiles from x_first on).
 
     masses: float32 ``[classes, masses_count]``; its rows up to x_end get row_sums, float32
     ``[slots, x_end − x_first]``, of y's tiles from y_first on, and if BOTH those below a tile of x get
     col_sums, float32 ``[slots, y_count]``, of it. starts: int32 ``[classes + 1]``, where classes start in y.
     """
-    label, i = tl.program_id(0), tl.program_id(1)
+    label, i = tl.program_id(0) % classes, tl.program_id(0) // classes
     row = x_first + i * TILE
     begin, stop = tl.load(starts + label), tl.load(starts + label + 1)
+    stop = tl.where(begin < stop, stop, 0)  # class_sums leaves no slot for a class without rows
     slot = label - tl.load(y_labels + y_first)
     offsets = i * TILE + tl.arange(0, TILE)
     at = masses + label.to(tl.int64) * masses_count + x_first + offsets
