@@ -281,7 +281,7 @@ def preview(
 
     Example: unlearnable preview photos --key-file my.key
 
-    Example: unlearnable preview photos --key-file my.key --intensity all --method classwise-conv:padding=zeros
+    Example: unlearnable preview photos --key-file my.key --intensity all
     """
     from unlearnable_kernels.protect.methods.filters import INTENSITY_NAMES
     from unlearnable_kernels.protect.methods.method import METHODS
