@@ -264,6 +264,18 @@ def test_a_record_of_another_run_is_not_believed(tmp_path: Path) -> None:
     assert protect(tree, tmp_path / "dst2", strength=0.2) == whole
 
 
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_the_staging_folders_place_is_said(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    tree = make_tree(tmp_path / "src", 2)
+    make(tmp_path / "dst.partial")
+    with pytest.raises(
+        UserError, match=r"dst\.partial is (not a folder|a symbolic link.*); delete it, or choose"
+    ):
+        protect(tree, tmp_path / "dst")
+
+
 @pytest.mark.parametrize("planted", ["tree", "work", "tree/train", "plan.jsonl", "records", "."])
 def test_links_in_the_staging_folder_are_not_followed(tmp_path: Path, planted: str) -> None:
     tree, dst, other = make_tree(tmp_path / "src", 4), tmp_path / "dst", tmp_path / "other"

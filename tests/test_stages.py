@@ -117,6 +117,34 @@ def test_the_plan_holds_no_key_and_no_pixels(tree: Path, tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("format", ["png", "npz", "webdataset"])
+def test_what_a_file_manager_left_is_not_published(tree: Path, tmp_path: Path, format: str) -> None:
+    whole, dst = protect(tree, tmp_path / "whole", format=format), tmp_path / "dst"
+    plan(tree, dst, format=format)
+    render(dst)
+    half_made = tmp_path / "dst.partial" / "tree"
+    half_made.mkdir(exist_ok=True)
+    (half_made / ".DS_Store").write_bytes(b"of another")
+    finish_dataset(dst, secret=KEY)
+    assert contents(dst) == whole
+
+
+def test_a_finish_that_was_killed_in_tidying_up_is_run_again(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dst = tmp_path / "dst"
+    plan(tree, dst)
+    render(dst)
+    with monkeypatch.context() as before_the_end:
+        before_the_end.setattr(staging.Staging, "remove", lambda staging: os.close(10**6))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            finish_dataset(dst, secret=KEY)
+    whole = contents(dst)
+    finish_dataset(dst, secret=KEY)
+    assert contents(dst) == whole
+    assert not (tmp_path / "dst.partial").exists()
+
+
 def test_finish_names_what_is_missing(tree: Path, tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     plan(tree, dst)

@@ -131,7 +131,7 @@ def finish_dataset(
     """
     notify = notify or logging.getLogger(__name__).info
     with _planned(dst, secret, progress, rehash) as job, telling_how_to_resume(notify):
-        manifest = _uploaded_before(job, secret)
+        manifest = _finished_before(job, secret)
         if manifest is None:
             _refuse_finished(job.staging.dst, secret)
             refuse_to_mix(job.plan.made_on)  # some formats are put together here
@@ -168,10 +168,10 @@ def _refuse_finished(dst: Path, secret: Secret) -> None:
         )
 
 
-def _uploaded_before(job: Job, secret: Secret) -> Manifest | None:
-    """The manifest of what this plan is to become, where an earlier ``finish`` uploaded it and was killed."""
+def _finished_before(job: Job, secret: Secret) -> Manifest | None:
+    """The manifest of what this plan is to become, where an earlier ``finish`` was killed in tidying up."""
     dst = job.staging.dst
-    if not is_remote(dst) or not is_finished_there(dst):
+    if not (is_finished_there(dst) if is_remote(dst) else (dst / MANIFEST_NAME).is_file()):
         return None
     manifest = read_manifest(dst)
     same = all(manifest.get(name) == value for name, value in job.plan.header.items())

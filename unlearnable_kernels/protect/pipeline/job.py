@@ -1,5 +1,6 @@
 """One run: a plan applied in a staging folder, chunk by chunk, and put together."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -8,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from unlearnable_kernels.data.listing import Compact
-from unlearnable_kernels.data.manifest import Manifest, read_manifest, write_manifest
+from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from unlearnable_kernels.data.manifest_entries import part_name
 from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
@@ -240,8 +242,18 @@ class Job:
             entries = writer.entries(self.destination, chunks)
             side_files = writer.side_files(self.destination)
             write_manifest(tree, fields, entries, side_files, lambda whole: sign(whole, secret))
+            self._drop_foreign(read_manifest(tree))
         self.staging.publish(replacing)
         return read_manifest(self.staging.dst)
+
+    def _drop_foreign(self, manifest: Manifest) -> None:
+        """Delete what lies in the tree and is not of the set, as file managers leave it. Raises OSError."""
+        tree = self.staging.tree
+        own = [MANIFEST_NAME, *map(part_name, range(len(manifest.get("parts", ()))))]
+        count = len(own) + sum(1 for _ in manifest.digests())
+        if count != sum(len(names) for _, _, names in os.walk(tree)):
+            own += [name for name, _ in manifest.digests()]
+            self.staging.keep_only({str(tree / name) for name in own})
 
 
 def refuse_another(head: Head, plan: Plan, folder: Path) -> None:

@@ -99,6 +99,8 @@ class Staging:
     def _acquire(self) -> None:
         deadline = time.monotonic() + LOCK_WAIT
         while True:
+            if os.path.lexists(self.folder) and (self.folder.is_symlink() or not self.folder.is_dir()):
+                raise self._strange(self.folder)
             if self.planned and not self.folder.exists():
                 raise UserError(
                     f"{self.folder} is not there: make a plan with `unlearnable plan`, unless "
@@ -106,8 +108,6 @@ class Staging:
                 )
             self._made += [path for path in self.folder.parents if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.folder.is_symlink():
-                raise UserError(f"{self.folder} is a symbolic link, which is not followed; delete it")
             for path in (self.folder / name for name in _LOCKS):
                 if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
                     raise self._strange(path)
@@ -127,6 +127,9 @@ class Staging:
             time.sleep(0.05)
 
     def _strange(self, path: Path) -> UserError:
+        if path == self.folder:
+            what = "a symbolic link, which is not followed" if path.is_symlink() else "not a folder"
+            return UserError(f"{path} is {what}; delete it, or choose another name")
         what = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "not a file"
         return UserError(
             f"{shown(str(path))} is {what}, which no run leaves there; delete {self.folder} to start over"
