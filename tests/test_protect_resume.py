@@ -264,6 +264,24 @@ def test_a_record_of_another_run_is_not_believed(tmp_path: Path) -> None:
     assert protect(tree, tmp_path / "dst2", strength=0.2) == whole
 
 
+def test_what_another_finished_meanwhile_is_refused_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, other, dst = make_tree(tmp_path / "src", 2), make_tree(tmp_path / "other", 3), tmp_path / "dst"
+    protect(other, tmp_path / "theirs")
+    looks, is_complete = iter([False, True]), run_module._is_complete
+
+    def looking(ready: run_module.Ready) -> bool:
+        if next(looks):
+            (tmp_path / "theirs").rename(dst)
+        return is_complete(ready)
+
+    monkeypatch.setattr(run_module, "_is_complete", looking)
+    with pytest.raises(UserError, match="dst holds"):
+        protect(tree, dst)
+    assert not (tmp_path / "dst.partial").exists()
+
+
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_what_stands_in_the_staging_folders_place_is_said(
     tmp_path: Path, make: Callable[[Path], None]

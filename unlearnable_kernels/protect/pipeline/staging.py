@@ -88,7 +88,9 @@ class Staging:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, UserError) and self._is_empty:
+            self.remove()
         self.close()
 
     def close(self) -> None:
@@ -157,6 +159,13 @@ class Staging:
                 return
         with writing(self.folder):
             self.clear()
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether nothing but the locks is here. A folder that is gone is not."""
+        with contextlib.suppress(OSError):
+            return {path.name for path in self.folder.iterdir()} <= set(_LOCKS)
+        return False
 
     @property
     def is_bare(self) -> bool:
