@@ -453,12 +453,28 @@ def test_renaming_hides_nothing_from_earlier(src: Path, tmp_path: Path) -> None:
         protect(src, tmp_path / "v2", filters="irp", kernel_size=3, earlier=[tmp_path / "irp"])
 
 
+def test_what_was_published_and_pruned_is_not_forgotten(src: Path, tmp_path: Path) -> None:
+    protect(src, tmp_path / "v1")
+    shutil.copytree(src / "train" / "c0", tmp_path / "only" / "c0")
+    shutil.rmtree(src / "train" / "c0")
+    extend(src, tmp_path / "v1", prune=True)
+    how = {"dataset_name": "src", "earlier": [tmp_path / "v1"]}
+    with pytest.raises(UserError, match=r"^4 pictures, such as c0/000\.png, were published in another way"):
+        protect(tmp_path / "only", tmp_path / "v2", strength=0.2, **how)
+    (tmp_path / "only" / "c0").rename(tmp_path / "only" / "c2")
+    with pytest.raises(UserError, match=r"^4 pictures, such as c2/000\.png, were published in another way"):
+        protect(tmp_path / "only", tmp_path / "v2", **how)
+    (tmp_path / "only" / "c2").rename(tmp_path / "only" / "c0")
+    protect(tmp_path / "only", tmp_path / "v2", **how)
+
+
 def test_a_damaged_earlier_manifest_is_one_line(src: Path, tmp_path: Path) -> None:
     protect(src, tmp_path / "v1")
     path = tmp_path / "v1" / "manifest.json"
     manifest = json.loads(path.read_bytes())
     for damage, told in (
         ({"key": {}}, "v1: its manifest is damaged"),
+        ({"removed": ["c0/000.png"]}, "v1: its manifest is damaged"),
         ({"files": {"train/c0/000.png": {"sha256": ""}}}, "damaged: it lists the file 'train/c0/000.png'"),
     ):
         path.write_text(json.dumps(manifest | damage))

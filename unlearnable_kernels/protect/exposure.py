@@ -23,7 +23,7 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
 
     Args:
         plan: What would be published.
-        manifest: Of what was published before, whatever its key.
+        manifest: Of what was published before, whatever its key; what was pruned since counts too.
 
     Returns:
         Names of samples of the plan's source, in its order.
@@ -34,6 +34,10 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
         earlier.append(name)
         labels.append(entry.label)
         flags.append(entry.protected)
+    for name, protected in manifest.get("removed", {}).items():
+        earlier.append(name)
+        labels.append(-1)  # unknown; filters by a class's place, which need it, lose no pictures
+        flags.append(protected)
     rows = match_originals(earlier, names)
     same = _treatment(manifest) == _treatment(plan.header)
     if same and not METHODS[manifest["method"]].growable(manifest["parameters"]):
