@@ -257,7 +257,8 @@ def test_a_second_release_in_another_way_needs_a_word(src: Path, tmp_path: Path)
         return None
 
     assert exposes(fraction=0.5) is None
-    assert exposes(fraction=0.5, format="webp") is None
+    for format in ("webp", "webdataset", "webdataset:images=jpeg", "webdataset:shard_size=3"):
+        assert exposes(fraction=0.5, format=format) is None
     protected = [entry["protected"] for entry in read_manifest(dst)["files"].values()]
     assert exposes() == (
         "4",

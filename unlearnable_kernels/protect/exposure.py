@@ -11,7 +11,8 @@ from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline.plan import Plan
 
-_HARMLESS = ("format", "quality", "fraction")  # they change no filter; who is protected is compared by itself
+# They change no filter; who is protected is compared by itself.
+_HARMLESS = ("format", "quality", "images", "shard_size", "fraction")
 
 
 def exposed(plan: Plan, manifest: Manifest) -> list[str]:
