@@ -454,6 +454,47 @@ def test_renaming_hides_nothing_from_earlier(src: Path, tmp_path: Path) -> None:
         protect(src, tmp_path / "v2", filters="irp", kernel_size=3, earlier=[tmp_path / "irp"])
 
 
+def test_a_picture_that_moves_to_another_class_needs_a_word(src: Path, tmp_path: Path) -> None:
+    whiskers, moved = (src / "train" / name / "whiskers.png" for name in ("c0", "c1"))
+    Image.new("RGB", (8, 8), (90, 0, 0)).save(whiskers)
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    whiskers.rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "dst", tmp_path / "pruned")
+    extend(src, tmp_path / "pruned", prune=True)
+    (tmp_path / "aside").rename(moved)
+    told = (
+        r"^c1/whiskers\.png has the name of c0/whiskers\.png: one picture would be published under the "
+        r"filters of two classes, which gives both away; move it back, or give --accept-exposure$"
+    )
+    for name in ("dst", "pruned"):
+        with pytest.raises(UserError, match=told):
+            extend(src, tmp_path / name, prune=True)
+    assert contents(tmp_path / "dst") == before
+    notes = extend(src, tmp_path / "dst", prune=True, accept_exposure=True)
+    assert notes[1].startswith("warning: c1/whiskers.png has the name of c0/whiskers.png")
+    assert extend(src, tmp_path / "dst")[-1].endswith("has all of it already, by names and sizes")
+    moved.rename(whiskers)
+    extend(src, tmp_path / "pruned")
+    assert pictures(tmp_path / "pruned").items() <= before.items()
+
+
+def test_a_picture_that_moves_within_its_class_stays_clean_or_protected(src: Path, tmp_path: Path) -> None:
+    protect(src, tmp_path / "dst", fraction=0.5)
+    for folder in (src / "train" / "c0", src / "train" / "c1"):
+        (folder / "x").mkdir()
+        for picture in folder.glob("*.png"):
+            picture.rename(folder / "x" / picture.name)
+    with pytest.raises(
+        UserError, match=r"^c0/x/00\d\.png has the name of c0/00\d\.png: .* once protected and"
+    ):
+        extend(src, tmp_path / "dst", prune=True)
+    protect(tmp_path / "src", tmp_path / "whole")
+    for folder in (src / "train" / "c0", src / "train" / "c1"):
+        (folder / "x").rename(folder / "y")
+    extend(src, tmp_path / "whole", prune=True)  # all of them as before
+
+
 def test_what_was_published_and_pruned_is_not_forgotten(src: Path, tmp_path: Path) -> None:
     protect(src, tmp_path / "v1")
     shutil.copytree(src / "train" / "c0", tmp_path / "only" / "c0")

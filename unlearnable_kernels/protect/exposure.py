@@ -51,13 +51,13 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
             moved = by_place and label != plan.task.labels[row]
             if before != now or (before and (moved or not same)):
                 found.add(row)
-    lost = {_file(name) for name, row in zip(earlier, rows, strict=True) if row is None}
+    lost = {bare_name(name) for name, row in zip(earlier, rows, strict=True) if row is None}
     matched = {row for row in rows if row is not None}
-    found |= {row for row, name in enumerate(names) if row not in matched and _file(name) in lost}
+    found |= {row for row, name in enumerate(names) if row not in matched and bare_name(name) in lost}
     return [names[row] for row in sorted(found)]
 
 
-def _file(name: str) -> str:
+def bare_name(name: str) -> str:
     """A sample's name without its folders and suffixes, whatever its case and its form of Unicode."""
     return unicodedata.normalize("NFC", name.rpartition("/")[2].partition(".")[0]).casefold()
 
