@@ -386,6 +386,16 @@ def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
     assert extend(src, tmp_path / "dst")[-1].startswith("added 8 pictures")
 
 
+def test_a_refusal_keeps_what_is_done(src: Path, tmp_path: Path) -> None:
+    interrupted_growth(src, tmp_path / "dst")
+    picture = src / "train" / "c0" / "000.png"
+    picture.rename(tmp_path / "aside")
+    with pytest.raises(UserError, match="give --prune to remove them too"):
+        extend(src, tmp_path / "dst")
+    (tmp_path / "aside").rename(picture)
+    assert "resuming: 4 of 12 images are done" in extend(src, tmp_path / "dst")
+
+
 def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) -> None:
     interrupted_growth(src, tmp_path / "dst")
     for picture in (tmp_path / "dst.partial" / "tree").rglob("*.png"):

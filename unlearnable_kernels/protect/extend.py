@@ -316,7 +316,8 @@ def extend_dataset(
                 notify(f"{dst} has all of it already, by names and sizes")
                 return dst / MANIFEST_NAME
         except UserError:
-            staging.remove()
+            if staging.is_bare:
+                staging.remove()
             raise
         staging.drop_other(plan.digest)
         # What takes the place of a finished set is worth the hashing.
