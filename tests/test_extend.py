@@ -383,7 +383,10 @@ def interrupted_growth(src: Path, dst: Path) -> None:
 def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
     interrupted_growth(src, tmp_path / "dst")
     add_class(src, "a")
-    assert extend(src, tmp_path / "dst")[-1].startswith("added 8 pictures")
+    notes = extend(src, tmp_path / "dst")
+    assert notes[1].endswith("and 1 more are new; what is done of 12 pictures is kept")
+    assert "resuming: 4 of 16 images are done" in notes
+    assert notes[-1].startswith("added 8 pictures")
 
 
 def test_a_refusal_keeps_what_is_done(src: Path, tmp_path: Path) -> None:

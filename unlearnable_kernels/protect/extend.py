@@ -319,9 +319,9 @@ def extend_dataset(
             if staging.is_bare:
                 staging.remove()
             raise
-        staging.drop_other(plan.digest)
         # What takes the place of a finished set is worth the hashing.
         job = Job(source, plan, staging, on_error == "skip", progress, rehash=True)
+        job.drop_another()
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)
