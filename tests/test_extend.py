@@ -257,7 +257,8 @@ def test_a_second_release_in_another_way_needs_a_word(src: Path, tmp_path: Path)
         return None
 
     assert exposes(fraction=0.5) is None
-    assert exposes(fraction=0.5, format="webp") is None
+    for format in ("webp", "webdataset", "webdataset:images=jpeg", "webdataset:shard_size=3"):
+        assert exposes(fraction=0.5, format=format) is None
     protected = [entry["protected"] for entry in read_manifest(dst)["files"].values()]
     assert exposes() == (
         "4",
@@ -382,7 +383,20 @@ def interrupted_growth(src: Path, dst: Path) -> None:
 def test_an_unfinished_growth_is_no_dead_end(src: Path, tmp_path: Path) -> None:
     interrupted_growth(src, tmp_path / "dst")
     add_class(src, "a")
-    assert extend(src, tmp_path / "dst")[-1].startswith("added 8 pictures")
+    notes = extend(src, tmp_path / "dst")
+    assert notes[1].endswith("and 1 more are new; what is done of 12 pictures is kept")
+    assert "resuming: 4 of 16 images are done" in notes
+    assert notes[-1].startswith("added 8 pictures")
+
+
+def test_a_refusal_keeps_what_is_done(src: Path, tmp_path: Path) -> None:
+    interrupted_growth(src, tmp_path / "dst")
+    picture = src / "train" / "c0" / "000.png"
+    picture.rename(tmp_path / "aside")
+    with pytest.raises(UserError, match="give --prune to remove them too"):
+        extend(src, tmp_path / "dst")
+    (tmp_path / "aside").rename(picture)
+    assert "resuming: 4 of 12 images are done" in extend(src, tmp_path / "dst")
 
 
 def test_what_a_disk_lost_meanwhile_is_not_published(src: Path, tmp_path: Path) -> None:
@@ -453,12 +467,69 @@ def test_renaming_hides_nothing_from_earlier(src: Path, tmp_path: Path) -> None:
         protect(src, tmp_path / "v2", filters="irp", kernel_size=3, earlier=[tmp_path / "irp"])
 
 
+def test_a_picture_that_moves_to_another_class_needs_a_word(src: Path, tmp_path: Path) -> None:
+    whiskers, moved = (src / "train" / name / "whiskers.png" for name in ("c0", "c1"))
+    Image.new("RGB", (8, 8), (90, 0, 0)).save(whiskers)
+    protect(src, tmp_path / "dst")
+    before = contents(tmp_path / "dst")
+    whiskers.rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "dst", tmp_path / "pruned")
+    extend(src, tmp_path / "pruned", prune=True)
+    (tmp_path / "aside").rename(moved)
+    told = (
+        r"^c1/whiskers\.png has the name of c0/whiskers\.png: one picture would be published under the "
+        r"filters of two classes, which gives both away; move it back, or give --accept-exposure$"
+    )
+    for name in ("dst", "pruned"):
+        with pytest.raises(UserError, match=told):
+            extend(src, tmp_path / name, prune=True)
+    assert contents(tmp_path / "dst") == before
+    notes = extend(src, tmp_path / "dst", prune=True, accept_exposure=True)
+    assert notes[1].startswith("warning: c1/whiskers.png has the name of c0/whiskers.png")
+    assert extend(src, tmp_path / "dst")[-1].endswith("has all of it already, by names and sizes")
+    moved.rename(whiskers)
+    extend(src, tmp_path / "pruned")
+    assert pictures(tmp_path / "pruned").items() <= before.items()
+
+
+def test_a_picture_that_moves_within_its_class_stays_clean_or_protected(src: Path, tmp_path: Path) -> None:
+    protect(src, tmp_path / "dst", fraction=0.5)
+    for folder in (src / "train" / "c0", src / "train" / "c1"):
+        (folder / "x").mkdir()
+        for picture in folder.glob("*.png"):
+            picture.rename(folder / "x" / picture.name)
+    with pytest.raises(
+        UserError, match=r"^c0/x/00\d\.png has the name of c0/00\d\.png: .* once protected and"
+    ):
+        extend(src, tmp_path / "dst", prune=True)
+    protect(tmp_path / "src", tmp_path / "whole")
+    for folder in (src / "train" / "c0", src / "train" / "c1"):
+        (folder / "x").rename(folder / "y")
+    extend(src, tmp_path / "whole", prune=True)  # all of them as before
+
+
+def test_what_was_published_and_pruned_is_not_forgotten(src: Path, tmp_path: Path) -> None:
+    protect(src, tmp_path / "v1")
+    shutil.copytree(src / "train" / "c0", tmp_path / "only" / "c0")
+    shutil.rmtree(src / "train" / "c0")
+    extend(src, tmp_path / "v1", prune=True)
+    how = {"dataset_name": "src", "earlier": [tmp_path / "v1"]}
+    with pytest.raises(UserError, match=r"^4 pictures, such as c0/000\.png, were published in another way"):
+        protect(tmp_path / "only", tmp_path / "v2", strength=0.2, **how)
+    (tmp_path / "only" / "c0").rename(tmp_path / "only" / "c2")
+    with pytest.raises(UserError, match=r"^4 pictures, such as c2/000\.png, were published in another way"):
+        protect(tmp_path / "only", tmp_path / "v2", **how)
+    (tmp_path / "only" / "c2").rename(tmp_path / "only" / "c0")
+    protect(tmp_path / "only", tmp_path / "v2", **how)
+
+
 def test_a_damaged_earlier_manifest_is_one_line(src: Path, tmp_path: Path) -> None:
     protect(src, tmp_path / "v1")
     path = tmp_path / "v1" / "manifest.json"
     manifest = json.loads(path.read_bytes())
     for damage, told in (
         ({"key": {}}, "v1: its manifest is damaged"),
+        ({"removed": ["c0/000.png"]}, "v1: its manifest is damaged"),
         ({"files": {"train/c0/000.png": {"sha256": ""}}}, "damaged: it lists the file 'train/c0/000.png'"),
     ):
         path.write_text(json.dumps(manifest | damage))

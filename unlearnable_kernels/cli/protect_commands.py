@@ -119,8 +119,8 @@ def protect(
     }
     if prune and not extend:
         raise UserError("--prune goes with --extend")
-    if extend and (earlier or accept_exposure):
-        raise UserError("--extend goes by DST's own manifest: give neither --earlier nor --accept-exposure")
+    if extend and earlier:
+        raise UserError("--extend goes by DST's own manifest: give no --earlier")
     if extend and dry_run:
         raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
     if extend and (executor, address) != ("local", None):
@@ -128,13 +128,14 @@ def protect(
     same: dict[str, Any] = {
         "labels": labels,
         "on_error": "skip" if on_error is OnError.skip else "raise",
+        "accept_exposure": accept_exposure,
         "notify": lambda message: print(shown(message), file=sys.stderr),
     }
     if dry_run:
         check_places(find(src), dst)
         known = (key_file, seed_compat) != (None, None)
         secret = secret_from(key_file, seed_compat, insecure_key_permissions) if known else None
-        same |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
+        same |= {"earlier": earlier or ()}
         options = Options(chosen, **how)
         look(
             src,
@@ -156,8 +157,7 @@ def protect(
         if extend:
             manifest = extend_dataset(src, dst, prune=prune, rehash=rehash, **common)
         else:
-            common |= {"earlier": earlier or (), "accept_exposure": accept_exposure}
-            common |= {"executor": executor, "address": address, "rehash": rehash}
+            common |= {"earlier": earlier or (), "executor": executor, "address": address, "rehash": rehash}
             manifest = protect_dataset(src, dst, method=chosen, **how, **common)
     if json:
         print_json(summary_of(manifest))

@@ -116,7 +116,7 @@ AcceptExposure = Annotated[
     bool,
     typer.Option(
         "--accept-exposure",
-        help="Publish pictures of --earlier in another way.",
+        help="Publish pictures in another way than before.",
         rich_help_panel=RELEASES,
     ),
 ]

@@ -11,7 +11,8 @@ from unlearnable_kernels.data.originals import match_originals
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline.plan import Plan
 
-_HARMLESS = ("format", "quality", "fraction")  # they change no filter; who is protected is compared by itself
+# They change no filter; who is protected is compared by itself.
+_HARMLESS = ("format", "quality", "images", "shard_size", "fraction")
 
 
 def exposed(plan: Plan, manifest: Manifest) -> list[str]:
@@ -23,7 +24,7 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
 
     Args:
         plan: What would be published.
-        manifest: Of what was published before, whatever its key.
+        manifest: Of what was published before, whatever its key; what was pruned since counts too.
 
     Returns:
         Names of samples of the plan's source, in its order.
@@ -34,6 +35,10 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
         earlier.append(name)
         labels.append(entry.label)
         flags.append(entry.protected)
+    for name, protected in manifest.get("removed", {}).items():
+        earlier.append(name)
+        labels.append(-1)  # unknown; filters by a class's place, which need it, lose no pictures
+        flags.append(protected)
     rows = match_originals(earlier, names)
     same = _treatment(manifest) == _treatment(plan.header)
     if same and not METHODS[manifest["method"]].growable(manifest["parameters"]):
@@ -46,13 +51,13 @@ def exposed(plan: Plan, manifest: Manifest) -> list[str]:
             moved = by_place and label != plan.task.labels[row]
             if before != now or (before and (moved or not same)):
                 found.add(row)
-    lost = {_file(name) for name, row in zip(earlier, rows, strict=True) if row is None}
+    lost = {bare_name(name) for name, row in zip(earlier, rows, strict=True) if row is None}
     matched = {row for row in rows if row is not None}
-    found |= {row for row, name in enumerate(names) if row not in matched and _file(name) in lost}
+    found |= {row for row, name in enumerate(names) if row not in matched and bare_name(name) in lost}
     return [names[row] for row in sorted(found)]
 
 
-def _file(name: str) -> str:
+def bare_name(name: str) -> str:
     """A sample's name without its folders and suffixes, whatever its case and its form of Unicode."""
     return unicodedata.normalize("NFC", name.rpartition("/")[2].partition(".")[0]).casefold()
 

@@ -5,6 +5,7 @@ A picture that is published twice, under two filters or once protected and once 
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from unlearnable_kernels.data.remote import require_local, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
+from unlearnable_kernels.protect.exposure import bare_name
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.selection import exact_subset
@@ -150,6 +152,39 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     ).cut()
 
 
+def check_moved(plan: Plan, earlier: Earlier, accepted: bool, notify: Notify) -> None:
+    """Compare new pictures with those that are gone, now or since an earlier pruning, by their files' names.
+
+    Args:
+        plan: As ``grown`` gave it.
+        earlier: The set that grows.
+        accepted: Whether what was moved may be published in a second way.
+        notify: Takes a warning then.
+
+    Raises:
+        UserError: One seems to have moved, would be published in a second way, and that is not accepted.
+    """
+    removed = plan.header.get("removed", {})
+    gone: dict[str, list[str]] = defaultdict(list)
+    for name in removed:
+        gone[bare_name(name)].append(name)
+    prefix = f"{plan.task.source.prefix}/" if plan.task.source.prefix else ""
+    known = earlier.published.keys() | {prefix + name for name in earlier.manifest.get("removed", {})}
+    for name, output, assigned in zip(plan.task.names, plan.outputs, plan.assignment, strict=True):
+        for old in gone.get(bare_name(name), ()) if output not in known else ():
+            if removed[old] != (assigned >= 0):
+                ways = "once protected and once clean, which gives the filter of its class away"
+            elif removed[old] and old.partition("/")[0] != name.partition("/")[0]:
+                ways = "under the filters of two classes, which gives both away"
+            else:
+                continue
+            told = f"{shown(name)} has the name of {shown(old)}: one picture would be published {ways}"
+            if not accepted:
+                raise UserError(f"{told}; move it back, or give --accept-exposure")
+            notify(f"warning: {told}")
+            return
+
+
 def _refuse_doubtful(published: Collection[str], new: Sequence[str]) -> None:
     """Raise UserError where names do not tell a new picture from the original of a published one."""
     stems = {stem(name) for name in published} | {stem(stem(name)) for name in published}
@@ -227,6 +262,7 @@ def extend_dataset(
     *,
     secret: Secret,
     prune: bool = False,
+    accept_exposure: bool = False,
     labels: Path | None = None,
     workers: int | None = None,
     on_error: str = "raise",
@@ -243,6 +279,7 @@ def extend_dataset(
         dst: What ``protect_dataset`` made of it; its manifest says how.
         secret: The key.
         prune: Whether to remove what is gone from the source.
+        accept_exposure: Whether to publish in a second way what seems to have moved to another class.
         labels: As for ``protect_dataset``, and so are the others.
         workers: Processes that write images.
         on_error: "raise" or "skip".
@@ -254,8 +291,8 @@ def extend_dataset(
         The path of the manifest.
 
     Raises:
-        UserError: ``dst`` is not whole or cannot grow, a picture was changed or, without ``prune``, is gone;
-            or as ``protect_dataset`` does.
+        UserError: ``dst`` is not whole or cannot grow, a picture was changed or, without ``prune``, is gone,
+            or, without ``accept_exposure``, seems to have moved; or as ``protect_dataset`` does.
     """
     refuse_within_import()
     check_on_error(on_error)
@@ -273,16 +310,18 @@ def extend_dataset(
             # Within the lock: another process may have changed it meanwhile.
             earlier = read_earlier(dst, secret)
             plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
+            check_moved(plan, earlier, accept_exposure, notify)
             if not rehash and nothing_new(plan, earlier):
                 staging.remove()
                 notify(f"{dst} has all of it already, by names and sizes")
                 return dst / MANIFEST_NAME
         except UserError:
-            staging.remove()
+            if staging.is_bare:
+                staging.remove()
             raise
-        staging.drop_other(plan.digest)
         # What takes the place of a finished set is worth the hashing.
         job = Job(source, plan, staging, on_error == "skip", progress, rehash=True)
+        job.drop_another()
         with telling_how_to_resume(notify):
             with job.leaving_nothing():
                 job.begin(notify)

@@ -93,6 +93,16 @@ class Job:
             self.plan.writer.prepare(self.destination, self.plan.outputs)
         self._perturb(notify)
 
+    def drop_another(self) -> None:
+        """Clear what another command began here: for a set that is finished, nothing of it is needed."""
+        folder = self.staging.folder
+        try:
+            if (head := read_head(folder)) is not None:
+                refuse_another(head, self.plan, folder)
+        except UserError:
+            with writing(folder):
+                self.staging.clear()
+
     def _look_at_times(self, before: list[Chunk], notify: Notify) -> None:
         """A picture that was replaced by one of its size has another time; so has one that was copied."""
         times = {chunk.digest: [sample.mtime_ns for sample in chunk.samples] for chunk in before}

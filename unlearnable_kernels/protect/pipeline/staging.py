@@ -151,15 +151,6 @@ class Staging:
                 f"{self.folder} holds another unfinished {whose}; choose another name, or delete the folder"
             )
 
-    def drop_other(self, digest: str) -> None:
-        """Clear what another plan than this one left: for a set that is finished, nothing of it is needed."""
-        with contextlib.suppress(UserError):
-            head = read_head(self.folder)
-            if head is not None and head.digest == digest:
-                return
-        with writing(self.folder):
-            self.clear()
-
     @property
     def _is_empty(self) -> bool:
         """Whether nothing but the locks is here. A folder that is gone is not."""
