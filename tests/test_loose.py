@@ -125,6 +125,19 @@ def test_lists_that_are_refused(photos: Path, tmp_path: Path, text: str, match: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_listed_class_that_would_be_read_as_a_split_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path / "src", ["a", "b"], 2, seed=0)
+    listed = tmp_path / "labels.csv"
+    found = names(tmp_path / "src")
+    listed.write_text("".join(f"{name},{('train', 'val')[name > 'b']}\n" for name in found))
+    with pytest.raises(UserError, match=r"^src: the class 'train' has folders in it, .* read as a split; "):
+        protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, labels=listed, workers=0)
+    assert files(tmp_path) == ["labels.csv", "src"]
+    options = {"secret": KEY, "labels": listed, "workers": 0, "format": "npz"}
+    protect_dataset(tmp_path / "src", tmp_path / "out", **options)
+    assert load_arrays(tmp_path / "out").classes == ["train", "val"]
+
+
 def test_a_list_that_cannot_be_read(photos: Path) -> None:
     (photos / "labels.csv").write_bytes(b"\xff,\xfe\n")
     for name in ("labels.csv", "absent.csv"):
