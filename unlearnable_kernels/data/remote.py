@@ -99,6 +99,8 @@ def check_store(folder: Path) -> None:
 def list_folder(folder: Path) -> tuple[list[str], list[File]]:
     """The folders and the files in a folder, both by name; dot-files are passed over.
 
+    A link that leads nowhere is one of the files here: whoever opens it tells.
+
     Raises:
         UserError: It cannot be read; MissingError where there is none.
     """
@@ -114,10 +116,12 @@ def list_folder(folder: Path) -> tuple[list[str], list[File]]:
                     files.append(File(name, int(entry["size"]), _time_of(entry)))
         else:
             for path in folder.iterdir():
+                if path.name.startswith("."):
+                    continue
                 if path.is_dir():
                     folders.append(path.name)
                 else:
-                    status = path.stat()
+                    status = path.stat() if path.exists() else path.lstat()
                     files.append(File(path.name, status.st_size, status.st_mtime_ns))
     files.sort()
     return sorted(folders), [file for file in files if not file.name.startswith(".")]
