@@ -52,6 +52,17 @@ def test_a_flat_folder_is_one_class_and_its_owner_is_told(photos: Path, tmp_path
     assert open_source(photos, on_error="skip").skipped == [("a.txt", "not an image")]
 
 
+@pytest.mark.parametrize("name", [".photos", "Thumbs.db", "ph\udcff", "a\\b"])
+def test_a_folder_whose_name_cannot_be_a_class_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
+    src = photos.rename(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be the class of its pictures: rename the folder$") as caught:
+        protect_dataset(src, tmp_path / "out", secret=KEY, dataset_name="x", workers=0)
+    assert str(caught.value).isprintable()
+    with pytest.raises(UserError, match="cannot be the class"):
+        open_source(src / files(src)[0])
+    assert files(tmp_path) == [name]
+
+
 def test_a_single_picture(photos: Path, tmp_path: Path) -> None:
     picture = photos / files(photos)[2]
     protect_dataset(photos, tmp_path / "all", secret=KEY, workers=0)
