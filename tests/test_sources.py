@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from unlearnable_kernels.data.formats import FORMATS
+from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import decode, encode
 from unlearnable_kernels.data.source import Sample, open_source
 from unlearnable_kernels.errors import ImageError, UserError
@@ -227,6 +227,15 @@ def test_the_opened_folder_itself_may_be_a_link(tmp_path):
     (root / "cat/2.png").symlink_to("1.png")
     (tmp_path / "link").symlink_to("real")
     assert names(open_source(tmp_path / "link")) == ["cat/1.png", "cat/2.png"]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet", "npz"])
+def test_archives_are_not_written_with_names_that_no_reader_takes(tmp_path: Path, format: str) -> None:
+    for name in ("cat\\s/1.png", "cat/x\\1.png"):
+        source = open_source(tree(tmp_path / format / name[:5], name))
+        with pytest.raises(UserError, match="is not a relative path without a backslash$"):
+            WRITERS.create(format).outputs(source)
+        WRITERS.create("same").outputs(source)
 
 
 def test_pipes_are_refused(tmp_path):
