@@ -55,10 +55,10 @@ def test_a_flat_folder_is_one_class_and_its_owner_is_told(photos: Path, tmp_path
 @pytest.mark.parametrize("name", [".photos", "Thumbs.db", "ph\udcff", "a\\b"])
 def test_a_folder_whose_name_cannot_be_a_class_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
     src = photos.rename(tmp_path / name)
-    with pytest.raises(UserError, match="cannot be the class of its pictures: rename the folder$") as caught:
+    with pytest.raises(UserError, match=r": rename the folder$") as caught:
         protect_dataset(src, tmp_path / "out", secret=KEY, dataset_name="x", workers=0)
     assert str(caught.value).isprintable()
-    with pytest.raises(UserError, match="cannot be the class"):
+    with pytest.raises(UserError, match="cannot be a class"):
         open_source(src / files(src)[0])
     assert files(tmp_path) == [name]
 
@@ -144,8 +144,7 @@ def test_a_listed_class_that_would_be_read_as_a_split_is_refused(tmp_path: Path)
     with pytest.raises(UserError, match=r"^src: the class 'train' has folders in it, .* read as a split; "):
         protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, labels=listed, workers=0)
     assert files(tmp_path) == ["labels.csv", "src"]
-    options = {"secret": KEY, "labels": listed, "workers": 0, "format": "npz"}
-    protect_dataset(tmp_path / "src", tmp_path / "out", **options)
+    protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, labels=listed, workers=0, format="npz")
     assert load_arrays(tmp_path / "out").classes == ["train", "val"]
 
 

@@ -233,7 +233,7 @@ def test_the_opened_folder_itself_may_be_a_link(tmp_path):
 def test_archives_are_not_written_with_names_that_no_reader_takes(tmp_path: Path, format: str) -> None:
     for name in ("cat\\s/1.png", "cat/x\\1.png"):
         source = open_source(tree(tmp_path / format / name[:5], name))
-        with pytest.raises(UserError, match="is not a relative path without a backslash$"):
+        with pytest.raises(UserError, match=r"is not a relative path without a backslash$"):
             WRITERS.create(format).outputs(source)
         WRITERS.create("same").outputs(source)
 

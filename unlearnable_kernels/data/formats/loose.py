@@ -51,7 +51,7 @@ def open_pictures(root: Path, split: str, on_error: str) -> Source | None:
                 scan.refuse(entry.name, "not an image")
     name = base.resolve().name or "pictures"
     if not _may_be_class(name):
-        raise UserError(f"{shown(str(base))}: {name!r} cannot be the class of its pictures: rename the folder")
+        raise UserError(f"{shown(str(base))}: {name!r} cannot be a class of pictures: rename the folder")
     return _source(scan, "pictures", [name], [(0, each) for each in names], [ONE_CLASS])
 
 

@@ -244,7 +244,7 @@ def holding(path: Path, how: int) -> Iterator[None]:
 
 
 def destination(dst: Path) -> Path:
-    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` and ``refuse_misread_url`` do."""
+    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` and ``refuse_misread_url``."""
     refuse_misread_url(dst)
     return dst if is_remote(dst) else resolved(dst)
 
