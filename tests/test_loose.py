@@ -52,6 +52,17 @@ def test_a_flat_folder_is_one_class_and_its_owner_is_told(photos: Path, tmp_path
     assert open_source(photos, on_error="skip").skipped == [("a.txt", "not an image")]
 
 
+@pytest.mark.parametrize("name", [".photos", "Thumbs.db", "ph\udcff", "a\\b"])
+def test_a_folder_whose_name_cannot_be_a_class_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
+    src = photos.rename(tmp_path / name)
+    with pytest.raises(UserError, match=r": rename the folder$") as caught:
+        protect_dataset(src, tmp_path / "out", secret=KEY, dataset_name="x", workers=0)
+    assert str(caught.value).isprintable()
+    with pytest.raises(UserError, match="cannot be a class"):
+        open_source(src / files(src)[0])
+    assert files(tmp_path) == [name]
+
+
 def test_a_single_picture(photos: Path, tmp_path: Path) -> None:
     picture = photos / files(photos)[2]
     protect_dataset(photos, tmp_path / "all", secret=KEY, workers=0)
@@ -123,6 +134,18 @@ def test_lists_that_are_refused(photos: Path, tmp_path: Path, text: str, match: 
     with pytest.raises(UserError, match=match) as caught:
         open_source(photos / "labels.csv")
     assert "\n" not in str(caught.value)
+
+
+def test_a_listed_class_that_would_be_read_as_a_split_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path / "src", ["a", "b"], 2, seed=0)
+    listed = tmp_path / "labels.csv"
+    found = names(tmp_path / "src")
+    listed.write_text("".join(f"{name},{('train', 'val')[name > 'b']}\n" for name in found))
+    with pytest.raises(UserError, match=r"^src: the class 'train' has folders in it, .* read as a split; "):
+        protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, labels=listed, workers=0)
+    assert files(tmp_path) == ["labels.csv", "src"]
+    protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, labels=listed, workers=0, format="npz")
+    assert load_arrays(tmp_path / "out").classes == ["train", "val"]
 
 
 def test_a_list_that_cannot_be_read(photos: Path) -> None:

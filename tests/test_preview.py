@@ -144,6 +144,12 @@ def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path,
         np.testing.assert_array_equal(difference, np.clip(128 + after.astype(int) - before, 0, 255))
 
 
+@pytest.mark.parametrize("format", ["webdataset:images=jpeg", "parquet:images=webp"])
+def test_shards_are_shown_as_their_images_are_stored(tree: Path, tmp_path: Path, format: str) -> None:
+    protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, format=format)
+    assert len(cells(write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png"))) == 3
+
+
 def test_an_array_file_serves_for_its_folder(tree: Path, tmp_path: Path) -> None:
     protect_dataset(tree, tmp_path / "out", secret=KEY, format="npz", resize=8, workers=0)
     (array,) = (tmp_path / "out").glob("*.npz")

@@ -425,6 +425,27 @@ def test_a_url_of_a_file_on_this_machine_is_refused(
     assert not list(away.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("MEMORY://store/zoo", r"^MEMORY://store/zoo: write memory:// in lower case$"),
+        ("memory://", r"^memory://: name the bucket and the folder after ://, such as s3://bucket/set$"),
+        ("s3:/", r"^s3://: name the bucket"),
+    ],
+)
+def test_a_url_that_would_be_a_folder_here_is_refused(
+    url: str, message: str, shards: dict[str, Path], away: Path
+) -> None:
+    for fails in (
+        lambda: protect_dataset(shards["parquet"], Path(url), secret=KEY, workers=0, format="webdataset"),
+        lambda: restore_dataset(shards["webdataset"], Path(url), secret=KEY),
+        lambda: open_source(Path(url)),
+    ):
+        with pytest.raises(UserError, match=message):
+            fails()
+    assert not list(away.iterdir())
+
+
 def test_a_url_without_a_host_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from unlearnable_kernels.data.formats import FORMATS
+from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.images import decode, encode
 from unlearnable_kernels.data.source import Sample, open_source
 from unlearnable_kernels.errors import ImageError, UserError
@@ -207,11 +207,35 @@ def test_other_links_are_refused(tmp_path, on_error):
     refused(root, "dog: a symbolic link to a folder", on_error=on_error)
 
 
+def test_a_link_that_leads_nowhere_is_named_itself(tmp_path: Path) -> None:
+    root = tree(tmp_path / "root", "train/cat/1.png", "val/cat/1.png", "cat/1.png")
+    for folder in (root, root / "train"):
+        (folder / ".#lock").symlink_to("me@host.123:456")
+    assert names(open_source(root)) == ["cat/1.png"]
+    for name, target in (("loop", "loop"), ("gone.png", "nowhere")):
+        (root / name).symlink_to(target)
+        refused(root, rf"root/{name}: a symbolic link that does not lead to a file$")
+        (root / name).unlink()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").touch()
+    (tmp_path / "shards" / "gone.tar").symlink_to("nowhere")
+    refused(tmp_path / "shards", r"shards/gone\.tar: not a regular file$")
+
+
 def test_the_opened_folder_itself_may_be_a_link(tmp_path):
     root = tree(tmp_path / "real", "cat/1.png")
     (root / "cat/2.png").symlink_to("1.png")
     (tmp_path / "link").symlink_to("real")
     assert names(open_source(tmp_path / "link")) == ["cat/1.png", "cat/2.png"]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet", "npz"])
+def test_archives_are_not_written_with_names_that_no_reader_takes(tmp_path: Path, format: str) -> None:
+    for name in ("cat\\s/1.png", "cat/x\\1.png"):
+        source = open_source(tree(tmp_path / format / name[:5], name))
+        with pytest.raises(UserError, match=r"is not a relative path without a backslash$"):
+            WRITERS.create(format).outputs(source)
+        WRITERS.create("same").outputs(source)
 
 
 def test_pipes_are_refused(tmp_path):

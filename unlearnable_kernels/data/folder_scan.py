@@ -159,11 +159,12 @@ class Scan:
 
     def _may_follow(self, entry: os.DirEntry[str] | Path, name: str) -> bool:
         """Whether a symbolic link leads to a file of the tree; any other is refused."""
-        if entry.is_dir():
+        path = Path(entry)  # unlike an entry, it raises nothing where a link leads to itself
+        if path.is_dir():
             reason = "a symbolic link to a folder; such links are not followed"
-        elif not entry.is_file():
+        elif not path.is_file():
             reason = "a symbolic link that does not lead to a file"
-        elif not Path(entry).resolve().is_relative_to(self.tree):
+        elif not path.resolve().is_relative_to(self.tree):
             reason = f"a symbolic link out of {self.tree}; only links within it are followed"
         else:
             return True

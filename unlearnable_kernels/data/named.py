@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from unlearnable_kernels.data.remote import is_remote
+from unlearnable_kernels.data.remote import is_remote, refuse_misread_url
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.files import read_regular, resolved, writing
@@ -125,7 +125,7 @@ def parse(text: str | Path) -> Reference:
     """Take apart what was written where a path goes; nothing has to be there.
 
     Raises:
-        UserError: A subset does not say of what, or which part.
+        UserError: A subset does not say of what, or which part; or as ``refuse_misread_url``.
     """
     text = str(text)
     kind, _, rest = text.partition(":")
@@ -196,6 +196,7 @@ def _place(text: str) -> Path:
     """The absolute path that a path, or a name in the data folder, means."""
     path = Path(text)
     if not _exists(path):
+        refuse_misread_url(path)
         if is_remote(path):
             return path
         path = path.expanduser()

@@ -22,6 +22,8 @@ from unlearnable_kernels.files import open_regular
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")
 _HERE = re.compile(r"(file|local):/")
+_CAPITAL = re.compile(r"(?=[^/]*[A-Z])[A-Za-z][A-Za-z0-9+.-]+:/")
+_EMPTY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?")
 _HOSTLESS = re.compile(r"\b[a-z][a-z0-9+.-]+:///")
 _AHEAD = 8 * 2**20  # bytes asked of a store at once: images are read one after the other
 _OPEN = 4  # remote files that a thread keeps open
@@ -50,8 +52,17 @@ def url_of(path: Path) -> str:
     return shown(str(path).replace(":/", "://", 1) if is_remote(path) else str(path))
 
 
-def refuse_local_url(path: Path) -> None:
-    """Raise UserError for a URL of a file here: as a ``Path`` it lost the slash that makes it absolute."""
+def refuse_misread_url(path: Path) -> None:
+    """Raise UserError for a URL that would be taken for a folder here, or that names one.
+
+    As a ``Path``, the URL of a file here lost the slash that makes it absolute.
+    """
+    if _EMPTY.fullmatch(str(path)):
+        scheme = str(path).partition(":")[0]
+        raise UserError(f"{scheme}://: name the bucket and the folder after ://, such as s3://bucket/set")
+    if _CAPITAL.match(str(path)):
+        scheme, _, rest = str(path).partition(":/")
+        raise UserError(f"{shown(f'{scheme}://{rest}')}: write {scheme.lower()}:// in lower case")
     if _HERE.match(str(path)):
         raise UserError(f"{url_of(path)} is on this machine: give the path itself, such as /home/me/set")
 
@@ -99,6 +110,8 @@ def check_store(folder: Path) -> None:
 def list_folder(folder: Path) -> tuple[list[str], list[File]]:
     """The folders and the files in a folder, both by name; dot-files are passed over.
 
+    A link that leads nowhere is one of the files here: whoever opens it tells.
+
     Raises:
         UserError: It cannot be read; MissingError where there is none.
     """
@@ -114,10 +127,12 @@ def list_folder(folder: Path) -> tuple[list[str], list[File]]:
                     files.append(File(name, int(entry["size"]), _time_of(entry)))
         else:
             for path in folder.iterdir():
+                if path.name.startswith("."):
+                    continue
                 if path.is_dir():
                     folders.append(path.name)
                 else:
-                    status = path.stat()
+                    status = path.stat() if path.exists() else path.lstat()
                     files.append(File(path.name, status.st_size, status.st_mtime_ns))
     files.sort()
     return sorted(folders), [file for file in files if not file.name.startswith(".")]
@@ -259,7 +274,7 @@ def _kept_open(path: Path, version: int) -> IO[bytes]:
 
 def _system(path: Path) -> tuple[Any, str]:
     """The store, and what it calls ``path``."""
-    refuse_local_url(path)
+    refuse_misread_url(path)
     fsspec = extra_module("fsspec")
     try:
         system, place = fsspec.core.url_to_fs(str(path).replace(":/", "://", 1))

@@ -22,7 +22,7 @@ from unlearnable_kernels.data.formats.folder import output_names
 from unlearnable_kernels.data.images import JPEG_QUALITY, SUFFIX, encode
 from unlearnable_kernels.data.manifest_entries import Entry
 from unlearnable_kernels.data.remote import File, file_at, is_remote, list_folder, url_of
-from unlearnable_kernels.data.source import SPLIT_FOLDERS, Sample, Source
+from unlearnable_kernels.data.source import SPLIT_FOLDERS, Sample, Source, check_archivable
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, read_piece
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.files import sha256_of, write_all, writing
@@ -210,6 +210,7 @@ class ShardWriter(Writer):
 
     def outputs(self, source: Source) -> Sequence[str]:
         """The source's names with the suffix of the images."""
+        check_archivable(source)
         return output_names(replace(source, prefix=""), self.format_of)
 
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:

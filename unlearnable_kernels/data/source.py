@@ -307,7 +307,7 @@ def check_archive_names(names: Iterable[str], classes: list[str], path: Path) ->
     for name in names:
         parts = PurePosixPath(name).parts
         if "/".join(parts) != name or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
-            raise UserError(f"{path}: the name {name!r} is not a relative path")
+            raise UserError(f"{path}: the name {name!r} is not a relative path without a backslash")
         if is_ignored_path(name):
             raise UserError(f"{path}: the name {name!r} is one that is passed over in folders")
         if name in seen:
@@ -316,3 +316,13 @@ def check_archive_names(names: Iterable[str], classes: list[str], path: Path) ->
     if any(name == "" or ignored(name) or "/" in name or "\\" in name for name in classes):
         raise UserError(f"{path}: a class name is not a folder name")
     refuse_case_twins(classes, path)
+
+
+def check_archivable(source: Source) -> None:
+    """Check the names of a source of files, which may have what an archive's must not: a backslash.
+
+    Raises:
+        UserError: As ``check_archive_names``.
+    """
+    named = (sample.name for sample in source.samples)
+    check_archive_names((name for name in named if "\\" in name), source.classes, source.root)

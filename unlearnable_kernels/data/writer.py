@@ -86,7 +86,7 @@ class Writer(ABC):
         """One name for each sample of ``source``, unique, by which the manifest calls what becomes of it.
 
         Raises:
-            UserError: A name is taken by the manifest.
+            UserError: A name is taken by the manifest, or is one that this format's readers refuse.
         """
 
     @abstractmethod

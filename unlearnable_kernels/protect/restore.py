@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.manifest import Manifest, canonical, read_manifest
-from unlearnable_kernels.data.remote import is_remote, require_local, url_of
+from unlearnable_kernels.data.remote import is_remote, refuse_misread_url, require_local, url_of
 from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
@@ -66,6 +66,7 @@ def restore_dataset(
     refuse_within_import()
     notify = notify or logging.getLogger(__name__).info
     require_local(Path(protected), "restored")
+    refuse_misread_url(Path(dst))
     if is_remote(Path(dst)):
         raise UserError(f"{url_of(Path(dst))}: nothing is restored to a URL: give a folder on this machine")
     protected, dst = check_places(Path(protected), Path(dst))

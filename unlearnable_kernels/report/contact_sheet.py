@@ -163,7 +163,10 @@ def _protected_pairs(
     if manifest["source_listing_sha256"] != listing_digest(source):
         raise UserError(f"{url_of(dst)} was not made from the files that are in {url_of(src)} now")
     flags = {name: entry.protected for name, entry in manifest.samples()}
-    outputs = WRITERS.create(manifest["parameters"]["format"]).outputs(source)
+    parameters = manifest["parameters"]
+    settings = [name for name in WRITERS.settings(parameters["format"]) if name in parameters]
+    writer = WRITERS.make(parameters["format"], {name: parameters[name] for name in settings})
+    outputs = writer.outputs(source)
     protected = open_source(dst, "train")
     present = {sample.name: sample for sample in protected.samples}
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -173,7 +176,7 @@ def _protected_pairs(
             continue
         if name not in present:
             raise UserError(f"{url_of(dst)}: {name} is missing")
-        clean = load_image(source, sample, manifest["parameters"]["resize"])
+        clean = load_image(source, sample, parameters["resize"])
         found[sample.label] = clean, load_image(protected, present[name], None)
     return sorted(found.items())
 

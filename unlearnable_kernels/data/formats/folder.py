@@ -26,6 +26,7 @@ from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import read_regular, sha256_of, write_file
 
 _CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_SPLITS = ("train", "val", "test")
 _WORDNET_ID = re.compile(r"n\d{8}")
 _KEPT = {
     **{suffix: format for format, suffix in SUFFIX.items()},
@@ -83,7 +84,7 @@ def _find_split(root: Path, split: str) -> tuple[str, list[str], list[str]]:
     inside = {
         entry.name: {e.name for e in Scan(root / entry.name, root, "skip").list_folder()[0]}
         for entry in folders
-        if entry.name in ("train", "val", "test")
+        if entry.name in _SPLITS
     }
     splits = {name: classes for name, classes in inside.items() if classes}
     if not splits:
@@ -109,7 +110,7 @@ def dataset_name(root: Path, classes: list[str]) -> str:
     if len(classes) in (100, 1000) and all(map(_WORDNET_ID.fullmatch, classes)):
         return "imagenet" if len(classes) == 1000 else "imagenet-100"
     root = root.resolve()
-    return root.parent.name if root.name in ("train", "val", "test") else root.name
+    return root.parent.name if root.name in _SPLITS else root.name
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,14 @@ class FolderWriter(Writer):
         names = output_names(source, self.format_of)
         folders = [source.prefix] if source.prefix else source.classes
         for name in chain(folders, names, (file.as_posix() for file in source.side_files)):
-            top = name.partition("/")[0]
+            top, _, rest = name.partition("/")
             if top.casefold() == MANIFEST_NAME or is_part_name(top):
                 raise UserError(f"{source.name}: {top!r} is where the manifest goes; rename it in the source")
+            if top in _SPLITS and "/" in rest and not source.prefix:
+                raise UserError(
+                    f"{source.name}: the class {top!r} has folders in it, and its copy would be read as a "
+                    "split; rename the class, or choose --format npz, webdataset or parquet"
+                )
         return names
 
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:

@@ -50,6 +50,8 @@ def open_pictures(root: Path, split: str, on_error: str) -> Source | None:
             if not has_image_suffix(entry.name):
                 scan.refuse(entry.name, "not an image")
     name = base.resolve().name or "pictures"
+    if not _may_be_class(name):
+        raise UserError(f"{shown(str(base))}: {name!r} cannot be a class of pictures: rename the folder")
     return _source(scan, "pictures", [name], [(0, each) for each in names], [ONE_CLASS])
 
 
@@ -144,9 +146,13 @@ def _read(labels: Path) -> Iterator[tuple[str, str]]:
         file = str(PurePosixPath(file))
         if file.startswith("/") or "\0" in file or any(map(ignored, PurePosixPath(file).parts)):
             raise UserError(f"{where}: {shown(file)} must be a path within the folder of the pictures")
-        if not name or ignored(name) or "/" in name or "\\" in name or not name.isprintable():
+        if not _may_be_class(name):
             raise UserError(f"{where}: {name!r} must be a class's name, such as a folder could have")
         if file in seen:
             raise UserError(f"{where}: {shown(file)} is listed twice")
         seen.add(file)
         yield file, name
+
+
+def _may_be_class(name: str) -> bool:
+    return bool(name) and not ignored(name) and not {"/", "\\"} & set(name) and name.isprintable()

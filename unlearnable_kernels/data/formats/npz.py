@@ -13,7 +13,14 @@ import numpy as np
 from unlearnable_kernels.data.formats import FORMATS, WRITERS
 from unlearnable_kernels.data.formats.folder import dataset_name
 from unlearnable_kernels.data.manifest_entries import Entry
-from unlearnable_kernels.data.source import SPLIT_FOLDERS, ArraySource, Sample, Source, check_archive_names
+from unlearnable_kernels.data.source import (
+    SPLIT_FOLDERS,
+    ArraySource,
+    Sample,
+    Source,
+    check_archivable,
+    check_archive_names,
+)
 from unlearnable_kernels.data.writer import Destination, Writer, WrittenChunk, read_piece
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import sha256_of, write_file
@@ -66,6 +73,7 @@ class NpzWriter(Writer):
 
     def outputs(self, source: Source) -> list[str]:
         """The samples' own names."""
+        check_archivable(source)
         return [sample.name for sample in source.samples]
 
     def prepare(self, destination: Destination, outputs: Sequence[str]) -> None:

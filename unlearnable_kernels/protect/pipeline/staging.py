@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
-from unlearnable_kernels.data.remote import is_remote, refuse_local_url, url_of
+from unlearnable_kernels.data.remote import is_remote, refuse_misread_url, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import parse_json, read_regular, resolved, writing
 from unlearnable_kernels.protect.keys import Secret
@@ -247,8 +247,8 @@ def holding(path: Path, how: int) -> Iterator[None]:
 
 
 def destination(dst: Path) -> Path:
-    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` and ``refuse_local_url`` do."""
-    refuse_local_url(dst)
+    """``dst`` as it is named from anywhere. Raises UserError as ``resolved`` and ``refuse_misread_url``."""
+    refuse_misread_url(dst)
     return dst if is_remote(dst) else resolved(dst)
 
 
