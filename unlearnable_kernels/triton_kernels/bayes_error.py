@@ -23,6 +23,7 @@ TILE = 128  # rows; half of it up to SMALL rows, so that there are programs for 
 SMALL = 4096
 PANEL = 8192  # rows; half of it for an M in parts, which then takes 128 MB at most
 WIDE = 2  # panels; from there on programs of 256 columns are enough for the whole device
+MOST = 65_535  # programs along a grid's second axis
 BLOCK_D, WARPS = 64, 8  # the latter for a whole TILE
 TWO_OF_A_TILE = 128  # registers a thread, with which a multiprocessor holds two tiles
 STAGES, STAGES_OF_PRODUCTS = 3, 5  # the latter's loads wait for one another
@@ -193,7 +194,7 @@ def _masses(problem: Problem, num_classes: int) -> Tensor:
     for first, end in x.panels(PANEL):
         y_first = first if shared else 0
         tiles, y_tiles = (end - first) // x.tile, (y.count - y_first) // x.tile
-        kernels.class_sums[(tiles * y_tiles,)](
+        kernels.class_sums[(tiles, min(y_tiles, MOST), -(-y_tiles // MOST))](
             *problem.distance_arguments(), row_sums, col_sums, first, y_first, end - first, y.count - y_first,
             BOTH=shared, maxnreg=TWO_OF_A_TILE if shared and problem.parts.distance == 1 else None,
             **problem.distance_flags(),

@@ -97,13 +97,15 @@ def class_sums(
     RBF: tl.constexpr, PARTS: tl.constexpr, BOTH: tl.constexpr,
     D: tl.constexpr, TILE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A tile's mass by class; grid (x tiles · y tiles), x's faster, so that a panel of x stays in the L2.
+    """A tile's mass by class; grid (x tiles, y tiles in two axes): a panel of x stays in the L2 cache.
 
     Slot (tile + class − first class of the panel) of row_sums, float32 ``[slots, x_count]``, gets a row's
     mass in that class and tile of y; of col_sums, float32 ``[slots, y_count]``, a column's.
     """
-    i, j = tl.program_id(0) % (x_count // TILE), tl.program_id(0) // (x_count // TILE)
+    i, j = tl.program_id(0), tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)
     x_row, y_row = x_first + i * TILE, y_first + j * TILE
+    if j * TILE >= y_count:
+        return
     mode = tl.load(active + (x_row // TILE).to(tl.int64) * active_row + y_row // TILE)
     if mode == 0:
         return
