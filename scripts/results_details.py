@@ -11,15 +11,16 @@ def on_machine(record: Record) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores"
 
 
+def _opening(what: str, *columns: str) -> list[str]:
+    """What stands above the rows of a table."""
+    names = "".join(f" {each} |" if each else " |" for each in columns)
+    return [what, "", f"|{names}", f"|{' --- |' * len(columns)}"]
+
+
 def benchmark_page(record: Record) -> list[str]:
     lines = []
     for benchmark in record["benchmarks"]:
-        lines += [
-            f"#### {benchmark['title']}",
-            "",
-            "| | rate | ours is | target |",
-            "| --- | --- | --- | --- |",
-        ]
+        lines += _opening(f"#### {benchmark['title']}", "", "rate", "ours is", "target")
         for name in dict.fromkeys([*benchmark["rates"], *benchmark["measured"]]):
             ratio, target = benchmark["measured"].get(name), benchmark["targets"].get(name)
             shown = "" if ratio is None else f"{ratio:.2f} times"
@@ -29,12 +30,7 @@ def benchmark_page(record: Record) -> list[str]:
 
 
 def training_page(record: Record) -> list[str]:
-    lines = [
-        record["what"],
-        "",
-        "| trained on | clean-test accuracy | in training | epochs |",
-        "| --- | --- | --- | --- |",
-    ]
+    lines = _opening(record["what"], "trained on", "clean-test accuracy", "in training", "epochs")
     for run in record["runs"]:
         final = run["final"]
         tested, trained = final["test_accuracy"], final["train_accuracy"]
@@ -43,12 +39,8 @@ def training_page(record: Record) -> list[str]:
 
 
 def detection_page(record: Record) -> list[str]:
-    lines = [
-        record["what"],
-        "",
-        "| padding | hit rate, mean | lowest and highest | of the protected |",
-        "| --- | --- | --- | --- |",
-    ]
+    columns = "padding", "hit rate, mean", "lowest and highest", "of the protected"
+    lines = _opening(record["what"], *columns)
     found = record["detections"]
     for padding in dict.fromkeys(each["padding"] for each in found):
         own = [each for each in found if each["padding"] == padding]
@@ -62,7 +54,7 @@ def detection_page(record: Record) -> list[str]:
 def pictures_page(record: Record) -> list[str]:
     found = record["pictures"]
     sets = list(dict.fromkeys(each["dataset"] for each in found))
-    lines = [record["what"], "", f"| | {' | '.join(sets)} |", f"| --- |{' --- |' * len(sets)}"]
+    lines = _opening(record["what"], "", *sets)
     for method in dict.fromkeys(each["method"] for each in found):
         cells = []
         for name in sets:
@@ -70,11 +62,8 @@ def pictures_page(record: Record) -> list[str]:
             psnr, ssim = (sum(each[what] for each in own) / len(own) for what in ("psnr", "ssim"))
             cells.append(f"{psnr:.1f} dB, {ssim:.2f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines += ["", "Restored from the key, PSNR in dB:", ""]
-    lines += [
-        "| | pictures | protected | restored | brightness set right |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    columns = "", "pictures", "protected", "restored", "brightness set right"
+    lines += ["", *_opening("Restored from the key, PSNR in dB:", *columns)]
     for each in record["restored"]:
         figures = " | ".join(f"{each[what]:.1f}" for what in ("protected", "restored", "brightened"))
         stored = f", stored as {each['stored_as']}" if "stored_as" in each else ""
@@ -84,12 +73,8 @@ def pictures_page(record: Record) -> list[str]:
 
 def formats_page(record: Record) -> list[str]:
     """A row for each output format at each size, as means over the pictures."""
-    lines = [
-        f"Means over {record['images']} pictures; milliseconds of processor time.",
-        "",
-        "| size | format | bytes, of the source's | encode | decode |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    what = f"Means over {record['images']} pictures; milliseconds of processor time."
+    lines = _opening(what, "size", "format", "bytes, of the source's", "encode", "decode")
     for size, measured in record["formats"].items():
         for name, each in measured["formats"].items():
             times = f"{each['encode_ms']:.1f} ms | {each['decode_ms']:.1f} ms"
@@ -99,12 +84,9 @@ def formats_page(record: Record) -> list[str]:
 
 def memory_page(record: Record) -> list[str]:
     """A row for each step with a set of very many pictures."""
-    lines = [
-        f"{record['what']}; {record['images']:,} pictures, a manifest of {record['manifest_megabytes']} MB.",
-        "",
-        "| step | peak of its own process | of all its processes | processor time |",
-        "| --- | --- | --- | --- |",
-    ]
+    size = record["manifest_megabytes"]
+    what = f"{record['what']}; {record['images']:,} pictures, a manifest of {size} MB."
+    lines = _opening(what, "step", "peak of its own process", "of all its processes", "processor time")
     for step, each in record["memory"].items():
         sizes = f"{each['own_megabytes']:,} MB | {each['all_megabytes']:,} MB"
         lines.append(f"| `{step}` | {sizes} | {each['processor_seconds']:.0f} s |")

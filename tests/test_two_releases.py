@@ -4,21 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_scripts import example
-from PIL import Image
+from example_scripts import example, one_class
 from sample_images import photo
 
 
 def test_two_releases_give_filters_away_unless_they_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "src" / "cat"
-    folder.mkdir(parents=True)
-    for number in range(12):
-        pixels = photo(32, 32)
-        pixels = pixels[::-1] if number % 2 else pixels
-        Image.fromarray(pixels // (1 + number % 3)).save(folder / f"{number}.png")
-    monkeypatch.setattr(sys, "argv", ["two_releases.py", str(tmp_path / "src"), "--pictures", "12"])
+    pixels = photo(32, 32)
+    images = (pixels[:: (-1) ** number] // (1 + number % 3) for number in range(12))
+    src = one_class(tmp_path / "src", images)
+    monkeypatch.setattr(sys, "argv", ["two_releases.py", str(src), "--pictures", "12"])
     example("two_releases").main()
     lines = capsys.readouterr().out.splitlines()
     found = [line.rpartition(":")[2].split(",") for line in lines if "correlation" in line]

@@ -102,7 +102,10 @@ class Staging:
         deadline = time.monotonic() + LOCK_WAIT
         while True:
             if os.path.lexists(self.folder) and (self.folder.is_symlink() or not self.folder.is_dir()):
-                raise self._strange(self.folder)
+                what = (
+                    "a symbolic link, which is not followed" if self.folder.is_symlink() else "not a folder"
+                )
+                raise UserError(f"{self.folder} is {what}; delete it, or choose another name")
             if self.planned and not self.folder.exists():
                 raise UserError(
                     f"{self.folder} is not there: make a plan with `unlearnable plan`, unless "
@@ -129,9 +132,6 @@ class Staging:
             time.sleep(0.05)
 
     def _strange(self, path: Path) -> UserError:
-        if path == self.folder:
-            what = "a symbolic link, which is not followed" if path.is_symlink() else "not a folder"
-            return UserError(f"{path} is {what}; delete it, or choose another name")
         what = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "not a file"
         return UserError(
             f"{shown(str(path))} is {what}, which no run leaves there; delete {self.folder} to start over"

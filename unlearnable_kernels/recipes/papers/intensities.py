@@ -7,8 +7,6 @@ from unlearnable_kernels.recipes.papers.small_grid import DATASET, PROTECTIONS, 
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "intensities"
-
-
 # "mild" is "normal", centred.
 _SETTINGS = {"weaker": "strength=0.1", "normal": "intensity=normal", "strong": "intensity=strong"}
 
