@@ -8,15 +8,14 @@ import hashlib
 import os
 import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scratch import in_memory
 
 from unlearnable_kernels import classwise_conv
 from unlearnable_kernels.data.images import decode, encode
@@ -35,14 +34,6 @@ def busy_seconds() -> float:
     """Processor time that the whole machine has spent on anything but waiting."""
     user, nice, system, _idle, _wait, *other = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
     return sum(map(int, (user, nice, system, *other))) / os.sysconf("SC_CLK_TCK")
-
-
-@contextmanager
-def in_memory() -> Iterator[Path]:
-    """A folder that is deleted again: the pipeline is to be measured, not a disk."""
-    folder = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=folder if folder.is_dir() else None) as scratch:
-        yield Path(scratch)
 
 
 def images_per_second(source: Path, key: Key, fraction: float) -> tuple[float, float]:

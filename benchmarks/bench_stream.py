@@ -7,14 +7,13 @@ takes of images in memory, forward, backward and step: the input is fast enough 
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from scratch import in_memory
 from timing import Interleaved
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -40,15 +39,11 @@ def copies() -> Iterator[dict[str, Path]]:
     root = Path(os.environ.get("UNLEARNABLE_DATA", "")).expanduser() / "imagenet-sample"
     if not root.is_dir():
         pytest.skip("UNLEARNABLE_DATA has no imagenet-sample")
-    in_memory = Path("/dev/shm")  # the pipeline is to be measured, not a disk
-    folder = Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
     key = Key.generate()
-    try:
+    with in_memory() as folder:
         for name, written in FORMATS.items():
             protect_dataset(root, folder / name, secret=key, resize=SIDE, format=written)
         yield {name: folder / name for name in FORMATS}
-    finally:
-        shutil.rmtree(folder)
 
 
 def streamed(path: Path) -> tuple[Callable[[], None], int]:
