@@ -1,7 +1,7 @@
 """Builds the native modules, sources by glob. Metadata stands in pyproject.toml.
 
-``UNLEARNABLE_REQUIRE_NATIVE`` 1: a module that cannot be built is an error; 0: the package is installed without it.
-Unset it is 1 where there is a C++ compiler, since installers hide what a build that succeeds has to say.
+``UNLEARNABLE_REQUIRE_NATIVE`` 1: a module that cannot be built is an error; 0: the package is installed
+without it. Unset it is 1 where there is a C++ compiler, since installers hide what a build that succeeds says.
 """
 
 import os
@@ -102,7 +102,7 @@ def copied_to(path: Path) -> Iterator[None]:
 
 
 class Build(BuildExtension):
-    """Where a module fails, its first error is said; of an optional one it is kept for ``unlearnable info``."""
+    """Where a module fails, its first error is said; an optional one's is kept for ``unlearnable info``."""
 
     def build_extension(self, extension: Extension) -> None:
         module, record = self._paths(extension, self.build_lib)
@@ -118,8 +118,8 @@ class Build(BuildExtension):
                 instead = INSTEAD[record.stem]
                 if not extension.optional:
                     raise CompileError(
-                        f"{extension.name} is not built: {cause} (to install without it, where {instead}, set "
-                        "UNLEARNABLE_REQUIRE_NATIVE=0)"
+                        f"{extension.name} is not built: {cause} (to install without it, where {instead}, "
+                        "set UNLEARNABLE_REQUIRE_NATIVE=0)"
                     ) from error
                 module.unlink(missing_ok=True)  # of an earlier build
                 record.parent.mkdir(parents=True, exist_ok=True)
