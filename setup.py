@@ -1,7 +1,7 @@
 """Builds the native modules, sources by glob. Metadata stands in pyproject.toml.
 
 ``UNLEARNABLE_REQUIRE_NATIVE`` 1: a module that cannot be built is an error; 0: the package is installed
-without it. Unset it is 1 where there is a C++ compiler, since installers hide what a build that succeeds says.
+without it. Unset it is 1 where there is a C++ compiler, since installers hide what a good build says.
 """
 
 import os
