@@ -25,7 +25,7 @@ from unlearnable_kernels.files import write_json
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.check import check_dataset
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods.class_spectra import PARTS
+from unlearnable_kernels.protect.methods.class_spectra import ALL_PARTS
 from unlearnable_kernels.protect.methods.filters import NORMAL
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.spectral import INTENSITIES
@@ -54,7 +54,7 @@ FROM_JPEG = [
 ]
 METHODS_SHOWN = [
     *(f"spectral:intensity={name}" for name in INTENSITIES),
-    *(f"spectral:intensity=strong,parts={part}" for part in PARTS),
+    *(f"spectral:parts={part}" for part in ALL_PARTS),
     "classwise-conv:padding=zeros",
     *CONVOLUTION,
 ]

@@ -23,36 +23,36 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import write_json
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods.filters import NORMAL
 from unlearnable_kernels.protect.methods.method import METHODS
-from unlearnable_kernels.protect.methods.spectral import INTENSITIES
 from unlearnable_kernels.protect.run import protect_dataset
 
-FOUR = "parts=cells+colour+tone+contrast"
+THREE, FOUR = "parts=cells+colour+tone", "parts=cells+colour+tone+contrast"
+AT_FIRST = "cell=3,colours=rgb"  # the defaults when these were first measured, with three parts
+MILD = "cells=0.4,colour=0.43,tone=0.04"
+NORMAL = "cells=0.55,colour=0.55,tone=0.055"
+STRONG = "cells=0.6,colour=0.6,tone=0.06"
+FINE = f"{FOUR},cell=2"
+ALL = "edges=keyed,colours=opponent,secrets=4"
 SETTINGS = [
-    "intensity=mild",
-    "intensity=normal",
-    "intensity=strong",
-    *(
-        f"intensity=strong,{option}"
-        for option in (
-            "cell=2",
-            "cell=1",
-            "edges=keyed",
-            "colours=opponent",
-            "secrets=4",
-            FOUR,
-            "parts=contrast",
-            f"cell=2,{FOUR}",
-            f"cell=2,edges=keyed,colours=opponent,secrets=4,{FOUR}",
-        )
-    ),
-    f"cell=2,edges=keyed,colours=opponent,secrets=4,{FOUR}",
-    f"intensity=mild,cell=2,edges=keyed,colours=opponent,secrets=4,{FOUR}",
+    f"{THREE},{AT_FIRST},{MILD}",
+    f"{THREE},{AT_FIRST},{NORMAL}",
+    f"{THREE},{AT_FIRST},{STRONG}",
+    f"{THREE},cell=2,colours=rgb,{STRONG}",
+    f"{THREE},cell=1,colours=rgb,{STRONG}",
+    f"{THREE},{AT_FIRST},edges=keyed,{STRONG}",
+    f"{THREE},cell=3,colours=opponent,{STRONG}",
+    f"{THREE},{AT_FIRST},secrets=4,{STRONG}",
+    f"{FOUR},{AT_FIRST},{STRONG},contrast=0.6",
+    f"parts=contrast,{AT_FIRST},contrast=0.6",
+    f"{FINE},colours=rgb,{STRONG},contrast=0.6",
+    f"{FINE},colours=opponent,{STRONG},contrast=0.6",
+    f"{FINE},{ALL},{STRONG},contrast=0.6",
+    f"{FINE},{ALL},{NORMAL},contrast=0.55",
+    f"{FINE},{ALL},{MILD},contrast=0.4",
 ]
 RESTORED = [
-    *(("cifar10", intensity) for intensity in INTENSITIES),
-    ("imagenet-sample, 224 px", NORMAL),
+    *(("cifar10", f"{THREE},{AT_FIRST},{strengths}") for strengths in (MILD, NORMAL, STRONG)),
+    ("imagenet-sample, 224 px", f"{THREE},{AT_FIRST},{NORMAL}"),
 ]
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     what = f"PSNR in dB and SSIM of spectral with its options, {options.keys} keys; protection not measured"
     record = {"what": what, "machine": machine(), "versions": versions()}
     common = Key(hashlib.sha256(b"unlearnable reproduce 0").digest())
-    restored = [restoring(name, f"spectral:intensity={intensity}", common) for name, intensity in RESTORED]
+    restored = [restoring(name, f"spectral:{settings}", common) for name, settings in RESTORED]
     write_json(options.out, record | {"pictures": found, "restored": restored})
 
 

@@ -67,9 +67,8 @@ class Earlier:
         """What it was made with."""
         parameters = self.manifest["parameters"]
         method, quality = self.manifest["method"], parameters.get("quality")
-        settings = {name: parameters[name] for name in METHODS.settings(method) if name in parameters}
         return Options(
-            METHODS.make(method, settings),
+            METHODS.make(method, METHODS[method].settings(parameters)),
             parameters["fraction"],
             parameters["format"] + ("" if quality is None else f":quality={quality}"),
             parameters["resize"],

@@ -33,7 +33,7 @@ _AXES = [
 
 @dataclass(frozen=True)
 class Variant:
-    """What of the method is not as usual.
+    """What of the method is not as in the first sets, whose manifests do not name it: these are the defaults.
 
     Attributes:
         cell: Side of the cells, in positions of an image of 32 px.

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -107,6 +107,11 @@ class Method(ABC):
     def one_size(self) -> bool:
         """Whether all images must have one size."""
         return not self.per_image
+
+    @classmethod
+    def settings(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The settings, by name, of what gave these parameters, however the defaults have changed since."""
+        return {each.name: parameters[each.name] for each in fields(cls) if each.name in parameters}
 
     @classmethod
     def growable(cls, parameters: dict[str, Any]) -> bool:

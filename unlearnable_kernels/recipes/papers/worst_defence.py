@@ -8,15 +8,21 @@ from unlearnable_kernels.recipes.papers.small_grid import DATASET, TRAINING
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "worst-defence"
+_MILD = "cells=0.4,colour=0.43,tone=0.04"
+_NORMAL = "cells=0.55,colour=0.55,tone=0.055"
+_STRONG = "cells=0.6,colour=0.6,tone=0.06"
+_AT_FIRST = "cell=3,colours=rgb"
+"""Defaults of ``spectral`` when its rows were first measured; so were three parts and the strengths above."""
+_THREE = f"spectral:parts=cells+colour+tone,{_AT_FIRST}"
 PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
-    "strong": "spectral:intensity=strong",
-    "normal": "spectral",
-    "mild": "spectral:intensity=mild",
-    "cells": "spectral:intensity=strong,parts=cells",
-    "colour": "spectral:intensity=strong,parts=colour",
-    "tone": "spectral:intensity=strong,parts=tone",
+    "strong": f"{_THREE},{_STRONG}",
+    "normal": f"{_THREE},{_NORMAL}",
+    "mild": f"{_THREE},{_MILD}",
+    "cells": f"spectral:parts=cells,{_AT_FIRST},cells=0.6",
+    "colour": f"spectral:parts=colour,{_AT_FIRST},colour=0.6",
+    "tone": f"spectral:parts=tone,{_AT_FIRST},tone=0.06",
 }
 PUBLISHED = {
     "plain": (),
