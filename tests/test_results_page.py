@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from unlearnable_kernels.recipes.papers import ROWS
 from unlearnable_kernels.recipes.results import read_results
 from unlearnable_kernels.report.matrix import tables
 from unlearnable_kernels.report.results_page import table_files
@@ -31,6 +32,11 @@ def changed(name, change):
 
 def test_the_page_is_that_of_the_results():
     assert (ROOT / "docs" / "results.md").read_text() == page(RECORDS, MADE)
+
+
+def test_rows_still_name_the_protection_that_was_measured():
+    for result in read_results(ROOT / "results" / "reproduce"):
+        assert result["protection"] == ROWS[result["row"]].protection, result["row"]
 
 
 def test_the_readme_has_every_block_and_its_figures_are_those_of_the_results():

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,24 @@ from unlearnable_kernels.protect.methods import spectral as module
 from unlearnable_kernels.protect.methods.class_spectra import class_spectra
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline import plan as plan_module
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.plan import Options
+from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
+from unlearnable_kernels.recipes.papers import ROWS
 from unlearnable_kernels.report.contact_sheet import write_preview
 
 STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
+AT_FIRST = {"parts": "cells+colour+tone", "cell": 3, "colours": "rgb"}
+"""Defaults of the first sets; their strengths were 0.55, 0.55 and 0.055."""
+FIRST_NORMAL = {"cells": 0.55, "colour": 0.55, "tone": 0.055}
 EDGES = (0.5, 3, 7, 13)
 RECORDED = ["dfe195ad76aa5fa8", "3a7983f0db2db6a7", "9d0d54b9a1a4a32f"]
 """SHA-256 of the gains, mixings and curves of two classes: another one would be another protection."""
+PIXELS = {"first": "7702f5fc97b58fc4", "default": "02fd47e87c7ed9fa"}
+"""SHA-256 of the pixels that ``zoo`` becomes, when what is the default now was an option."""
 
 
 def uniform(part: str, what: str, one: str, strength: float, *shape: int) -> np.ndarray:
@@ -101,7 +111,7 @@ def protect(src: Path, dst: Path, **options: Any) -> dict[str, bytes]:
 
 
 def test_files_are_those_of_the_equations(zoo: Path, tmp_path: Path) -> None:
-    protect(zoo, tmp_path / "out", intensity="strong")
+    protect(zoo, tmp_path / "out", **AT_FIRST, **STRONG)
     for path in sorted(zoo.rglob("*.png")):
         before = np.asarray(Image.open(path))
         wanted = expected(before, path.parent.name)
@@ -116,6 +126,24 @@ def test_parameters_stay_as_they_were_recorded() -> None:
     arrays = spectra.gains, spectra.mixings, spectra.curves
     digests = [hashlib.sha256(each.tobytes()).hexdigest()[:16] for each in arrays]
     assert digests == RECORDED
+
+
+@pytest.mark.parametrize("which", PIXELS)
+def test_pixels_stay_as_they_were_recorded(zoo: Path, tmp_path: Path, which: str) -> None:
+    protect(zoo, tmp_path / "out", **(AT_FIRST | FIRST_NORMAL if which == "first" else {}))
+    digest = hashlib.sha256()
+    for path in sorted((tmp_path / "out").rglob("*.png")):
+        digest.update(np.asarray(Image.open(path)).tobytes())
+    assert digest.hexdigest()[:16] == PIXELS[which]
+
+
+def test_the_default_is_what_the_rows_of_hardening_measured() -> None:
+    usual = METHODS.create("spectral")
+    measured = [row.protection for name, row in ROWS.items() if re.fullmatch("hardening/.*/opponent", name)]
+    assert len(measured) == 7
+    for text in measured:
+        method = METHODS.create(text)
+        assert (method.strengths, method.variant) == (usual.strengths, usual.variant)
 
 
 def test_strengths_are_what_they_say() -> None:
@@ -176,7 +204,7 @@ def test_a_part_that_is_left_out_changes_nothing(zoo: Path, tmp_path: Path) -> N
     parameters = read_manifest(tmp_path / "a")["parameters"]
     named = {name: parameters[name] for name in ("parts", *STRONG)}
     assert named == {"parts": "cells+tone", "cells": 0.4, "colour": None, "tone": 0.1}
-    assert METHODS["spectral"].heading(parameters) == "spectral, cells 0.4, tone 0.1"
+    assert METHODS["spectral"].heading(parameters) == "spectral, cells 0.4, tone 0.1, cell 2, colours opponent"
 
 
 def test_classes_in_groups_and_images_one_by_one_get_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +256,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert verify_dataset(tmp_path / "out", KEY).ok
     text = (tmp_path / "out" / "manifest.json").read_text()
     assert KEY.material.hex() not in text
-    gain = class_spectra(KEY, "src", ["c0"], module.INTENSITIES["normal"]).gains[0, 0, 1]
+    usual = METHODS.create("spectral")
+    gain = class_spectra(KEY, "src", ["c0"], usual.strengths, usual.variant).gains[0, 0, 1]
     assert str(gain)[:6] not in text
 
 
@@ -240,6 +269,38 @@ def test_a_set_grows_and_keeps_its_bytes(tree: Path, tmp_path: Path) -> None:
     after = contents(tmp_path / "dst")
     assert after.items() >= before.items()
     assert len(after) == 12 + 1
+
+
+def test_a_set_of_the_first_defaults_grows_and_comes_back(tree: Path, tmp_path: Path) -> None:
+    before = protect(tree, tmp_path / "dst", **AT_FIRST, **FIRST_NORMAL)
+    parameters = read_manifest(tmp_path / "dst")["parameters"]
+    of_the_task = {"fraction": 1.0, "resize": None, "format": "same", "quality": 95}
+    assert parameters == {"parts": AT_FIRST["parts"]} | FIRST_NORMAL | of_the_task
+    shutil.copytree(tree / "train" / "c1", tree / "train" / "b")
+    extend_dataset(tree, tmp_path / "dst", secret=KEY, workers=0)
+    assert verify_dataset(tmp_path / "dst", KEY).ok
+    assert read_manifest(tmp_path / "dst")["parameters"] == parameters
+    assert contents(tmp_path / "dst").items() >= before.items()
+    restore_dataset(tmp_path / "dst", tmp_path / "back", secret=KEY, workers=0)
+    assert len(contents(tmp_path / "back")) == 12
+
+
+def test_what_the_first_defaults_began_ends_with_their_bytes(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = protect(tree, tmp_path / "whole", **AT_FIRST, **FIRST_NORMAL)
+    with monkeypatch.context() as patch:
+        patch.setitem(module.INTENSITIES, "normal", FIRST_NORMAL | {"contrast": 0.55})
+        plan_dataset(tree, tmp_path / "planned", Options(METHODS.make("spectral", AT_FIRST)), secret=KEY)
+        kill_before(6, patch)
+        with pytest.raises(Killed):
+            protect(tree, tmp_path / "out", **AT_FIRST)
+    render_dataset(tmp_path / "planned", secret=KEY, rank=0, world=1, executor=Executor(workers=0))
+    finish_dataset(tmp_path / "planned", secret=KEY)
+    assert contents(tmp_path / "planned").items() >= whole.items()
+    with pytest.raises(UserError, match=r"differs in parts .*, cells \(0.55, now 0.6\), .*cell \(None, now 2\)"):
+        protect(tree, tmp_path / "out")
+    assert protect(tree, tmp_path / "out", **AT_FIRST, **FIRST_NORMAL) == whole
 
 
 def test_it_can_be_previewed_and_checked_before(tree: Path, tmp_path: Path) -> None:
@@ -254,7 +315,7 @@ def test_it_can_be_previewed_and_checked_before(tree: Path, tmp_path: Path) -> N
 REFUSED = {
     "parts=cells+noise": "parts must be some of cells+colour+tone+contrast, not 'cells+noise'",
     "parts=tone+tone": "parts must be some of cells+colour+tone+contrast, not 'tone+tone'",
-    "contrast=0.5": "contrast must be among the parts if it has a strength, not 'cells+colour+tone'",
+    "parts=cells+colour+tone,contrast=0.5": "contrast must be among the parts if it has a strength, not 'cells+colour+tone'",
     "cell=17": "cell must be 1 to 16, not 17",
     "edges=soft": "edges must be one of fixed, keyed, not 'soft'",
     "colours=lab": "colours must be one of rgb, opponent, not 'lab'",

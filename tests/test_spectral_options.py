@@ -25,13 +25,14 @@ from unlearnable_kernels.protect.verify import verify_dataset
 from unlearnable_kernels.report.contact_sheet import write_preview
 
 STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
+AT_FIRST = {"parts": "cells+colour+tone", "cell": "3", "colours": "rgb"}
 OPTIONS = {
     "cell=2": {"cell": 2},
     "cell=1": {"cell": 1},
     "edges=keyed": {"edges": "keyed"},
     "colours=opponent": {"colours": "opponent"},
     "secrets=3": {"secrets": 3},
-    "parts=cells+contrast": {"contrast": 0.55},
+    "parts=cells+contrast": {"contrast": 0.6},
 }
 
 
@@ -41,7 +42,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def protect(src: Path, dst: Path, settings: str) -> dict[str, bytes]:
-    method = METHODS.create(f"spectral:{settings}" if settings else "spectral")
+    given = AT_FIRST | dict(each.split("=") for each in settings.split(",") if each)
+    method = METHODS.create(f"spectral:{','.join(map('='.join, given.items()))}")
     protect_dataset(src, dst, secret=KEY, workers=0, method=method)
     return {name: data for name, data in contents(dst).items() if name != "manifest.json"}
 
