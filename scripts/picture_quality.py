@@ -52,9 +52,11 @@ FROM_JPEG = [
     for name in RESTORED
     for centred in ("", ",centred=true")
 ]
+FIRST = "spectral:parts=cells+colour+tone,cell=3,colours=rgb,cells=0.55,colour=0.55,tone=0.055"
 METHODS_SHOWN = [
     *(f"spectral:intensity={name}" for name in INTENSITIES),
     *(f"spectral:parts={part}" for part in ALL_PARTS),
+    FIRST,  # the default of the first sets
     "classwise-conv:padding=zeros",
     *CONVOLUTION,
 ]

@@ -45,7 +45,6 @@ SETTINGS = [
     f"{FOUR},{AT_FIRST},{STRONG},contrast=0.6",
     f"parts=contrast,{AT_FIRST},contrast=0.6",
     f"{FINE},colours=rgb,{STRONG},contrast=0.6",
-    f"{FINE},colours=opponent,{STRONG},contrast=0.6",
     f"{FINE},{ALL},{STRONG},contrast=0.6",
     f"{FINE},{ALL},{NORMAL},contrast=0.55",
     f"{FINE},{ALL},{MILD},contrast=0.4",

@@ -95,10 +95,10 @@ class SpectralMarks:
             yield some, weights
 
 
-@METHODS.register("spectral", "gives the images of a class a private spectrum, colour coupling, tone and local contrast")
+@METHODS.register("spectral", "gives each class a private spectrum, colour coupling, tone and local contrast")
 @dataclass(frozen=True)
 class Spectral(Method):
-    """Gains on cells of the cosine transform, colour mixings by ring, tone curves, contrasts: docs/spectral.md.
+    """Gains on cells of the cosine transform, colour mixings by ring, tones, contrasts: docs/spectral.md.
 
     The defaults are what was measured to leave least under its worst defence, docs/hardening.md.
 
