@@ -139,6 +139,8 @@ def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
     assert first == "5 pictures from 24x24 to 40x30 in 2 classes of 2 to 3"
     assert second.startswith("expected: 0.0 MB in 1 s, PSNR ")
     assert last == "protect would go through"
+    assert "fraction must be above 0 and at most 1" in run("check", photos, "--fraction", "0").stdout
+    assert "--shard-size goes with" in run("check", photos, "--shard-size", "9").stderr
     (photos / "cat" / "\x1b[2J.png").write_bytes(b"")
     result = run("check", photos)
     assert result.returncode == 2

@@ -144,6 +144,22 @@ def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path,
         np.testing.assert_array_equal(difference, np.clip(128 + after.astype(int) - before, 0, 255))
 
 
+def test_a_list_of_classes_stands_for_their_folders(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "labels.csv"
+    listed.write_text("bee/0.png,cow\nant/1.png,ant\ncow/0.png,cow\n")
+    protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, labels=listed)
+    sheets = (
+        write_preview(tree, tmp_path / "before.png", KEY, labels=listed),
+        write_comparison(tree, tmp_path / "out", tmp_path / "after.png", labels=listed),
+    )
+    for shown in map(cells, sheets):
+        assert len(shown) == 2
+        for name, (clean, _, protected) in zip(("ant/ant/1.png", "cow/bee/0.png"), shown, strict=True):
+            before = (tree / name.partition("/")[2]).read_bytes()
+            np.testing.assert_array_equal(clean, decode(before, name))
+            np.testing.assert_array_equal(protected, decode((tmp_path / "out" / name).read_bytes(), name))
+
+
 @pytest.mark.parametrize("format", ["webdataset:images=jpeg", "parquet:images=webp"])
 def test_shards_are_shown_as_their_images_are_stored(tree: Path, tmp_path: Path, format: str) -> None:
     protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, format=format)

@@ -184,7 +184,9 @@ def check(
     src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
     method: MethodOption = "classwise-conv",
     intensity: Intensity = None,
+    fraction: Fraction = 1.0,
     format: Format = None,
+    shard_size: ShardSize = None,
     labels: Labels = None,
     resize: Resize = None,
     on_error: OnErrorOption = OnError.stop,
@@ -203,7 +205,8 @@ def check(
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
 
-    options = Options(METHODS.create(method_text(method, intensity)), 1.0, format, resize, dataset_name)
+    chosen = METHODS.create(method_text(method, intensity))
+    options = Options(chosen, fraction, format_text(format, shard_size), resize, dataset_name)
     look(src, options, labels, on_error, json)
 
 
@@ -270,6 +273,7 @@ def preview(
     ] = None,
     resize: Resize = None,
     dataset_name: DatasetName = None,
+    labels: Labels = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
     on_error: OnErrorOption = OnError.stop,
     config: Config = None,
@@ -292,7 +296,7 @@ def preview(
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
-        print(shown(f"wrote {write_comparison(src, protected, out, classes=classes)}"))
+        print(shown(f"wrote {write_comparison(src, protected, out, labels=labels, classes=classes)}"))
         return
     name = method or "classwise-conv"
     every = INTENSITY_NAMES if intensity == "all" else (intensity,)
@@ -303,6 +307,7 @@ def preview(
         method=[METHODS.create(method_text(name, each)) for each in every],
         resize=resize,
         dataset_name=dataset_name,
+        labels=labels,
         classes=classes,
         on_error="skip" if on_error is OnError.skip else "raise",
     )

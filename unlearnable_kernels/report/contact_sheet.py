@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unlearnable_kernels.data.formats import WRITERS
+from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, read_manifest
 from unlearnable_kernels.data.quality import mean_quality
@@ -43,6 +44,7 @@ def write_preview(
     method: str | Method | list[Method] = "classwise-conv",
     resize: int | None = None,
     dataset_name: str | None = None,
+    labels: Path | None = None,
     classes: int = 10,
     on_error: str = "raise",
     **method_settings: Any,
@@ -62,6 +64,7 @@ def write_preview(
             Of several, each has a column of protected images, and there are none of differences.
         resize: As in ``protect_dataset``.
         dataset_name: As in ``protect_dataset``.
+        labels: As in ``protect_dataset``.
         classes: At most so many rows, from 1 to ``MAX_CLASSES``.
         on_error: "raise", or "skip" to take the next image of a class in place of one that cannot be read.
         **method_settings: Fields of the method's class, as in ``protect_dataset``.
@@ -83,7 +86,7 @@ def write_preview(
             )
         check_options(Options(chosen, resize=resize, dataset_name=dataset_name))
     _check_arguments(classes, out_png, {"source": src})
-    source = open_source(Path(src), "train", on_error)
+    source = open_training_images(Path(src), labels, on_error)
     rows = _first_images(source, classes, resize, on_error)
     names = [source.classes[sample.label] for sample, _ in rows]
     clean = [image for _, image in rows]
@@ -118,7 +121,9 @@ def _protected_now(
     return images, method.heading(parameters)
 
 
-def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:
+def write_comparison(
+    src: Path, dst: Path, out_png: Path, *, labels: Path | None = None, classes: int = 10
+) -> Path:
     """Write the same sheet from ``dst``, which ``protect_dataset`` made from ``src`` by whatever method.
 
     The image is the first of each class that is protected.
@@ -127,6 +132,7 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
         src: The source.
         dst: Its protected copy.
         out_png: Where to write the sheet.
+        labels: The list of classes that ``protect_dataset`` was given, if it was.
         classes: At most so many rows, from 1 to ``MAX_CLASSES``.
 
     Returns:
@@ -145,7 +151,9 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
             raise UserError(f"{url_of(dst)}: {known}; a plug-in may be missing")
     try:
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
-        pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)
+        # What was skipped then is not looked at now.
+        source = open_training_images(Path(src), labels, "skip" if manifest["skipped"] else "raise")
+        pairs = _protected_pairs(source, Path(dst), manifest, classes)
         triples = [(manifest["classes"][label], *pair) for label, pair in pairs]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"{url_of(dst)}: its manifest is damaged: {error}") from None
@@ -155,13 +163,11 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
 
 
 def _protected_pairs(
-    src: Path, dst: Path, manifest: Manifest, classes: int
+    source: Source, dst: Path, manifest: Manifest, classes: int
 ) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
     """(label, (clean, protected)) of the first protected image of each of the first classes that have one."""
-    # What was skipped then is not looked at now.
-    source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
     if manifest["source_listing_sha256"] != listing_digest(source):
-        raise UserError(f"{url_of(dst)} was not made from the files that are in {url_of(src)} now")
+        raise UserError(f"{url_of(dst)} was not made from the files that are in {url_of(source.root)} now")
     flags = {name: entry.protected for name, entry in manifest.samples()}
     parameters = manifest["parameters"]
     settings = [name for name in WRITERS.settings(parameters["format"]) if name in parameters]
