@@ -28,20 +28,14 @@ from unlearnable_kernels.protect.exposure import bare_name
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.selection import exact_subset
+from unlearnable_kernels.protect.notices import notify_about, notify_skipped, telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, digest_of, make_plan
 from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, differences
-from unlearnable_kernels.protect.run import (
-    around,
-    check_on_error,
-    check_places,
-    notify_about,
-    notify_skipped,
-    telling_how_to_resume,
-)
+from unlearnable_kernels.protect.run import around, check_on_error, check_places
 from unlearnable_kernels.protect.verify import verify_dataset
 
 
