@@ -12,6 +12,7 @@ from sample_images import photo
 from test_cli import run  # noqa: F401
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
+from unlearnable_kernels.data.formats.loose import ONE_CLASS
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.check import CheckReport, check_dataset
 from unlearnable_kernels.protect.keys import Key
@@ -95,6 +96,7 @@ def test_all_problems_are_listed_at_once(photos: Path) -> None:
         assert reason in problems[name].reason, name
         assert problems[name].skippable == skippable, name
     assert problems["cat/clear.png"].remedy == "flatten it onto a background"
+    assert problems["cat/a.txt"].remedy == "move it out of the dataset"
     assert found.images == 6
     assert found.stops("skip")
     for name in ("dog/out.png", "dog/folder"):
@@ -146,6 +148,7 @@ def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
     assert result.returncode == 2
     assert result.stdout.splitlines()[0].startswith(r"cat/\x1b[2J.png: not an image of a known format")
     assert run("check", photos, "--on-error", "skip").returncode == 0
+    assert ONE_CLASS in run("check", photos / "dog").stdout.splitlines()
     found = json.loads(run("check", photos, "--json").stdout)
     assert found["stops"] is True
     assert found["problems"][0]["file"] == "cat/\x1b[2J.png"
@@ -181,7 +184,10 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert dry(*key, "--fraction", "0.5") == ""
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""
-    assert "holds a dataset that differs in kernel_size" in dry(*key, "--intensity", "strong")
+    refusal = dry(*key, "--intensity", "strong")
+    assert "holds a dataset that differs in kernel_size (3, now 5); from both, what was done to 5" in refusal
+    assert "5 pictures, such as cat/0.png, could be estimated; add new pictures with --extend" in refusal
+    assert "estimated" not in dry(*key, "--format", "webp")
     assert "give --key-file" in dry()
     Path("out").rename("before")
     assert dry() == ""

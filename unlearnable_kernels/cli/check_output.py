@@ -52,6 +52,8 @@ def print_check(found: "CheckReport") -> None:
     for each in found.problems:
         name = f"{shown(each.file)}: " if each.file else ""
         print(f"{name}{shown(each.reason)}" + (f"; {each.remedy}" if each.remedy else ""))
+    for note in found.notes:
+        print(shown(note))
     if found.images:
         counts = found.classes.values()
         (w, h), (width, height) = found.smallest or (0, 0), found.largest or (0, 0)

@@ -198,7 +198,7 @@ def check(
     """Look at all of SRC before it is protected: every problem at once, and what to expect.
 
     Size, time, PSNR and SSIM are estimated by protecting a few dozen pictures in memory under a key that is
-    thrown away. Exit status 2 if `protect` would stop.
+    thrown away; `protect --dry-run` takes yours. Exit status 2 if `protect` would stop.
 
     Example: unlearnable check photos
     """

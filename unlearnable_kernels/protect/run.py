@@ -169,18 +169,26 @@ def check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: 
     found: dict[str, None] = {}
     for path in earlier:
         manifest = read_manifest(path.parent if path.name == MANIFEST_NAME else path)
-        try:
-            found |= dict.fromkeys(exposed(plan, manifest))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{url_of(path)}: its manifest is damaged: {error}") from None
+        found |= dict.fromkeys(_exposed(plan, manifest, path))
     if names := list(found):
         told = (
-            f"{len(names)} pictures, such as {shown(names[0])}, were published in another way before: with "
-            "both copies, what was done to them, and to others of their class, can be estimated and undone"
+            f"{_such_as(names)} were published in another way before: with both copies, what was done to "
+            "them, and to others of their class, can be estimated and undone"
         )
         if not accepted:
             raise UserError(f"{told}; add to that set with --extend, or give --accept-exposure")
         notify(f"warning: {told}")
+
+
+def _exposed(plan: Plan, manifest: Manifest, path: Path) -> list[str]:
+    try:
+        return exposed(plan, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{url_of(path)}: its manifest is damaged: {error}") from None
+
+
+def _such_as(names: list[str]) -> str:
+    return f"{len(names)} pictures, such as {shown(names[0])},"
 
 
 def check_publishing(
@@ -282,9 +290,11 @@ def _read_same(dst: Path, plan: Plan) -> Manifest:
     before = {name: manifest.get(name) for name in plan.header if name not in INCIDENTAL}
     now = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     if changed := differences(before, now):
+        names = _exposed(plan, manifest, dst)
+        exposes = f"; from both, what was done to {_such_as(names)} could be estimated" if names else ""
         raise UserError(
-            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}; add new pictures with "
-            "--extend, or choose another name, and give this one with --earlier if it was published"
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{exposes}; add new pictures "
+            "with --extend, or choose another name, and give this one with --earlier if it was published"
         )
     return manifest
 
