@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode
@@ -63,9 +64,21 @@ def test_it_shows_what_protect_will_write(tree: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(difference, np.clip(128 + signed, 0, 255))
 
 
-def test_several_intensities_stand_side_by_side(tree: Path, tmp_path: Path) -> None:
-    several = [METHODS.create(f"classwise-conv:intensity={each}") for each in ("mild", "strong")]
+def test_several_intensities_stand_side_by_side(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, place: Any, line: str, *more: Any) -> None:
+        drawn.append(line)
+        draw(self, place, line, *more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    several = {each: METHODS.create(f"classwise-conv:intensity={each}") for each in ("mild", "strong")}
     sheet = write_preview(tree, tmp_path / "sheet.png", KEY, method=several, classes=1)
+    titles = [line for line in drawn if "classwise-conv" in line]
+    assert [title.partition(": ")[0] for title in titles] == ["mild", "strong"]
     for each in ("mild", "strong"):
         protect_dataset(tree, tmp_path / each, secret=KEY, workers=0, intensity=each)
     with Image.open(sheet) as image:

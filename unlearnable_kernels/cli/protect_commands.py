@@ -304,7 +304,7 @@ def preview(
         src,
         out,
         secret_from(key_file, seed_compat, insecure_key_permissions),
-        method=[METHODS.create(method_text(name, each)) for each in every],
+        method={each or "": METHODS.create(method_text(name, each)) for each in every},
         resize=resize,
         dataset_name=dataset_name,
         labels=labels,

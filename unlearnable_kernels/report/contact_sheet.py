@@ -1,6 +1,7 @@
 """A contact sheet: what protection does to one image of each class, beforehand or afterwards."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +42,7 @@ def write_preview(
     out_png: Path,
     secret: Secret,
     *,
-    method: str | Method | list[Method] = "classwise-conv",
+    method: str | Method | Mapping[str, Method] = "classwise-conv",
     resize: int | None = None,
     dataset_name: str | None = None,
     labels: Path | None = None,
@@ -61,7 +62,8 @@ def write_preview(
         out_png: Where to write the sheet.
         secret: Key or seed of the perturbation.
         method: A name in ``METHODS``, or a method with its settings; one that perturbs images one by one.
-            Of several, each has a column of protected images, and there are none of differences.
+            Of several, by what they are called, each has a column of protected images, and there are none of
+            differences.
         resize: As in ``protect_dataset``.
         dataset_name: As in ``protect_dataset``.
         labels: As in ``protect_dataset``.
@@ -76,10 +78,8 @@ def write_preview(
         UserError: Bad arguments, a source without images, or an ``out_png`` that lies within ``src`` or
             exists and is not a PNG file.
     """
-    several = [
-        make_method(each, method_settings) for each in (method if isinstance(method, list) else [method])
-    ]
-    for chosen in several:
+    several = method if isinstance(method, Mapping) else {"": make_method(method, method_settings)}
+    for chosen in several.values():
         if not chosen.per_image:
             raise UserError(
                 f"{chosen.name} optimises all images together: protect them, and preview with --protected"
@@ -91,12 +91,12 @@ def write_preview(
     names = [source.classes[sample.label] for sample, _ in rows]
     clean = [image for _, image in rows]
     protected, headings = [], []
-    for chosen in several:
+    for called, chosen in several.items():
         options = Options(chosen, resize=resize, dataset_name=dataset_name)
         task = make_task(source, secret, options, make_writer(options, source), clean[0])
         images, heading = _protected_now(task, chosen, rows, on_error)
         protected.append(images)
-        headings.append(heading)
+        headings.append(f"{called}: {heading}" if called else heading)
     if len(several) == 1:
         triples = list(zip(names, clean, protected[0], strict=True))
         return _write_sheet(contact_sheet(triples, f"{task.name}: {headings[0]}"), out_png)
