@@ -111,7 +111,9 @@ def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:
     fixed = ("parameters", "layout", "split", "prefix")
     before, now = ({name: each[name] for name in fixed} for each in (earlier.manifest, plan.header))
     if changed := differences(before, now):
-        raise UserError(f"{earlier.dst} cannot be extended: {', '.join(changed)} would differ")
+        listed = before["layout"] == "labels" != now["layout"]
+        remedy = "; its classes came from a list: give --labels" if listed else ""
+        raise UserError(f"{earlier.dst} cannot be extended: {', '.join(changed)} would differ{remedy}")
     assert isinstance(plan.writer, FolderWriter)
     entries = {name: entry.protected for name, entry in earlier.manifest.samples()}
     names = plan.task.names
