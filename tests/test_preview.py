@@ -196,6 +196,10 @@ def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None
     manifest.write_text(text.replace('"padding": "reflect", ', ""))
     with pytest.raises(UserError, match="manifest is damaged: 'padding'"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    for strength in ('""', "1" + 400 * "0"):
+        manifest.write_text(text.replace('"strength": 0.06', f'"strength": {strength}'))
+        with pytest.raises(UserError, match="manifest is damaged: "):
+            write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     fewer = json.loads(text) | {"classes": ["ant"]}
     manifest.write_text(json.dumps(fewer))
     with pytest.raises(UserError, match=r"out/manifest\.json: damaged: it lists the file 'bee/0\.png'"):

@@ -155,7 +155,9 @@ def write_comparison(
         source = open_training_images(Path(src), labels, "skip" if manifest["skipped"] else "raise")
         pairs = _protected_pairs(source, Path(dst), manifest, classes)
         triples = [(manifest["classes"][label], *pair) for label, pair in pairs]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{url_of(dst)}: its manifest is damaged: {error}") from None
     if not pairs:
         raise UserError(f"{url_of(dst)}: none of the images of the first {classes} classes is protected")
