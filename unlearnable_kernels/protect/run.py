@@ -183,7 +183,9 @@ def check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: 
 def _exposed(plan: Plan, manifest: Manifest, path: Path) -> list[str]:
     try:
         return exposed(plan, manifest)
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{url_of(path)}: its manifest is damaged: {error}") from None
 
 
