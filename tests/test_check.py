@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 from sample_images import photo
 from test_cli import run  # noqa: F401
+from test_protect_resume import contents
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import ONE_CLASS
@@ -160,13 +161,30 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     result = run(*command, "--dry-run")
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "protect would go through")
     assert not Path("out").exists()
-    assert "with --extend, look at SRC with" in run(*command, "--dry-run", "--extend").stderr
+    assert "out: not a protected dataset" in run(*command, "--dry-run", "--extend").stderr
     (photos / "cat" / "bad.png").write_bytes(b"")
     assert run(*command, "--dry-run").returncode == 2
     found = json.loads(run(*command, "--on-error", "skip", "--json").stdout)
     assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
     assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
     assert "files" not in found
+
+
+def test_a_dry_run_tells_what_extending_would_do(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--key-file", "k", "--workers", "0")
+    assert run(*command, "--resize", "16").returncode == 0
+    before = contents(Path("out"))
+    (photos / "dog" / "1.png").rename(photos / "cat" / "9.png")
+    result = run(*command, "--extend", "--dry-run")
+    assert (result.returncode, "give --prune to remove them too" in result.stdout) == (2, True)
+    result = run(*command, "--extend", "--dry-run", "--prune")
+    first, *_, last = result.stdout.splitlines()
+    assert first == "5 pictures from 16x16 to 16x16 in 2 classes of 1 to 4"  # as the manifest says
+    assert (result.returncode, last) == (0, "protect would go through")
+    assert result.stderr.splitlines()[-1] == "would add 1 pictures and remove 1"
+    assert contents(Path("out")) == before
+    assert not list(Path().glob("out.*"))
 
 
 def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:  # noqa: F811

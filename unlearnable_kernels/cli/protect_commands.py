@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,7 @@ def protect(
     """
     from unlearnable_kernels.data.named import find
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.protect.extend import extend_dataset
+    from unlearnable_kernels.protect.extend import check_extending, extend_dataset, options_of
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
     from unlearnable_kernels.protect.run import check_places, check_publishing, protect_dataset
@@ -121,8 +122,6 @@ def protect(
         raise UserError("--prune goes with --extend")
     if extend and earlier:
         raise UserError("--extend goes by DST's own manifest: give no --earlier")
-    if extend and dry_run:
-        raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
     if extend and (executor, address) != ("local", None):
         raise UserError("--extend works on this machine alone: leave out --executor and --address")
     same: dict[str, Any] = {
@@ -133,19 +132,15 @@ def protect(
     }
     if dry_run:
         check_places(find(src), dst)
-        known = (key_file, seed_compat) != (None, None)
+        known = extend or (key_file, seed_compat) != (None, None)
         secret = secret_from(key_file, seed_compat, insecure_key_permissions) if known else None
-        same |= {"earlier": earlier or ()}
         options = Options(chosen, **how)
-        look(
-            src,
-            options,
-            labels,
-            on_error,
-            json,
-            secret,
-            lambda: check_publishing(src, dst, options, secret, **same),
-        )
+        if extend and secret is not None:
+            options = options_of(dst, secret)
+            publishing = partial(check_extending, src, dst, secret=secret, prune=prune, **same)
+        else:
+            publishing = partial(check_publishing, src, dst, options, secret, earlier=earlier or (), **same)
+        look(src, options, labels, on_error, json, secret, publishing)
         return
     with progress() as report:
         common: dict[str, Any] = {
