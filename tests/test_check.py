@@ -179,10 +179,10 @@ def test_a_dry_run_tells_what_extending_would_do(run: Any, photos: Path) -> None
     result = run(*command, "--extend", "--dry-run")
     assert (result.returncode, "give --prune to remove them too" in result.stdout) == (2, True)
     result = run(*command, "--extend", "--dry-run", "--prune")
-    first, *_, last = result.stdout.splitlines()
+    told, first, *_, last = result.stdout.splitlines()
+    assert told == "would add 1 pictures and remove 1"
     assert first == "5 pictures from 16x16 to 16x16 in 2 classes of 1 to 4"  # as the manifest says
     assert (result.returncode, last) == (0, "protect would go through")
-    assert result.stderr.splitlines()[-1] == "would add 1 pictures and remove 1"
     assert contents(Path("out")) == before
     assert not list(Path().glob("out.*"))
 

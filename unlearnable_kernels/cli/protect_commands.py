@@ -137,10 +137,18 @@ def protect(
         options = Options(chosen, **how)
         if extend and secret is not None:
             options = options_of(dst, secret)
-            publishing = partial(check_extending, src, dst, secret=secret, prune=prune, **same)
+            publishing = partial(check_extending, src, dst, secret=secret, prune=prune)
         else:
-            publishing = partial(check_publishing, src, dst, options, secret, earlier=earlier or (), **same)
-        look(src, options, labels, on_error, json, secret, publishing)
+            publishing = partial(check_publishing, src, dst, options, secret, earlier=earlier or ())
+        look(
+            src,
+            options,
+            labels,
+            on_error,
+            json,
+            secret,
+            lambda notify: publishing(**same | {"notify": notify}),
+        )
         return
     with progress() as report:
         common: dict[str, Any] = {
