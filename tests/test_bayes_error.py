@@ -251,6 +251,20 @@ def test_panels_too_far_apart_are_skipped_and_nothing_changes(dtype, gap, tolera
         assert relative(grad[alone], expected_grad.double()) < tolerance
 
 
+def test_similarities_in_float64_are_exact_to_their_last_bits():
+    """With one reference at 0 the mass is that row's similarity, exp(-x² / 2)."""
+    x = torch.linspace(0, 38, 4001, dtype=torch.float64)
+    mass = torch.ops.unlearn.bayes_error(
+        x[:, None], torch.zeros(1).long(), 1, 1.0, "rbf", "ieee", torch.zeros(1, 1).double(), -1
+    )[1][:, 0]
+    exponents = -(x**2) / 2
+    within = exponents > -708
+    expected = exponents.exp()
+    error = (mass[within] - expected[within]).abs() / expected[within]
+    assert (error <= 1e-15 - 4e-16 * exponents[within]).all()
+    assert (mass[~within] <= expected[~within]).all()
+
+
 @pytest.mark.parametrize("precision", contract.PRECISIONS)
 def test_bits_do_not_depend_on_threads(precision):
     features, labels = rows_of("clustered", 1500)
@@ -318,6 +332,8 @@ for precision in ("ieee", "bf16"):
     for similarity in ("rbf", "logistic"):
         call = *rows_of("clustered", 331), 5, 0.5, similarity
         results.extend(value_and_gradient(*call, precision=precision))
+        if precision == "ieee":
+            results.extend(value_and_gradient(call[0].double(), *call[1:]))
 torch.save(results, sys.argv[2])
 """
 
@@ -335,7 +351,8 @@ def test_every_instruction_set_agrees(tmp_path):
         seen.append(results)
     for results in seen[1:]:
         for number, (result, first) in enumerate(zip(results, seen[0], strict=True)):
-            assert relative(result, first.double()) < (1e-6 if number < 4 else 1e-3)
+            tolerance = 1e-14 if result.dtype == torch.float64 else 1e-6 if number < 8 else 1e-3
+            assert relative(result, first.double()) < tolerance
 
 
 PEAK = """

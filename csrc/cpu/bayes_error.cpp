@@ -97,6 +97,11 @@ BayesKernel<S> kernel_for(bool bf16);
 
 template <>
 BayesKernel<double> kernel_for<double>(bool) {
+#if defined(__x86_64__)
+  const auto capability = cpu_capability();
+  if (capability == CpuCapability::avx512) return bayes_error_avx512_double();
+  if (capability == CpuCapability::avx2) return bayes_error_avx2_double();
+#endif
   return bayes_error_portable_double();
 }
 

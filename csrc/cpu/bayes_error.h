@@ -60,6 +60,8 @@ BayesKernel<float> bayes_error_avx512bf16();
 BayesKernel<float> bayes_error_avx512();
 BayesKernel<float> bayes_error_avx2();
 BayesKernel<float> bayes_error_portable();
+BayesKernel<double> bayes_error_avx512_double();
+BayesKernel<double> bayes_error_avx2_double();
 BayesKernel<double> bayes_error_portable_double();
 
 }  // namespace unlearn

@@ -49,10 +49,40 @@ struct Singles {
   }
 };
 
+struct Doubles {
+  using Scalar = double;
+  using Factor = double;
+  typedef double Vector __attribute__((vector_size(32)));
+  typedef std::int64_t Integers __attribute__((vector_size(32)));
+  using Factors = Vector;
+  static constexpr int width = 4, rows = 4, columns = 3, pairs = 1;
+
+  UNLEARN_INLINE static Vector load(const double* p) { return (Vector)_mm256_loadu_pd(p); }
+  UNLEARN_INLINE static void store(double* p, Vector v) { _mm256_storeu_pd(p, (__m256d)v); }
+  UNLEARN_INLINE static Vector fma(Vector a, Vector b, Vector c) {
+    return (Vector)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+  }
+  UNLEARN_INLINE static Factors load_factors(const double* p) { return load(p); }
+  UNLEARN_INLINE static Factors broadcast(double x) { return (Vector)_mm256_set1_pd(x); }
+  UNLEARN_INLINE static Vector multiply_add(Factors a, Factors b, Vector c) { return fma(a, b, c); }
+
+  UNLEARN_INLINE static void transpose(Vector (&v)[4]) {
+    const __m256d even[] = {_mm256_unpacklo_pd((__m256d)v[0], (__m256d)v[1]),
+                            _mm256_unpacklo_pd((__m256d)v[2], (__m256d)v[3])};
+    const __m256d odd[] = {_mm256_unpackhi_pd((__m256d)v[0], (__m256d)v[1]),
+                           _mm256_unpackhi_pd((__m256d)v[2], (__m256d)v[3])};
+    v[0] = (Vector)_mm256_permute2f128_pd(even[0], even[1], 0x20);
+    v[1] = (Vector)_mm256_permute2f128_pd(odd[0], odd[1], 0x20);
+    v[2] = (Vector)_mm256_permute2f128_pd(even[0], even[1], 0x31);
+    v[3] = (Vector)_mm256_permute2f128_pd(odd[0], odd[1], 0x31);
+  }
+};
+
 }  // namespace
 }  // namespace avx2
 
 BayesKernel<float> bayes_error_avx2() { return avx2::kernel_of<avx2::Singles>(); }
+BayesKernel<double> bayes_error_avx2_double() { return avx2::kernel_of<avx2::Doubles>(); }
 
 }  // namespace unlearn
 #endif

@@ -14,7 +14,6 @@
 // For a pair of rows: 2D operations for the value, 2D + 4D for the gradient, which forms the tile anew.
 // Memory for a pair of panels of R rows: 2RD numbers read, for the gradient 2RD read and written besides.
 
-#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -62,27 +61,42 @@ UNLEARN_TARGET void multiply(std::int64_t blocks, std::int64_t length, const typ
     }
 }
 
-// e^x for x ≤ 0, to 1e-7 relative for float; below the smallest normal number 0.
+// What e^x needs of a type. Subtracting n of the shortened ln 2 is exact, and then the rest of it.
+template <typename S>
+struct ExponentialOf;
+
+template <>
+struct ExponentialOf<float> {
+  static constexpr float lowest = -87.3f, shift = 0x1.8p23f, per_bit = 0x1.715476p0f;
+  static constexpr float bit = 0x1.62e4p-1f, rest = 0x1.7f7d1cp-20f;
+  static constexpr int mantissa = 23, degree = 7;
+};
+
+template <>
+struct ExponentialOf<double> {
+  static constexpr double lowest = -708.39, shift = 0x1.8p52, per_bit = 0x1.71547652b82fep0;
+  static constexpr double bit = 0x1.62e42feep-1, rest = 0x1.a39ef35793c76p-33;
+  static constexpr int mantissa = 52, degree = 13;
+};
+
+// e^x for x ≤ 0, to 1e-7 relative for float and 4e-16 for double; below the smallest normal number 0.
 template <class A>
 UNLEARN_INLINE typename A::Vector exponential(typename A::Vector x) {
   using V = typename A::Vector;
-  if constexpr (std::is_same_v<typename A::Scalar, double>) {
-    for (int lane = 0; lane < A::width; ++lane) x[lane] = std::exp(x[lane]);
-    return x;
-  } else {
-    using I = typename A::Integers;
-    const V zero{}, shift = zero + 0x1.8p23f;  // adding it rounds to an integer in the low bits
-    const V below = x < -87.3f ? zero + 1.0f : zero;
-    x = x < -87.3f ? zero : x;
-    const V shifted = A::fma(x, zero + 0x1.715476p0f, shift), n = shifted - shift;
-    const V r = A::fma(n, zero - 0x1.7f7d1cp-20f, A::fma(n, zero - 0x1.62e4p-1f, x));
-    constexpr float taylor[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-    V p = zero + 1.0f / 5040;
-#pragma GCC unroll 7
-    for (int c = 0; c < 7; ++c) p = A::fma(p, r, zero + taylor[c]);
-    const V value = (V)((I)p + (((I)shifted - (I)shift) << 23));
-    return below != 0.0f ? zero : value;
-  }
+  using I = typename A::Integers;
+  using S = typename A::Scalar;
+  using Of = ExponentialOf<S>;
+  const V zero{}, shift = zero + Of::shift;  // adding it rounds to an integer in the low bits
+  const V below = x < Of::lowest ? zero + S(1) : zero;
+  x = x < Of::lowest ? zero : x;
+  const V shifted = A::fma(x, zero + Of::per_bit, shift), n = shifted - shift;
+  const V r = A::fma(n, zero - Of::rest, A::fma(n, zero - Of::bit, x));
+  constexpr double factorials[] = {1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600, 6227020800};
+  V p = zero + static_cast<S>(1 / factorials[Of::degree]);
+#pragma GCC unroll 13
+  for (int c = Of::degree - 1; c >= 0; --c) p = A::fma(p, r, zero + static_cast<S>(1 / factorials[c]));
+  const V value = (V)((I)p + (((I)shifted - (I)shift) << Of::mantissa));
+  return below != S(0) ? zero : value;
 }
 
 // K for the statistics, the derivative's factor K or K(1 − K) for the gradient, from the exponent.

@@ -1,4 +1,4 @@
-// The Bayes error's kernels in portable C++ with vectors of 16 bytes: every other processor, and float64 everywhere.
+// The Bayes error's kernels in portable C++ with vectors of 16 bytes, for every other processor.
 
 #include <algorithm>
 #include <utility>
