@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 SANITIZED := build/sanitized
+UNDER_SANITIZER := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv classwise_spectrum crop_flip pgd_step bayes_error bayes_ascent_step)
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
@@ -44,17 +46,20 @@ style: $(VENV)/.built
 	$(BIN)/mypy
 
 # The operators' tests on kernels built with the address and undefined-behaviour sanitizers, from the source
-# distribution: whatever it lacks shows here.
+# distribution and in an environment that has what it requires and nothing else: whatever it lacks shows here.
 test-sanitized: $(SANITIZED)/.built
-	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
+	$(UNDER_SANITIZER) $(SANITIZED)/bin/python -I -c "from unlearnable_kernels.ops import native; \
+		print('installed from the source distribution:', native.cpu_backend()); assert native.cpu_module"
+	$(UNDER_SANITIZER) PYTHONPATH="$$(echo $(SANITIZED)/lib/python*/site-packages)" \
 	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider -n auto $(KERNEL_TESTS) -m "not unsanitized"
 
 $(SANITIZED)/.built: $(VENV)/.built
 	rm -rf $(SANITIZED) build/sdist
 	$(BIN)/uv build -q --sdist --no-build-isolation --python $(BIN)/python -o build/sdist
-	UNLEARNABLE_SANITIZE=1 UNLEARNABLE_REQUIRE_NATIVE=1 $(BIN)/uv pip install -q --no-build-isolation --no-deps \
-		--reinstall --target $(SANITIZED) build/sdist/*.tar.gz
+	UNLEARNABLE_SANITIZE=1 UNLEARNABLE_REQUIRE_NATIVE=1 $(BIN)/uv build -q --wheel --no-build-isolation \
+		--python $(BIN)/python -o build/sdist build/sdist/*.tar.gz
+	$(BIN)/uv venv -q --python $(BIN)/python $(SANITIZED)
+	$(BIN)/uv pip install -q --python $(SANITIZED)/bin/python -c requirements-dev.txt build/sdist/*.whl
 	touch $@
 
 $(VENV)/.installed: requirements-dev.txt

@@ -1,10 +1,15 @@
-"""Builds the native modules, sources by glob. Metadata stands in pyproject.toml."""
+"""Builds the native modules, sources by glob. Metadata stands in pyproject.toml.
+
+``UNLEARNABLE_REQUIRE_NATIVE`` 1: a module that cannot be built is an error; 0: the package is installed
+without it. Unset it is 1 where there is a C++ compiler, since installers hide what a good build says.
+"""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +102,7 @@ def copied_to(path: Path) -> Iterator[None]:
 
 
 class Build(BuildExtension):
-    """Where an optional module fails, its first error is said, and kept for ``unlearnable info``."""
+    """Where a module fails, its first error is said; an optional one's is kept for ``unlearnable info``."""
 
     def build_extension(self, extension: Extension) -> None:
         module, record = self._paths(extension, self.build_lib)
@@ -110,12 +115,15 @@ class Build(BuildExtension):
             except (RuntimeError, BaseError, CCompilerError) as error:
                 found = COMPLAINT.search(log.read_text(errors="replace"))
                 cause = found[0].strip() if found else str(error).splitlines()[0]
+                instead = INSTEAD[record.stem]
                 if not extension.optional:
-                    raise CompileError(cause) from error
+                    raise CompileError(
+                        f"{extension.name} is not built: {cause} (to install without it, where {instead}, "
+                        "set UNLEARNABLE_REQUIRE_NATIVE=0)"
+                    ) from error
                 module.unlink(missing_ok=True)  # of an earlier build
                 record.parent.mkdir(parents=True, exist_ok=True)
                 record.write_text(f"{cause}\n")
-                instead = INSTEAD[record.stem]
                 print(
                     f"unlearnable_kernels: {extension.name} is not built, so {instead}: {cause}",
                     file=sys.stderr,
@@ -137,10 +145,16 @@ class Build(BuildExtension):
         return module, module.with_name(f"{extension.name.rpartition('.')[2]}.failed")
 
 
+def required() -> bool:
+    compiler = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
+    default = "1" if shutil.which(compiler.split()[0]) else "0"
+    return os.environ.get("UNLEARNABLE_REQUIRE_NATIVE", default) == "1"
+
+
 if __name__ == "__main__":
     assert sys.platform != "win32", "unlearnable_kernels builds on Linux and macOS only"
     modules = [cpu_module(), *([cuda_module()] if has_nvcc and not sanitizing else [])]
     for module in modules:
         # Without a compiler the package installs all the same, and says at import what serves instead.
-        module.optional = os.environ.get("UNLEARNABLE_REQUIRE_NATIVE") != "1"
+        module.optional = not required()
     setup(ext_modules=modules, cmdclass={"build_ext": Build})

@@ -98,14 +98,18 @@ def test_identical_samples_at_any_bandwidth(bandwidth):
         assert torch.allclose(error, bayes_error(x.to(dtype), labels, 3, 0.5))
 
 
-@pytest.mark.parametrize("distance", [1, 10, 100, 1000])
-def test_the_ascent_step_on_groups_far_apart(distance):
+@pytest.mark.parametrize(
+    ("distance", "size"),
+    [*((each, 1) for each in (1, 10, 100, 1000)), *((1, each) for each in (1e-30, 1e-19, 1e-10, 1e19, 1e30))],
+)
+def test_the_ascent_step_on_groups_far_apart(distance, size):
     x, labels = far_groups(distance, 0.3, 100)
-    step, error = bayes_ascent_step(x, labels, x, CLASSES, 0.3, 1.0, 9.0, "l2", -1e9, 1e9)
-    exact_error, gradient = truth(x, labels, 0.3)
+    x = x * size
+    step, error = bayes_ascent_step(x, labels, x, CLASSES, 0.3 * size, size, 9 * size, "l2", -3e38, 3e38)
+    exact_error, gradient = truth(x, labels, 0.3 * size)
     direction = gradient / gradient.norm(dim=1, keepdim=True)
     assert relative(error, exact_error) < 1e-5
-    assert float((step.double() - x - direction).abs().max()) < 1e-5 + distance * 2e-7
+    assert float(((step.double() - x) / size - direction).abs().max()) < 1e-5 + distance * 2e-7
 
 
 def test_a_bandwidth_out_of_range_is_named():

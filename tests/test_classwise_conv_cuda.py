@@ -5,6 +5,9 @@ shared memory and clusters. PyTorch's side of a call, in csrc/cuda/classwise_con
 """
 
 import ctypes
+import faulthandler
+import multiprocessing
+import signal
 
 import pytest
 import torch
@@ -35,7 +38,7 @@ class Call(ctypes.Structure):
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
     loaded = compiled_for_the_host("classwise_conv", tmp_path_factory.mktemp("cuda"), Call)
-    for name in ("forward", "backward", "check_values"):
+    for name in ("forward", "backward"):
         getattr(loaded, name).restype = ctypes.c_char_p
     return loaded
 
@@ -69,7 +72,6 @@ def forward(cuda, images, labels, filters, padding="zeros", rescale="max"):
     call = filled(images, labels, filters, padding, rescale)
     out, check = guarded(images)
     call.out = out.data_ptr()
-    assert cuda.check_values(ctypes.byref(call)) is None
     assert cuda.forward(ctypes.byref(call)) is None
     check()
     return out
@@ -137,6 +139,36 @@ def test_images_that_begin_off_16_bytes(cuda):
     shifted = torch.zeros(images.numel() + 1, dtype=torch.uint8)[1:].view(images.shape)
     shifted.copy_(images)
     assert torch.equal(forward(cuda, shifted, labels, filters), forward(cuda, images, labels, filters))
+
+
+REFUSED = {
+    "labels[2] is 7, but must lie in [-1, 4)": (2, 7, 0.0),
+    "labels[0] is -2, but must lie in [-1, 4)": (0, -2, 0.0),
+    "filters must lie within ±1e30 for uint8 images, got inf": (0, 0, torch.inf),
+}
+
+
+def forward_without_a_dump(*call):
+    faulthandler.disable()
+    forward(*call)
+
+
+# Tiled; not tiled; without a pixel.
+@pytest.mark.parametrize(("shape", "k"), [((3, 3, 32, 32), 3), ((3, 3, 8, 8), 7), ((3, 3, 0, 8), 3)])
+@pytest.mark.parametrize("message", REFUSED)
+def test_the_kernel_itself_refuses_values(cuda, shape, k, message, capfd):
+    """What stops a GPU's kernel ends the program here, so that a process of its own calls it."""
+    at, label, weight = REFUSED[message]
+    images, labels, filters = random_call(1, shape, k, 4)
+    labels[at] = label
+    filters[-1, -1, -1] += weight
+    cuda.set_device(*H100, False)
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=forward_without_a_dump, args=(cuda, images, labels, filters))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGABRT
+    assert message in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("rescale", contract.RESCALES)

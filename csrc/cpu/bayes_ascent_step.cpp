@@ -34,6 +34,9 @@ constexpr const char* op = "bayes_ascent_step: ";
 constexpr double smallest_mass = 1e-8;
 constexpr std::int64_t most_rows = 4096, blocks = 4, worth_a_thread = 1 << 15;
 
+// The power of two that makes the bandwidth about 1, and so keeps squares and steps in range.
+double power_of(double bandwidth) { return std::ldexp(1.0, -std::ilogb(bandwidth)); }
+
 template <typename S>
 void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
   for (std::int64_t n = 0; n < count; ++n) {
@@ -43,9 +46,9 @@ void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
   }
 }
 
-// The rows less their mean, and half of their squared lengths.
+// The rows less their mean, times a power of two that keeps squares in range, and half of their squared lengths.
 template <typename S>
-Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
+Tensor centred(const Tensor& rows, double power, std::vector<double>& half_squares) {
   const std::int64_t count = rows.size(0), depth = rows.size(1);
   const S* from = rows.const_data_ptr<S>();
   std::vector<S> mean(depth);
@@ -64,7 +67,7 @@ Tensor centred(const Tensor& rows, std::vector<double>& half_squares) {
       std::array<double, strands> sums{};
       const S* row = from + n * depth;
       S* out = to + n * depth;
-      for (std::int64_t d = 0; d < depth; ++d) out[d] = row[d] - mean[d];
+      for (std::int64_t d = 0; d < depth; ++d) out[d] = static_cast<S>((static_cast<double>(row[d]) - mean[d]) * power);
       for (std::int64_t d = 0; d + strands <= depth; d += strands)
         for (std::int64_t s = 0; s < strands; ++s) sums[s] += static_cast<double>(out[d + s]) * out[d + s];
       for (std::int64_t d = depth / strands * strands; d < depth; ++d) sums[0] += static_cast<double>(out[d]) * out[d];
@@ -171,13 +174,14 @@ void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& o
 template <typename S>
 std::optional<Tensor> ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes,
                                        double bandwidth, const Tensor& error) {
+  const double power = power_of(bandwidth);
   std::vector<double> half_squares;
-  const Tensor points = centred<S>(rows, half_squares);
-  const double longest = std::sqrt(2 * *std::max_element(half_squares.begin(), half_squares.end()));
+  const Tensor points = centred<S>(rows, power, half_squares);
+  const double longest = std::sqrt(2 * *std::max_element(half_squares.begin(), half_squares.end())) / power;
   check(longest / bandwidth < 1e12, op, "bandwidth is ", bandwidth, ", but samples of length ", longest,
         " need more: the quotient must be under 1e12");
   Statistics statistics(rows.size(0));
-  const double scale = longest > 0 ? 1 / (bandwidth * bandwidth) : 0;  // which may overflow where all rows are one
+  const double scale = 1 / (bandwidth * power) / (bandwidth * power);
   Tensor kernel = kernel_of<S>(points, half_squares, scale, label, classes, error, statistics);
   if (statistics.lost_digits) return std::nullopt;
   to_laplacian<S>(kernel, label, statistics);
@@ -194,6 +198,7 @@ std::array<Tensor, results> call(const char* name, const Arguments&... arguments
 }
 
 // The same from bayes_error and its backward.
+template <typename S>
 std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& labels, std::int64_t classes,
                                          double bandwidth) {
   const std::string rbf = "rbf", ieee = "ieee";
@@ -203,6 +208,11 @@ std::array<Tensor, 2> error_and_gradient(const Tensor& rows, const Tensor& label
   const Tensor ones = torch::stable::fill_(torch::stable::empty_like(of[0]), 1);
   const auto grads = call<2>("unlearn::bayes_error_backward", ones, of[1], of[2], rows, labels, classes, bandwidth, rbf,
                              ieee, none, no_row);
+  S* values = grads[0].mutable_data_ptr<S>();
+  const S unit = static_cast<S>(1 / power_of(bandwidth));
+  share_out_work(grads[0].numel(), 1, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t at = begin; at < end; ++at) values[at] *= unit;
+  });
   return {of[0], grads[0]};
 }
 
@@ -234,7 +244,8 @@ std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& give
     direction = run(rows, label, classes, bandwidth, error);
   }
   if (!direction) {
-    const auto parts = error_and_gradient(rows, labels, classes, bandwidth);
+    const auto run = x.scalar_type() == ScalarType::Double ? error_and_gradient<double> : error_and_gradient<float>;
+    const auto parts = run(rows, labels, classes, bandwidth);
     error = parts[0];
     direction = parts[1];
   }

@@ -51,7 +51,6 @@ struct Prepared {
     call.padding = padding_of(padding);
     call.rescale = rescale == "max";
     call.stream = current_stream(images);
-    check_classwise_values(call);
   }
 };
 

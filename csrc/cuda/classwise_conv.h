@@ -31,7 +31,6 @@ struct ClasswiseConvCuda {
 };
 
 // Each launches on call.stream and returns; errors of the launch are thrown.
-void check_classwise_values(const ClasswiseConvCuda& call);
 void classwise_conv_forward(const ClasswiseConvCuda& call);
 void classwise_conv_backward(const ClasswiseConvCuda& call);
 

@@ -12,6 +12,7 @@
 
 #include "classwise_conv.h"
 #include "classwise_conv_pixel.cuh"
+#include "classwise_conv_values.cuh"
 #include "launch.h"
 #include "reduce.cuh"
 
@@ -145,7 +146,7 @@ struct Image {
   Compute<T>*work, *each;
   const Compute<T>* filter;
 
-  __device__ Image(const ClasswiseConvCuda& call, std::int64_t n, int part, int parts) : label(call.labels[n]) {
+  __device__ Image(const ClasswiseConvCuda& call, std::int64_t n, int part, int parts) : label(label_of(call, n)) {
     using S = Compute<T>;
     const std::int64_t size = call.image_size(), taps = call.k * call.k;
     pixels = static_cast<const T*>(call.images) + n * size;
@@ -167,6 +168,7 @@ __global__ void __launch_bounds__(threads)
     const Image<T> image(call, n, share.part, parts);
     if (image.label >= 0) through_division(call, image.pixels, image.grad, image.filter, image.work, share);
   }
+  check_values(call);
 }
 
 template <class T>

@@ -28,6 +28,7 @@
 #include <climits>
 #include <cstring>
 
+#include "classwise_conv_values.cuh"
 #include "classwise_conv_window.cuh"
 #include "launch.h"
 #include "reduce.cuh"
@@ -222,7 +223,7 @@ __global__ void __launch_bounds__(most_threads)
   const std::int64_t at_once = gridDim.x / tiling.parts;
   const bool kept = tiling.tiles() <= tiling.parts && call.rescale;  // the sums, from the first pass to the second
   const auto fetch_image = [&](std::int64_t n) {
-    if (!tiling.ahead || n >= call.count || part >= tiling.tiles() || call.labels[n] < 0) return;
+    if (!tiling.ahead || n >= call.count || part >= tiling.tiles() || label_of(call, n) < 0) return;
     fetch(call, Tile(call, tiling, part), static_cast<const T*>(call.images) + n * call.image_size(), K, ahead);
   };
 
@@ -230,7 +231,7 @@ __global__ void __launch_bounds__(most_threads)
   for (std::int64_t n = blockIdx.x / tiling.parts; n < call.count; n += at_once) {
     const T* image = static_cast<const T*>(call.images) + n * call.image_size();
     T* out = static_cast<T*>(call.out) + n * call.image_size();
-    const std::int64_t label = call.labels[n];
+    const std::int64_t label = label_of(call, n);
     if (label < 0) {
       copy_image(image, out, call.image_size(), tiling.vector, part, tiling.parts);
       fetch_image(n + at_once);
@@ -271,6 +272,7 @@ __global__ void __launch_bounds__(most_threads)
     }
     __syncthreads();  // the next image's weights replace these
   }
+  check_values(call);
 }
 
 }  // namespace hot

@@ -6,10 +6,6 @@
 
 extern "C" std::size_t size_of_call() { return sizeof(unlearn::ClasswiseConvCuda); }
 
-extern "C" const char* check_values(const unlearn::ClasswiseConvCuda* call) {
-  return caught([&] { unlearn::check_classwise_values(*call); });
-}
-
 extern "C" const char* forward(const unlearn::ClasswiseConvCuda* call) {
   return caught([&] { unlearn::classwise_conv_forward(*call); });
 }

@@ -9,6 +9,7 @@ docs/maths.md numbers the equations. The feature-space method chains bayes_error
 pgd_step instead.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -44,8 +45,9 @@ class Arguments(NamedTuple):
         return self.x.reshape(self.x.shape[0], self.x[:1].numel())
 
     def step_along(self, grad: Tensor) -> pgd_step.Arguments:
-        """The arguments of the step that follows ``grad``, rows as of ``rows``."""
-        return pgd_step.Arguments(self.x, grad.view(self.x.shape), self.origin, *self[5:])
+        """The arguments of the step that follows ``grad``, rows as of ``rows``, by bandwidths."""
+        power = math.ldexp(1, math.frexp(self.bandwidth)[1])
+        return pgd_step.Arguments(self.x, grad.view(self.x.shape) * power, self.origin, *self[5:])
 
 
 def bayes_ascent_step(
