@@ -214,15 +214,23 @@ def test_torch_func_refuses_second_derivatives(op):
         torch.func.hessian(total)(x)
 
 
+def compiled(function):
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+@pytest.mark.parametrize("run", [lambda function: function, compiled], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", ["bayes_error", "bayes_ascent_step"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_autocast_changes_nothing(name, dtype):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_autocast_takes_halves_as_float32_and_changes_nothing_else(name, dtype, run):
     (op,) = (op for op in ALL_OPS if op.name == name)
     function = getattr(torch.ops.unlearn, name)
-    arguments = next(call for call in op.sample_inputs() if call[0].dtype == dtype)
-    expected = function(*arguments)
+    wide = torch.promote_types(dtype, torch.float32)
+    exact = next(call for call in op.sample_inputs() if call[0].dtype == wide)
+    arguments = [a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in exact]
+    expected = function(*(a.to(wide) if a is not b else a for a, b in zip(arguments, exact, strict=True)))
     with torch.autocast("cpu", torch.bfloat16):
-        result = function(*arguments)
+        result = run(lambda *a: function(*a))(*arguments)
     for a, b in zip(result, expected, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
@@ -241,6 +249,7 @@ def test_autocast_takes_features_of_half_precision():
 def test_the_private_names_that_this_rests_on_exist():
     for owner, name in (
         (torch._C, "_AutoDispatchBelowAutograd"),
+        (torch._C, "_DisableAutocast"),
         (torch._C, "_any_requires_grad"),
         (torch._C, "_are_functorch_transforms_active"),
         (forward_ad, "_current_level"),

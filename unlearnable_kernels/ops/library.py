@@ -133,6 +133,25 @@ def detached(name: str) -> Function:
     return kernel
 
 
+def _casting(name: str, dtype: torch.dtype) -> Function:
+    """The Autocast kernel of an operator that takes floating-point inputs, float64 excepted, as ``dtype``.
+
+    Not ``torch.library.register_autocast``: under torch.compile its rule for the device that was registered
+    last serves all, and casts nothing on the others.
+    """
+
+    def cast(value: Any) -> Any:
+        casts = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+        return value.to(dtype) if casts else value
+
+    def kernel(*given: Any, **named: Any) -> Any:
+        with torch._C._DisableAutocast():
+            operator = getattr(torch.ops.unlearn, name)
+            return operator(*map(cast, given), **{field: cast(value) for field, value in named.items()})
+
+    return kernel
+
+
 def _within_transforms() -> AbstractContextManager[Any]:
     """Lets an autograd function serve the one level of torch.func that has called an Autograd kernel."""
     if not torch._C._are_functorch_transforms_active():
@@ -315,8 +334,8 @@ def define(
         Operator, name, function, checked_reference, checked_fake, sample_inputs, tolerance
     )
     if autocast is not None:
-        for device in ("cpu", "cuda"):
-            torch.library.register_autocast(f"unlearn::{name}", device, autocast, lib=LIBRARY)
+        for device in ("CPU", "CUDA"):
+            LIBRARY.impl(name, _casting(name, autocast), f"Autocast{device}")
     reference_into = None
     if check_out is not None:
         reference_into = _enter_into(name, arguments, check, reference, check_out)
