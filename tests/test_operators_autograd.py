@@ -185,6 +185,14 @@ def test_in_place_and_out_refuse_a_tangent():
             torch.ops.unlearn.classwise_conv_into(torch.empty_like(x), dual, labels, filters)
 
 
+def test_bytes_have_no_tangent():
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 0])
+    filters = torch.rand(1, 3, 3)
+    refused = r"^classwise_conv: a result of torch.uint8 has no forward-mode derivative$"
+    with pytest.raises(RuntimeError, match=refused):
+        torch.func.jvp(lambda s: classwise_conv(images, labels, s), (filters,), (filters,))
+
+
 @pytest.mark.parametrize("op", DIFFERENTIABLE, **BY_NAME)
 def test_torch_func_in_reverse_mode_equals_autograd(op):
     x, total = float_call(op)

@@ -24,7 +24,7 @@ def refuse_tangents(name: str, given: tuple) -> None:
         raise RuntimeError(f"{name}: forward-mode derivatives are not implemented; use reverse mode")
 
 
-def with_tangents(arguments: type[NamedTuple], tangent: Function, kernel: Function) -> Function:
+def with_tangents(name: str, arguments: type[NamedTuple], tangent: Function, kernel: Function) -> Function:
     """An Autograd kernel around the one that serves an operator whose inputs carry no tangent."""
 
     def forward(*given: Any, **named: Any) -> Any:
@@ -35,6 +35,9 @@ def with_tangents(arguments: type[NamedTuple], tangent: Function, kernel: Functi
         primals = call._replace(
             **{name: forward_ad.unpack_dual(getattr(call, name)).primal for name in tangents}
         )
-        return forward_ad.make_dual(kernel(*primals), tangent(primals, tangents))
+        result = kernel(*primals)
+        if not result.is_floating_point():
+            raise RuntimeError(f"{name}: a result of {result.dtype} has no forward-mode derivative")
+        return forward_ad.make_dual(result, tangent(primals, tangents))
 
     return forward

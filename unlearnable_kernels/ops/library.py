@@ -244,7 +244,7 @@ def _enter_backward(
     written = schema(f"{name}_backward", arguments, returns, first, defaults=False)
     _enter(written, reference, fake)
     kernel = _differentiable(name, arguments, save_for_backward, run_backward)
-    LIBRARY.impl(name, with_tangents(arguments, tangent, kernel) if tangent else kernel, "Autograd")
+    LIBRARY.impl(name, with_tangents(name, arguments, tangent, kernel) if tangent else kernel, "Autograd")
     LIBRARY.impl(f"{name}_backward", _refuse_second(name), "Autograd")
     return reference
 
@@ -342,5 +342,6 @@ def define(
     if isinstance(autograd, Backward):
         return declared(_enter_backward(name, arguments, check, autograd, tangent), reference_into)
     if autograd is not None:
-        LIBRARY.impl(name, with_tangents(arguments, tangent, autograd) if tangent else autograd, "Autograd")
+        kernel = with_tangents(name, arguments, tangent, autograd) if tangent else autograd
+        LIBRARY.impl(name, kernel, "Autograd")
     return declared(None, reference_into)
