@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from unlearnable_kernels import bayes_error, classwise_conv, classwise_spectrum, pgd_step, pgd_step_
+from unlearnable_kernels import (
+    bayes_ascent_step,
+    bayes_error,
+    classwise_conv,
+    classwise_spectrum,
+    pgd_step,
+    pgd_step_,
+)
 from unlearnable_kernels.ops import ALL_OPS
 
 WITH_FLOATS = [op for op in ALL_OPS if op.name != "crop_flip"]
@@ -13,6 +20,7 @@ FORWARD = ("classwise_conv", "classwise_spectrum", "pgd_step")
 WITHOUT_FORWARD = [op for op in WITH_FLOATS if op.name not in FORWARD]
 BY_NAME = {"ids": lambda op: op.name}
 NOT_FORWARD = "forward-mode derivatives are not implemented; use reverse mode"
+NOT_REVERSE = r"torch.func's reverse mode is not implemented; detach\(\) the inputs first"
 
 
 def float_call(op):
@@ -46,7 +54,7 @@ def test_torch_func_refuses_forward_mode(op):
         lambda: torch.func.hessian(total)(x),
         lambda: torch.func.grad(lambda x: torch.func.jvp(total, (x,), (x,))[1])(x),
     ):
-        with pytest.raises(RuntimeError, match=f"^{op.name}: {NOT_FORWARD}$"):
+        with pytest.raises(RuntimeError, match=f"^{op.name}: ({NOT_FORWARD}|{NOT_REVERSE})$"):
             call()
 
 
@@ -191,6 +199,44 @@ def test_bytes_have_no_tangent():
     refused = r"^classwise_conv: a result of torch.uint8 has no forward-mode derivative$"
     with pytest.raises(RuntimeError, match=refused):
         torch.func.jvp(lambda s: classwise_conv(images, labels, s), (filters,), (filters,))
+
+
+def ascent_step(x, grad, origin):
+    labels = torch.arange(len(x)) % 2
+    return bayes_ascent_step(x, labels, origin, 2, 0.7, 0.1, 0.1, "linf")[0]
+
+
+STEPS = {
+    "pgd_step": lambda *tensors: pgd_step(*tensors, 0.1, 0.1, "linf"),
+    "pgd_step_": lambda x, *others: pgd_step_(x.clone(), *others, 0.1, 0.1, "linf"),
+    "bayes_ascent_step": ascent_step,
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.hessian])
+def test_torch_func_refuses_reverse_mode_through_a_step(step, transform):
+    x, grad, origin = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    refused = f"{NOT_REVERSE}$|x is written in place, but requires grad"
+    with pytest.raises(RuntimeError, match=f"^(pgd_step|bayes_ascent_step): ({refused})"):
+        transform(lambda x: step(x, grad, origin).pow(2).sum())(x)
+
+
+@pytest.mark.parametrize("step", [STEPS["pgd_step"], STEPS["pgd_step_"]])
+def test_torch_func_refuses_reverse_mode_along_a_steps_gradient(step):
+    x, grad, origin = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError, match=f"^pgd_step: {NOT_REVERSE}$"):
+        torch.func.grad(lambda g: step(x, g, origin).sum())(grad)
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_torch_func_takes_a_step_of_what_is_detached(step):
+    x, grad, origin = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    leaf = x.clone().requires_grad_(step is not STEPS["pgd_step_"])
+    expected = step(x, grad, origin)
+    assert torch.equal(step(leaf, grad, origin), expected)
+    gradient = torch.func.grad(lambda x: (x * step(x.detach(), grad, origin)).sum())(x)
+    assert torch.equal(gradient, expected)
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE, **BY_NAME)

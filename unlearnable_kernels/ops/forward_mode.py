@@ -1,8 +1,9 @@
-"""Forward-mode derivatives: computed where an operator has a formula, refused where it has none."""
+"""Derivatives but for eager reverse mode: by a formula in forward mode, or refused where there is none."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -22,6 +23,13 @@ def refuse_tangents(name: str, given: tuple) -> None:
     """Raise where an input carries a forward-mode tangent, which would be dropped without a word."""
     if _tangents(dict(enumerate(given))):
         raise RuntimeError(f"{name}: forward-mode derivatives are not implemented; use reverse mode")
+
+
+def refuse_transforms(name: str, given: tuple) -> None:
+    """Raise where torch.func differentiates in reverse mode: it would take what is detached for constant."""
+    recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*given)
+    if recorded and torch._C._are_functorch_transforms_active():
+        raise RuntimeError(f"{name}: torch.func's reverse mode is not implemented; detach() the inputs first")
 
 
 def with_tangents(name: str, arguments: type[NamedTuple], tangent: Function, kernel: Function) -> Function:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from unlearnable_kernels.ops.checks import Checks
-from unlearnable_kernels.ops.forward_mode import refuse_tangents, with_tangents
+from unlearnable_kernels.ops.forward_mode import refuse_tangents, refuse_transforms, with_tangents
 
 LIBRARY = torch.library.Library("unlearn", "DEF")
 
@@ -128,6 +128,7 @@ def detached(name: str) -> Function:
 
     def kernel(*given: Any, **named: Any) -> Any:
         refuse_tangents(name, given)
+        refuse_transforms(name, (*given, *named.values()))
         return below_autograd(name, *given, **named)
 
     return kernel
