@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -76,6 +75,8 @@ def one_per_class(images: Tensor, labels: Tensor, filters: Tensor) -> Tensor:
 
 
 def opencv(images: np.ndarray, labels: list[int], filters: np.ndarray, out: np.ndarray) -> np.ndarray:
+    import cv2
+
     for image, label, to in zip(images, labels, out, strict=True):
         y = cv2.filter2D(image * np.float32(1 / 255), -1, filters[label], borderType=cv2.BORDER_CONSTANT)
         np.multiply(y, 255 / y.max(), out=to, casting="unsafe")
@@ -116,6 +117,8 @@ def images_of(case: Case) -> Tensor:
         generator = torch.Generator().manual_seed(1)
         shape = (case.count, case.size, case.size, 3)
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    import cv2
+
     photos = [cv2.resize(cv2.imread(str(f)), (case.size, case.size)) for f in files]
     return torch.from_numpy(np.stack([photos[i % len(photos)] for i in range(case.count)]))
 

@@ -18,7 +18,7 @@ def far_groups(distance, bandwidth, count=300, depth=32, seed=0):
     return distance / 2**0.5 * centres[place] + 2.4 * bandwidth * noise, labels
 
 
-def truth(x, labels, bandwidth, similarity="rbf", references=None):
+def truth(x, labels, bandwidth, similarity="rbf", references=None, first_row=None):
     """Errors, and the gradient of their sum in units of 1/bandwidth, of x and of any references."""
     z = x.double() / bandwidth
     r = z if references is None else references.double() / bandwidth
@@ -28,6 +28,8 @@ def truth(x, labels, bandwidth, similarity="rbf", references=None):
         kernel = torch.sigmoid(z @ r.T)
     if references is None:
         kernel.fill_diagonal_(0)
+    elif first_row is not None:
+        kernel[torch.arange(len(z)), torch.arange(len(z)) + first_row] = 0
     mass = torch.zeros(len(z), CLASSES, dtype=torch.float64).index_add_(1, labels, kernel)
     winner = mass.argmax(1)
     won = mass.gather(1, winner[:, None])[:, 0]
@@ -45,10 +47,10 @@ def truth(x, labels, bandwidth, similarity="rbf", references=None):
     return others / (others + won), of_queries, of_references
 
 
-def results(x, labels, bandwidth, similarity="rbf", references=None):
+def results(x, labels, bandwidth, similarity="rbf", references=None, first_row=None):
     inputs = [t.clone().requires_grad_() for t in (x, references) if t is not None]
     r = inputs[1] if references is not None else None
-    error = bayes_error(inputs[0], labels, CLASSES, bandwidth, similarity, references=r)
+    error = bayes_error(inputs[0], labels, CLASSES, bandwidth, similarity, references=r, first_row=first_row)
     grads = torch.autograd.grad(error.sum(), inputs)
     return error.detach(), *(grad.double() * bandwidth for grad in grads)
 
@@ -72,6 +74,65 @@ def test_groups_up_to_ten_thousand_bandwidths_apart(distance, seed):
 def test_groups_far_from_references_of_their_own():
     x, labels = far_groups(1000, 0.3, 500)
     assert_exact((x[:200], labels[200:], 0.3), references=x[200:])
+
+
+def few_by_few(groups, members, distance, depth=8, seed=0):
+    """``groups`` of ``members`` rows, some ``distance`` apart; bandwidths are 1."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.nn.functional.normalize(torch.randn(groups, depth, generator=generator), dim=1)
+    noise = torch.randn(groups * members, depth, generator=generator) / depth**0.5
+    labels = torch.randint(0, CLASSES, (groups * members,), generator=generator)
+    return distance / 2**0.5 * centres.repeat(members, 1) + 0.5 * noise, labels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [60, 1000, 9000])
+def test_lone_queries_beside_references_and_rows_of_a_shard(distance, dtype):
+    x, labels = few_by_few(20, 4, distance)
+    x = x.to(dtype)
+    assert_exact((x[:20], labels[20:], 1.0), references=x[20:])
+    assert_exact((x[20:40], labels, 1.0), references=x, first_row=20)
+
+
+@pytest.mark.parametrize("distance", [100, 9000])
+def test_more_groups_than_get_panels_of_their_own(distance):
+    assert_exact((*few_by_few(300, 3, distance), 1.0))
+
+
+def test_a_few_large_groups_and_three_queries():
+    x, labels = few_by_few(5, 100, 300, 16)
+    assert_exact((x[[0, 1, 3]], labels, 1.0), references=x)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_long_chain_in_many_dimensions(seed):
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.nn.functional.normalize(torch.randn(1, 400, generator=generator), dim=1)
+    x = 60 * torch.rand(120, 1, generator=generator) * direction
+    x = x + 0.1 * torch.randn(120, 400, generator=generator) / 20
+    assert_exact((x, torch.randint(0, CLASSES, (120,), generator=generator), 1.0))
+
+
+@pytest.mark.parametrize("distance", [1, 100, 9000])
+def test_bf16_loses_no_more_where_groups_are_far_apart(distance):
+    x, labels = few_by_few(20, 10, distance, 32)
+    leaf = x.clone().requires_grad_()
+    error = bayes_error(leaf, labels, CLASSES, 1.0, precision="bf16")
+    (grad,) = torch.autograd.grad(error.sum(), leaf)
+    exact_error, exact_grad = truth(x, labels, 1.0)
+    assert relative(error.detach(), exact_error) < 1e-4
+    assert relative(grad, exact_grad) < 5e-3
+
+
+def test_threads_change_no_bit_where_panels_are_wide():
+    x, labels = few_by_few(80, 3, 100)
+    threads, outcomes = torch.get_num_threads(), []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        outcomes.append(results(x[:100], labels, 1.0, references=x))
+    torch.set_num_threads(threads)
+    for outcome in outcomes[1:]:
+        assert all(map(torch.equal, outcome, outcomes[0]))
 
 
 def test_one_group_far_wider_than_the_bandwidth():

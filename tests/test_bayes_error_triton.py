@@ -142,6 +142,52 @@ def test_groups_far_from_references_of_their_own():
     assert max(compared(x[:15], labels[15:], 5, 0.3, references=x[15:])) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("size", "distance", "similarity"),
+    [
+        (1e-30, 1, "rbf"),
+        (1e30, 100, "rbf"),
+        (1e28, 9000, "rbf"),
+        (1e-30, 1, "logistic"),
+        (1e34, 1, "logistic"),
+    ],
+)
+def test_rows_and_bandwidth_of_any_size(size, distance, similarity):
+    x, labels = far_groups(distance, 1, 24, 5)
+    assert max(compared(x * size, labels, 5, size, similarity)) < 1e-5
+
+
+def test_rows_whose_differences_are_beyond_float32():
+    x, labels = clusters(14)
+    x = x / x.abs().amax() * 3e38
+    assert compared(x, labels, 4, 3e38)[0] < 1e-5
+
+
+@pytest.mark.parametrize("bandwidth", [1e-3, 1e-30, 1e-160, 1e-300])
+def test_equal_rows_at_any_bandwidth(bandwidth):
+    x, labels = torch.rand(1, 12).expand(14, -1), torch.arange(14) % 3
+    error, *statistics = kernels.bayes_error(x, labels, 3, bandwidth)
+    assert torch.allclose(error, contract.reference(x, labels, 3, 0.5)[0])
+    gradient, _ = kernels.bayes_error_backward(error, *statistics, x, labels, 3, bandwidth)
+    assert not gradient.any()
+
+
+def test_a_bandwidth_out_of_range_is_named():
+    from unlearnable_kernels.triton_kernels.bayes_ascent_step import bayes_ascent_step
+
+    x, labels = far_groups(1, 0.3, 20)
+    for call in (
+        lambda: kernels.bayes_error(x, labels, 5, 1e-13),
+        lambda: kernels.bayes_error(x, labels, 5, 1e-6, references=x * 1e7),
+        lambda: kernels.bayes_error(x, labels, 5, 1e-13, "logistic"),
+        lambda: bayes_ascent_step(x, labels, x, 5, 1e-13, 0.1, 0.1, "l2"),
+        lambda: contract.reference(x.double(), labels, 5, 1e-13),
+    ):
+        refused = r"^bayes_(error|ascent_step): the longest row over bandwidth is .*, but must be under 1e12$"
+        with pytest.raises(RuntimeError, match=refused):
+            call()
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
     """Whatever nothing wrote is NaN, or -7."""

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image, ImageCms
 from sample_images import photo
 from test_cli import run  # noqa: F401
+from test_protect_resume import contents
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
+from unlearnable_kernels.data.formats.loose import ONE_CLASS
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.check import CheckReport, check_dataset
 from unlearnable_kernels.protect.keys import Key
@@ -95,6 +97,7 @@ def test_all_problems_are_listed_at_once(photos: Path) -> None:
         assert reason in problems[name].reason, name
         assert problems[name].skippable == skippable, name
     assert problems["cat/clear.png"].remedy == "flatten it onto a background"
+    assert problems["cat/a.txt"].remedy == "move it out of the dataset"
     assert found.images == 6
     assert found.stops("skip")
     for name in ("dog/out.png", "dog/folder"):
@@ -139,11 +142,14 @@ def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
     assert first == "5 pictures from 24x24 to 40x30 in 2 classes of 2 to 3"
     assert second.startswith("expected: 0.0 MB in 1 s, PSNR ")
     assert last == "protect would go through"
+    assert "fraction must be above 0 and at most 1" in run("check", photos, "--fraction", "0").stdout
+    assert "--shard-size goes with" in run("check", photos, "--shard-size", "9").stderr
     (photos / "cat" / "\x1b[2J.png").write_bytes(b"")
     result = run("check", photos)
     assert result.returncode == 2
     assert result.stdout.splitlines()[0].startswith(r"cat/\x1b[2J.png: not an image of a known format")
     assert run("check", photos, "--on-error", "skip").returncode == 0
+    assert ONE_CLASS in run("check", photos / "dog").stdout.splitlines()
     found = json.loads(run("check", photos, "--json").stdout)
     assert found["stops"] is True
     assert found["problems"][0]["file"] == "cat/\x1b[2J.png"
@@ -155,13 +161,30 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     result = run(*command, "--dry-run")
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "protect would go through")
     assert not Path("out").exists()
-    assert "with --extend, look at SRC with" in run(*command, "--dry-run", "--extend").stderr
+    assert "out: not a protected dataset" in run(*command, "--dry-run", "--extend").stderr
     (photos / "cat" / "bad.png").write_bytes(b"")
     assert run(*command, "--dry-run").returncode == 2
     found = json.loads(run(*command, "--on-error", "skip", "--json").stdout)
     assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
     assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
     assert "files" not in found
+
+
+def test_a_dry_run_tells_what_extending_would_do(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--key-file", "k", "--workers", "0")
+    assert run(*command, "--resize", "16").returncode == 0
+    before = contents(Path("out"))
+    (photos / "dog" / "1.png").rename(photos / "cat" / "9.png")
+    result = run(*command, "--extend", "--dry-run")
+    assert (result.returncode, "give --prune to remove them too" in result.stdout) == (2, True)
+    result = run(*command, "--extend", "--dry-run", "--prune")
+    told, first, *_, last = result.stdout.splitlines()
+    assert told == "would add 1 pictures and remove 1"
+    assert first == "5 pictures from 16x16 to 16x16 in 2 classes of 1 to 4"  # as the manifest says
+    assert (result.returncode, last) == (0, "protect would go through")
+    assert contents(Path("out")) == before
+    assert not list(Path().glob("out.*"))
 
 
 def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:  # noqa: F811
@@ -179,7 +202,10 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert dry(*key, "--fraction", "0.5") == ""
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""
-    assert "holds a dataset that differs in kernel_size" in dry(*key, "--intensity", "strong")
+    refusal = dry(*key, "--intensity", "strong")
+    assert "holds a dataset that differs in kernel_size (3, now 5); from both, what was done to 5" in refusal
+    assert "5 pictures, such as cat/0.png, could be estimated; add new pictures with --extend" in refusal
+    assert "estimated" not in dry(*key, "--format", "webp")
     assert "give --key-file" in dry()
     Path("out").rename("before")
     assert dry() == ""

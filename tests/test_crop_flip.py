@@ -151,16 +151,18 @@ def test_outs_that_do_not_fit_are_named(message):
         assert message in str(caught.value)
 
 
-def test_an_out_within_the_images_is_refused():
-    memory = torch.zeros(6 * 8 * 8 * 3 * 4, dtype=torch.uint8)
-    images = memory[: 6 * 8 * 8 * 3].view(6, 8, 8, 3)
-    out = memory.view(torch.float32).view(6, 8, 8, 3).permute(0, 3, 1, 2)
-    call = images, torch.zeros(6, 2, dtype=torch.int64), torch.zeros(6, dtype=torch.bool)
-    for function in (lambda: crop_flip(*call, out=out), lambda: contract.reference_into(out, *call)):
-        with pytest.raises(
-            RuntimeError, match="crop_flip: out is written in place, so it must share no memory"
-        ):
-            function()
+@pytest.mark.parametrize("name", ["images", "offsets", "flips", "index"])
+def test_an_out_that_shares_memory_with_an_input_is_refused(name):
+    from unlearnable_kernels.triton_kernels.crop_flip import crop_flip_into
+
+    arguments = contract.Arguments(*random_call(10, (6, 8, 8, 3), batch=6))
+    out = crop_flip(*arguments)
+    given = getattr(arguments, name)
+    within = out.permute(0, 2, 3, 1).view(-1).view(torch.uint8)[: given.nbytes].view(given.dtype)
+    call = arguments._replace(**{name: within.view(given.shape).copy_(given)})
+    for function in (torch.ops.unlearn.crop_flip_into, contract.reference_into, crop_flip_into):
+        with pytest.raises(RuntimeError, match=f"^crop_flip: out .* share no memory with {name}$"):
+            function(out, *call)
 
 
 BAD_CALLS = {

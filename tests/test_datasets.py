@@ -24,6 +24,7 @@ from unlearnable_kernels.datasets import Protected
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.training.detection import edge_features
 from unlearnable_kernels.transforms import ClasswiseConv
 
 KEY = Key(bytes(range(32)))
@@ -143,6 +144,7 @@ def test_any_other_set_is_opened_too(protected: Path) -> None:
     clean = Protected(protected.parent / "zoo", split="test")
     assert (len(clean), clean.targets, clean.protection) == (3, [0, 1, 2], None)
     assert Protected(f"subset:{protected},classes=2").classes == ["ant", "bee"]
+    assert Protected(f"subset:{protected},images=2").protected == [True] * 6
     with pytest.raises(UserError, match="no manifest to verify it by"):
         Protected(protected.parent / "zoo", verify=True)
 
@@ -198,6 +200,11 @@ def add(out: Path) -> None:
     shutil.copy(out / "train/bee/1.png", out / "train/bee/9.png")
 
 
+def relabel(out: Path) -> None:
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(text.replace('"label": 1', '"label": 2'))
+
+
 def damage_list(out: Path) -> None:
     text = (out / "manifest.json").read_text()
     (out / "manifest.json").write_text(text.replace('"label": 1', '"label": 7'))
@@ -206,10 +213,11 @@ def damage_list(out: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (remove, "differs from its manifest: bee/1.png is of class None here and 'bee' there"),
-        (remove_class, "differs from its manifest: bee/0.png is of class None here and 'bee' there"),
-        (move, "differs from its manifest: bee/1.png is of class None here and 'bee' there"),
-        (add, "differs from its manifest: bee/9.png is of class 'bee' here and None there"),
+        (remove, "differs from its manifest: bee/1.png is missing; bring it back as it was, or move"),
+        (remove_class, "differs from its manifest: bee/0.png is missing"),
+        (move, "differs from its manifest: bee/1.png is missing; bring it back as it was, or move"),
+        (add, "differs from its manifest: bee/9.png is not listed"),
+        (relabel, "differs from its manifest: bee/0.png is of class 'bee' here and 'cow' there"),
         (damage_list, r"manifest\.json: damaged: it lists the file 'train/bee/0\.png'$"),
     ],
 )
@@ -217,8 +225,9 @@ def test_what_differs_from_its_manifest_is_refused(
     protected: Path, change: Callable[[Path], None], match: str
 ) -> None:
     change(protected)
-    with pytest.raises(UserError, match=match):
-        Protected(protected)
+    for opened in (Protected, load_arrays, edge_features):
+        with pytest.raises(UserError, match=match):
+            opened(protected)
 
 
 def test_bytes_are_compared_when_asked_for(protected: Path) -> None:

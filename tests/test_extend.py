@@ -530,6 +530,7 @@ def test_a_damaged_earlier_manifest_is_one_line(src: Path, tmp_path: Path) -> No
     for damage, told in (
         ({"key": {}}, "v1: its manifest is damaged"),
         ({"removed": ["c0/000.png"]}, "v1: its manifest is damaged"),
+        ({"removed": {"c0/000.png": 300}}, "v1: its manifest is damaged"),
         ({"files": {"train/c0/000.png": {"sha256": ""}}}, "damaged: it lists the file 'train/c0/000.png'"),
     ):
         path.write_text(json.dumps(manifest | damage))

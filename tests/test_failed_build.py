@@ -1,4 +1,7 @@
-"""A native module that does not compile: said when it is installed, and by ``unlearnable info``."""
+"""Installing from source: what the distribution holds, and a native module that does not compile.
+
+That is said when it is installed, and by ``unlearnable info``.
+"""
 
 import importlib.machinery
 import importlib.util
@@ -6,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools.command.egg_info import egg_info
 from setuptools.dist import Distribution
 from setuptools.errors import CompileError
 
 from unlearnable_kernels.ops import native
 
+ROOT = Path(__file__).parents[1]
 COMPILER = """#!/bin/sh
 case "$1" in -dump* | --version) exec c++ "$@" ;; esac
 echo "kernel.cpp:7:3: warning: unlikely to work"
@@ -23,10 +28,25 @@ FIRST = "kernel.cpp:8:3: error: this compiler fails"
 
 @pytest.fixture(scope="module")
 def setup_py():
-    spec = importlib.util.spec_from_file_location("setup_py", Path(__file__).parents[1] / "setup.py")
+    spec = importlib.util.spec_from_file_location("setup_py", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_source_distribution_holds_all_that_a_build_reads_and_no_tests(tmp_path, monkeypatch):
+    """Tests without the helpers beside them would not run; setuptools takes some of them by itself."""
+    monkeypatch.chdir(ROOT)
+    project = Distribution({"script_name": "setup.py"})
+    project.parse_config_files(["pyproject.toml"])
+    command = egg_info(project)
+    command.egg_base = str(tmp_path)
+    command.ensure_finalized()
+    command.run()
+    held = (tmp_path / "unlearnable_kernels.egg-info" / "SOURCES.txt").read_text().splitlines()
+    assert not [path for path in held if path.startswith("tests")]
+    compiled = (path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+    assert {"setup.py", *(str(path.relative_to(ROOT)) for path in compiled)} <= set(held)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from unlearnable_kernels.data.formats.loose import ONE_CLASS, open_labelled
 from unlearnable_kernels.data.manifest import find_manifest
 from unlearnable_kernels.data.source import load_image, open_source
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -92,6 +93,8 @@ def test_classes_from_a_list(photos: Path, tmp_path: Path) -> None:
     manifest = find_manifest(tmp_path / "out")
     assert manifest is not None
     assert manifest["layout"] == "labels"
+    with pytest.raises(UserError, match=r"layout would differ; its classes came from a list: give --labels$"):
+        extend_dataset(photos, tmp_path / "out", secret=KEY, workers=0)
 
 
 def test_a_list_beside_its_pictures_is_a_data_set(photos: Path) -> None:

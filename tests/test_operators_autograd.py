@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from unlearnable_kernels import bayes_error, classwise_conv, classwise_spectrum, pgd_step, pgd_step_
+from unlearnable_kernels import (
+    bayes_ascent_step,
+    bayes_error,
+    classwise_conv,
+    classwise_spectrum,
+    pgd_step,
+    pgd_step_,
+)
 from unlearnable_kernels.ops import ALL_OPS
 
 WITH_FLOATS = [op for op in ALL_OPS if op.name != "crop_flip"]
@@ -13,6 +20,7 @@ FORWARD = ("classwise_conv", "classwise_spectrum", "pgd_step")
 WITHOUT_FORWARD = [op for op in WITH_FLOATS if op.name not in FORWARD]
 BY_NAME = {"ids": lambda op: op.name}
 NOT_FORWARD = "forward-mode derivatives are not implemented; use reverse mode"
+NOT_REVERSE = r"torch.func's reverse mode is not implemented; detach\(\) the inputs first"
 
 
 def float_call(op):
@@ -46,7 +54,7 @@ def test_torch_func_refuses_forward_mode(op):
         lambda: torch.func.hessian(total)(x),
         lambda: torch.func.grad(lambda x: torch.func.jvp(total, (x,), (x,))[1])(x),
     ):
-        with pytest.raises(RuntimeError, match=f"^{op.name}: {NOT_FORWARD}$"):
+        with pytest.raises(RuntimeError, match=f"^{op.name}: ({NOT_FORWARD}|{NOT_REVERSE})$"):
             call()
 
 
@@ -185,6 +193,52 @@ def test_in_place_and_out_refuse_a_tangent():
             torch.ops.unlearn.classwise_conv_into(torch.empty_like(x), dual, labels, filters)
 
 
+def test_bytes_have_no_tangent():
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 0])
+    filters = torch.rand(1, 3, 3)
+    refused = r"^classwise_conv: a result of torch.uint8 has no forward-mode derivative$"
+    with pytest.raises(RuntimeError, match=refused):
+        torch.func.jvp(lambda s: classwise_conv(images, labels, s), (filters,), (filters,))
+
+
+def ascent_step(x, grad, origin):
+    labels = torch.arange(len(x)) % 2
+    return bayes_ascent_step(x, labels, origin, 2, 0.7, 0.1, 0.1, "linf")[0]
+
+
+STEPS = {
+    "pgd_step": lambda *tensors: pgd_step(*tensors, 0.1, 0.1, "linf"),
+    "pgd_step_": lambda x, *others: pgd_step_(x.clone(), *others, 0.1, 0.1, "linf"),
+    "bayes_ascent_step": ascent_step,
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.hessian])
+def test_torch_func_refuses_reverse_mode_through_a_step(step, transform):
+    x, grad, origin = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    refused = f"{NOT_REVERSE}$|x is written in place, but requires grad"
+    with pytest.raises(RuntimeError, match=f"^(pgd_step|bayes_ascent_step): ({refused})"):
+        transform(lambda x: step(x, grad, origin).pow(2).sum())(x)
+
+
+@pytest.mark.parametrize("step", [STEPS["pgd_step"], STEPS["pgd_step_"]])
+def test_torch_func_refuses_reverse_mode_along_a_steps_gradient(step):
+    x, grad, origin = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError, match=f"^pgd_step: {NOT_REVERSE}$"):
+        torch.func.grad(lambda g: step(x, g, origin).sum())(grad)
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_torch_func_takes_a_step_of_what_is_detached(step):
+    x, grad, origin = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    leaf = x.clone().requires_grad_(step is not STEPS["pgd_step_"])
+    expected = step(x, grad, origin)
+    assert torch.equal(step(leaf, grad, origin), expected)
+    gradient = torch.func.grad(lambda x: (x * step(x.detach(), grad, origin)).sum())(x)
+    assert torch.equal(gradient, expected)
+
+
 @pytest.mark.parametrize("op", DIFFERENTIABLE, **BY_NAME)
 def test_torch_func_in_reverse_mode_equals_autograd(op):
     x, total = float_call(op)
@@ -214,15 +268,23 @@ def test_torch_func_refuses_second_derivatives(op):
         torch.func.hessian(total)(x)
 
 
+def compiled(function):
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend="aot_eager")
+
+
+@pytest.mark.parametrize("run", [lambda function: function, compiled], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", ["bayes_error", "bayes_ascent_step"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_autocast_changes_nothing(name, dtype):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_autocast_takes_halves_as_float32_and_changes_nothing_else(name, dtype, run):
     (op,) = (op for op in ALL_OPS if op.name == name)
     function = getattr(torch.ops.unlearn, name)
-    arguments = next(call for call in op.sample_inputs() if call[0].dtype == dtype)
-    expected = function(*arguments)
+    wide = torch.promote_types(dtype, torch.float32)
+    exact = next(call for call in op.sample_inputs() if call[0].dtype == wide)
+    arguments = [a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in exact]
+    expected = function(*(a.to(wide) if a is not b else a for a, b in zip(arguments, exact, strict=True)))
     with torch.autocast("cpu", torch.bfloat16):
-        result = function(*arguments)
+        result = run(lambda *a: function(*a))(*arguments)
     for a, b in zip(result, expected, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
@@ -241,6 +303,7 @@ def test_autocast_takes_features_of_half_precision():
 def test_the_private_names_that_this_rests_on_exist():
     for owner, name in (
         (torch._C, "_AutoDispatchBelowAutograd"),
+        (torch._C, "_DisableAutocast"),
         (torch._C, "_any_requires_grad"),
         (torch._C, "_are_functorch_transforms_active"),
         (forward_ad, "_current_level"),

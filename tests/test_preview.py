@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode
@@ -63,9 +64,21 @@ def test_it_shows_what_protect_will_write(tree: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(difference, np.clip(128 + signed, 0, 255))
 
 
-def test_several_intensities_stand_side_by_side(tree: Path, tmp_path: Path) -> None:
-    several = [METHODS.create(f"classwise-conv:intensity={each}") for each in ("mild", "strong")]
+def test_several_intensities_stand_side_by_side(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, place: Any, line: str, *more: Any) -> None:
+        drawn.append(line)
+        draw(self, place, line, *more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    several = {each: METHODS.create(f"classwise-conv:intensity={each}") for each in ("mild", "strong")}
     sheet = write_preview(tree, tmp_path / "sheet.png", KEY, method=several, classes=1)
+    titles = [line for line in drawn if "classwise-conv" in line]
+    assert [title.partition(": ")[0] for title in titles] == ["mild", "strong"]
     for each in ("mild", "strong"):
         protect_dataset(tree, tmp_path / each, secret=KEY, workers=0, intensity=each)
     with Image.open(sheet) as image:
@@ -144,6 +157,22 @@ def test_a_protected_copy_is_shown_beside_its_source(tree: Path, tmp_path: Path,
         np.testing.assert_array_equal(difference, np.clip(128 + after.astype(int) - before, 0, 255))
 
 
+def test_a_list_of_classes_stands_for_their_folders(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "labels.csv"
+    listed.write_text("bee/0.png,cow\nant/1.png,ant\ncow/0.png,cow\n")
+    protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, labels=listed)
+    sheets = (
+        write_preview(tree, tmp_path / "before.png", KEY, labels=listed),
+        write_comparison(tree, tmp_path / "out", tmp_path / "after.png", labels=listed),
+    )
+    for shown in map(cells, sheets):
+        assert len(shown) == 2
+        for name, (clean, _, protected) in zip(("ant/ant/1.png", "cow/bee/0.png"), shown, strict=True):
+            before = (tree / name.partition("/")[2]).read_bytes()
+            np.testing.assert_array_equal(clean, decode(before, name))
+            np.testing.assert_array_equal(protected, decode((tmp_path / "out" / name).read_bytes(), name))
+
+
 @pytest.mark.parametrize("format", ["webdataset:images=jpeg", "parquet:images=webp"])
 def test_shards_are_shown_as_their_images_are_stored(tree: Path, tmp_path: Path, format: str) -> None:
     protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, format=format)
@@ -167,6 +196,10 @@ def test_a_copy_of_something_else_is_refused(tree: Path, tmp_path: Path) -> None
     manifest.write_text(text.replace('"padding": "reflect", ', ""))
     with pytest.raises(UserError, match="manifest is damaged: 'padding'"):
         write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
+    for strength in ('""', "1" + 400 * "0"):
+        manifest.write_text(text.replace('"strength": 0.06', f'"strength": {strength}'))
+        with pytest.raises(UserError, match="manifest is damaged: "):
+            write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png")
     fewer = json.loads(text) | {"classes": ["ant"]}
     manifest.write_text(json.dumps(fewer))
     with pytest.raises(UserError, match=r"out/manifest\.json: damaged: it lists the file 'bee/0\.png'"):

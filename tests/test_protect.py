@@ -15,6 +15,7 @@ from unlearnable_kernels.data.images import decode, encode
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.protect import notices
 from unlearnable_kernels.protect.keys import Key, Seed
 from unlearnable_kernels.protect.methods.filters import class_filters
 from unlearnable_kernels.protect.pipeline import plan as plan_module
@@ -361,7 +362,24 @@ def test_the_user_is_told_what_was_done_and_what_not(tree: Path, tmp_path: Path)
     (tree / "train" / "bee" / "04.png").write_bytes(b"no image")
     protect(tree, tmp_path / "skip", on_error="skip", notify=said.append)
     assert said[1].startswith("protected 29 of 30 images")
-    assert said[2:] == ["skipped 1 images or files, listed with reasons in the manifest: bee/04.png"]
+    listed = f'all are listed with reasons under "skipped" in {tmp_path / "skip" / "manifest.json"}'
+    assert said[2].startswith("skipped bee/04.png: not an image")
+    assert said[3:] == [f"skipped 1 images or files; {listed}"]
+
+
+def test_all_that_was_skipped_is_named_up_to_a_limit(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [tree / "train" / "bee" / f"{number:02}.png" for number in range(5)]
+    for path in bad:
+        path.write_bytes(b"no image")
+    monkeypatch.setattr(notices, "_NAMED", 3)
+    said: list[str] = []
+    protect(tree, tmp_path / "out", on_error="skip", notify=said.append)
+    named = [f"skipped bee/0{number}.png" for number in range(3)]
+    assert [line.partition(":")[0] for line in said[2:5]] == named
+    assert said[5].startswith("skipped 5 images or files, of which the first 3 are named here; all are")
+    assert len(said) == 6
 
 
 def test_protecting_nothing_at_all_is_said(tree: Path, tmp_path: Path) -> None:

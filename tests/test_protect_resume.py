@@ -25,10 +25,13 @@ from PIL import Image
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect import run as run_module
 from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.filters import INTENSITIES, SMALL
 from unlearnable_kernels.protect.pipeline import chunk as render
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline import staging
+from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.stages import finish_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
 KEY = Key(bytes(range(32)))
@@ -39,6 +42,7 @@ from pathlib import Path
 from unlearnable_kernels.protect.pipeline import plan
 from unlearnable_kernels.protect import run as run_module
 from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.filters import INTENSITIES, SMALL
 from unlearnable_kernels.protect.run import protect_dataset
 
 plan.CHUNK_IMAGES = 2
@@ -331,6 +335,23 @@ def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
         protect(tree, dst, secret=Key(bytes(32)))
     assert contents(tmp_path / "dst.partial") == before
     assert protect(tree, dst) == protect(tree, tmp_path / "whole")
+
+
+def test_what_another_version_meant_is_finished_by_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mild was another strength once, and not centred."""
+    tree, dst, mild = make_tree(tmp_path / "src", 4), tmp_path / "dst", {"intensity": "mild"}
+    with monkeypatch.context() as patch:
+        patch.setitem(INTENSITIES[SMALL], "mild", (3, 0.1))
+        whole = protect(tree, tmp_path / "whole", centred=False, **mild)
+        interrupted(tree, dst, 2, centred=False, **mild)
+    with pytest.raises(UserError, match=r"differs in strength \(0.1, now 0.3\), centred") as error:
+        protect(tree, dst, **mild)
+    assert f"or `unlearnable render {dst}` and `unlearnable finish {dst}`, which go by" in str(error.value)
+    render_dataset(dst, secret=KEY, executor=Executor(workers=0))
+    finish_dataset(dst, secret=KEY)
+    assert contents(dst) == whole
 
 
 def rendered_pictures(monkeypatch: pytest.MonkeyPatch) -> list[str]:

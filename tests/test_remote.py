@@ -29,7 +29,7 @@ from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.staging import Staging
 from unlearnable_kernels.protect.restore import restore_dataset
-from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.run import check_publishing, protect_dataset
 from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
 
@@ -271,6 +271,14 @@ def test_nothing_at_a_url_is_overwritten(shards: dict[str, Path], memory: str, a
     with pytest.raises(UserError, match=r"holds something else \(there is no manifest\.json\), such as tr"):
         planned(shards["parquet"], Path(memory))
     store.rm(there)
+    options = Options(make_method("classwise-conv", {}))
+    how: dict[str, Any] = {"labels": None, "on_error": "raise", "earlier": (), "accept_exposure": False}
+    store.pipe_file("/store/zoo/.keep", b"")  # as in a folder here
+    with pytest.raises(UserError, match=r"holds something else .*, such as \.keep; choose another name$"):
+        planned(shards["parquet"], Path(memory))
+    with pytest.raises(UserError, match=r"what is in memory://store/zoo can be compared with the key alone"):
+        check_publishing(shards["parquet"], Path(memory), options, None, notify=print, **how)
+    store.rm("/store/zoo/.keep")
     planned(shards["parquet"], Path(memory))
     store.pipe_file(there, b"precious")
     with pytest.raises(UserError, match=r"holds something else"):

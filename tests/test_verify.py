@@ -108,6 +108,8 @@ def test_a_changed_manifest_is_told(tmp_path: Path) -> None:
         (manifest_text(manifest_of(KEY)).replace("0.3", "Infinity"), "not valid JSON"),
         ("[]", "JSON object"),
         ("{}", "'schema' is missing"),
+        (manifest_text(manifest_of(KEY, parameters={"resize": [32]})), "damaged: 'resize' is malformed$"),
+        (manifest_text(manifest_of(KEY, parameters={"resize": 0})), "damaged: 'resize' is malformed$"),
         (manifest_text(manifest_of(KEY, schema=3)), "schema 3, but this version reads 1 and 2$"),
         (manifest_text(manifest_of(KEY, side_files={"../up": "00"})), "'../up'"),
         (manifest_text(manifest_of(KEY, side_files={"/etc/passwd": "00"})), "'/etc/passwd'"),

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from unlearnable_kernels.data.checked import open_checked
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
-from unlearnable_kernels.data.named import parse
-from unlearnable_kernels.data.source import Source, load_image, open_source
+from unlearnable_kernels.data.source import load_image
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.protect.verify import verify_dataset
@@ -57,20 +57,16 @@ class Protected(Dataset[tuple[Any, Any]]):
     ) -> None:
         self.root, self.split = str(root), split
         self.transform, self.target_transform = transform, target_transform
-        manifest = find_manifest(Path(root))
         if verify:
-            _verify(self.root, manifest)
-        # What was skipped when it was protected, such as an empty class, is no fault now.
-        skipped = manifest is not None and manifest.get("skipped")
-        self._source = open_source(Path(root), split, "skip" if skipped else "raise")
+            _verify(self.root, find_manifest(Path(root)))
+        checked = open_checked(Path(root), split)
+        self._source = checked.source
         self.classes = self._source.classes
         self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         self.targets = [sample.label for sample in self._source.samples]
         self.names = [sample.name for sample in self._source.samples]
-        self.protected = [False] * len(self.names)
-        self.protection = None if manifest is None else without_tables(manifest)
-        if manifest is not None and split == "train":
-            self.protected = _listed_flags(self._source, manifest, self.root)
+        self.protected = checked.protected
+        self.protection = None if checked.manifest is None else without_tables(checked.manifest)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -105,34 +101,3 @@ def _verify(root: str, manifest: Manifest | None) -> None:
             raise UserError(
                 f"{root} differs from its manifest: {len(names)} files {kind}, such as {shown(names[0])}"
             )
-
-
-def _listed_flags(source: Source, manifest: Manifest, root: str) -> list[bool]:
-    """Whether each image is protected.
-
-    Raises:
-        UserError: The images are not those that the manifest lists, each of its class.
-    """
-    rows = {sample.name: row for row, sample in enumerate(source.samples)}
-    flags: list[bool | None] = [None] * len(rows)
-    taken = set(source.classes) if parse(root).subset else None
-    for name, entry in manifest.samples():
-        listed = manifest["classes"][entry.label]
-        row = rows.get(name)
-        if row is None and taken is not None and listed not in taken:
-            continue
-        present = None if row is None else source.classes[source.samples[row].label]
-        if row is None or present != listed:
-            raise _differs(root, name, present, listed)
-        flags[row] = entry.protected
-    for row, flag in enumerate(flags):
-        if flag is None:
-            sample = source.samples[row]
-            raise _differs(root, sample.name, source.classes[sample.label], None)
-    return [flag is True for flag in flags]
-
-
-def _differs(root: str, name: str, present: str | None, listed: str | None) -> UserError:
-    return UserError(
-        f"{root} differs from its manifest: {shown(name)} is of class {present!r} here and {listed!r} there"
-    )

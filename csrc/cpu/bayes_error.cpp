@@ -119,13 +119,6 @@ BayesKernel<float> kernel_for<float>(bool bf16) {
   return bayes_error_portable();
 }
 
-// A tile and its transpose of 288 rows fill most of a second-level cache. Fewer, so that there are close to 32 panels,
-// and a round of the sweep has a pair for each of 16 threads; the number of threads itself must not change a bit.
-std::int64_t rows_of_panel(std::int64_t rows) {
-  const std::int64_t step = 48, panels = 32;
-  return std::clamp<std::int64_t>((rows + panels * step - 1) / (panels * step) * step, step, 288);
-}
-
 // One call's rows, packed.
 template <typename S>
 struct Prepared {
@@ -150,24 +143,28 @@ struct Prepared {
     arrange(query_rows, query_points, query_labels, {}, panel_rows, kernel);
     if (a.references) arrange(reference_rows, reference_points, labels, {}, panel_rows, kernel);
     const double longest = check_range(a);
-    const bool local = a.rbf && longest > (std::is_same_v<S, double> ? 1e4 : 4);
+    const bool local = a.rbf && longest > longest_about_mean<S>();
+    const double bandwidth = a.bandwidth * a.power();
     call = {&query_rows, a.references ? &reference_rows : &query_rows, panel_rows / kernel.block, a.classes,
-            static_cast<S>(a.scale()), a.rbf, a.bf16, local};
+            static_cast<S>(a.scale()), a.rbf, a.bf16, local, bandwidth * widest_pair<S>()};
     if (local) {
       regroup(a, query_rows, query_points, query_labels);
       if (a.references) regroup(a, reference_rows, reference_points, labels);
     }
     finish(a, query_rows, query_points);
     if (a.references) finish(a, reference_rows, reference_points);
+    if (any_wide()) {
+      pack_plain(query_rows, query_points, kernel);
+      if (a.references) pack_plain(reference_rows, reference_points, kernel);
+    }
     find_own(a);
   }
 
-  // Rows far apart go into panels of their own, so that none of the panels in which rows matter to each other is wider
-  // than some bandwidths.
+  // Groups of rows far apart get panels of their own: most pairs of panels can then be skipped, and few are wide.
   void regroup(const Arguments& a, PackedRows<S>& rows, const Points<S>& points, const std::int64_t* labels) {
     const double bandwidth = a.bandwidth * a.power(), radius = 16 * bandwidth;
     if (std::any_of(rows.radius.begin(), rows.radius.end(), [=](double each) { return each > radius; }))
-      arrange(rows, points, labels, group_rows(points, radius, radius + 40 * bandwidth), panel_rows, kernel);
+      arrange(rows, points, labels, group_rows(points, radius, panel_rows / 4), panel_rows, kernel);
   }
 
   void finish(const Arguments& a, PackedRows<S>& rows, const Points<S>& points) {
@@ -202,15 +199,20 @@ struct Prepared {
   bool is_empty(std::int64_t i, std::int64_t j) const {
     if (!call.rbf) return false;
     const auto &q = *call.queries, &r = *call.references;
-    const double *a = q.centre.data() + i * q.depth, *b = r.centre.data() + j * r.depth;
-    double square = 0;
-    for (std::int64_t d = 0; d < q.depth; ++d) square += (a[d] - b[d]) * (a[d] - b[d]);
+    const double square = call.offset_square(i, j);
     const double gap = std::sqrt(square) * (1 - 1e-9) - (q.radius[i] + r.radius[j]) * (1 + 1e-9);
     const double squares = call.local ? square + q.radius[i] * q.radius[i] + r.radius[j] * r.radius[j]
                                       : q.largest_square[i] + r.largest_square[j];
     const double rounding = 1e-4 * static_cast<double>(call.scale) * squares;
     const double underflow = std::is_same_v<S, double> ? 746 : 88;
     return gap > 0 && gap * gap * static_cast<double>(call.scale) / 2 > underflow + rounding;
+  }
+
+  bool any_wide() const {
+    for (std::int64_t i = 0; call.local && i < call.queries->panels; ++i)
+      for (std::int64_t j = call.shared() ? i : 0; j < call.references->panels; ++j)
+        if (call.wide(i, j) && !is_empty(i, j)) return true;
+    return false;
   }
 
   // Calls the sweep for every pair of panels, unordered pairs where both are of the same rows: in round r those with

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -29,7 +30,8 @@ struct PackedRows {
   const void* product_factors = nullptr;
   std::int64_t gram_block = 0, product_block = 0;  // units in a block
   const S* singles = nullptr;  // the points as numbers, [block][padded depth][row in block]; with `local` alone in bf16
-  Scratch<S> points;
+  const S* plain = nullptr;    // with `local`: the caller's rows, scaled alone, laid out as singles are
+  Scratch<S> points, plain_points;
   Scratch<std::uint32_t> gram_pairs, product_pairs;
 };
 
@@ -41,8 +43,21 @@ struct BayesCall {
   S scale;  // 1/σ²
   bool rbf, rounded;
   bool local;  // points are relative to their panel's centre, not to the references' mean
+  double widest;  // with `local`, a pair of panels that extends over more is evaluated from differences of `plain`
 
   bool shared() const { return queries == references; }
+
+  // ‖δ‖² of a pair of panels, docs/maths.md (B9).
+  double offset_square(std::int64_t i, std::int64_t j) const {
+    const double *a = queries->centre.data() + i * queries->depth, *b = references->centre.data() + j * queries->depth;
+    double square = 0;
+    for (std::int64_t d = 0; d < queries->depth; ++d) square += (a[d] - b[d]) * (a[d] - b[d]);
+    return square;
+  }
+
+  bool wide(std::int64_t i, std::int64_t j) const {
+    return local && queries->radius[i] + references->radius[j] + std::sqrt(offset_square(i, j)) > widest;
+  }
 };
 
 // Block and factor sizes of an instruction set, and the two sweeps over one pair of panels.

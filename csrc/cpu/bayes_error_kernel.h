@@ -14,6 +14,7 @@
 // For a pair of rows: 2D operations for the value, 2D + 4D for the gradient, which forms the tile anew.
 // Memory for a pair of panels of R rows: 2RD numbers read, for the gradient 2RD read and written besides.
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -28,6 +29,7 @@
 #define UNLEARN_INLINE UNLEARN_TARGET __attribute__((always_inline)) inline
 
 #include "bayes_error_tile.h"
+#include "bayes_error_differences.h"
 
 namespace unlearn::UNLEARN_NAMESPACE {
 namespace {
@@ -123,6 +125,7 @@ UNLEARN_INLINE typename A::Vector to_bfloat16(typename A::Vector x) {
 
 template <class A>
 UNLEARN_TARGET void gram(const BayesCall<typename A::Scalar>& call, std::int64_t i, std::int64_t j, const Tile<A>& tile) {
+  if (tile.wide) return gram_of_differences<A>(call, i, j, tile);
   const auto &q = *call.queries, &r = *call.references;
   const std::int64_t length = (q.depth + A::pairs - 1) / A::pairs;
   const auto* a = static_cast<const typename A::Factor*>(q.gram_factors) + i * tile.blocks * q.gram_block;
@@ -287,6 +290,11 @@ UNLEARN_TARGET void gradient(const BayesCall<typename A::Scalar>& call, std::int
   transpose<A>(tile);
   const std::int64_t size = tile.rows * tile.rows, part = tile.rows * q.padded_depth;
   auto *of_queries = q.gradient.at_least(0) + i * part, *of_references = r.gradient.at_least(0) + j * part;
+  if (tile.wide) {
+    add_differences<A>(q, i, r, j, tile, tile.transposed, of_queries);
+    if (!call.shared() || i != j) add_differences<A>(r, j, q, i, tile, tile.at, of_references);
+    return;
+  }
   add_sums<A>(tile.transposed, tile, &q.sums[i * tile.rows], -1, q.padded_depth, of_queries);
   add_product<A>(r, j, tile, as_factors<A>(tile.transposed, size), of_queries);
   if (call.shared() && i == j) return;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <type_traits>
 
 #include "bayes_error.h"
 #include "bfloat16.h"
@@ -23,7 +24,7 @@ struct Points {
   bool rounded;
 
   // `shift` is subtracted after the scaling; none if null.
-  void read(std::int64_t row, const double* shift, S* to) const {
+  void read_exactly(std::int64_t row, const double* shift, S* to) const {
     const S* from = rows + row * depth;
     const double* mean = centre.data();
     if (shift == nullptr)
@@ -32,10 +33,33 @@ struct Points {
     else
       for (std::int64_t d = 0; d < depth; ++d)
         to[d] = static_cast<S>((static_cast<double>(from[d]) - mean[d]) * power - shift[d]);
+  }
+
+  void read(std::int64_t row, const double* shift, S* to) const {
+    read_exactly(row, shift, to);
     if (!rounded) return;
     for (std::int64_t d = 0; d < depth; ++d) to[d] = static_cast<S>(rounded_to_bfloat16(static_cast<float>(to[d])));
   }
 };
+
+// A tile and its transpose of 288 rows fill most of a second-level cache. Fewer, so that there are close to 32 panels,
+// and a round of the sweep has a pair for each of 16 threads; the number of threads itself must not change a bit.
+inline std::int64_t rows_of_panel(std::int64_t rows) {
+  const std::int64_t step = 48, panels = 32;
+  return std::clamp<std::int64_t>((rows + panels * step - 1) / (panels * step) * step, step, 288);
+}
+
+// In bandwidths: the longest row for which points are relative to the common mean, and the most over which a pair of
+// panels with centres of their own may extend before it is evaluated from differences.
+template <typename S>
+constexpr double longest_about_mean() {
+  return std::is_same_v<S, double> ? 1e4 : 4;
+}
+
+template <typename S>
+constexpr double widest_pair() {
+  return std::is_same_v<S, double> ? 1e4 : 16;
+}
 
 template <typename Body>
 void for_each(std::int64_t count, Body body) {
@@ -100,6 +124,24 @@ void pack_factors(PackedRows<S>& packed, const Points<S>& points, std::int64_t p
   });
 }
 
+// The caller's rows, scaled alone, so that differences of close ones are exact.
+template <typename S>
+void pack_plain(PackedRows<S>& packed, const Points<S>& points, const BayesKernel<S>& kernel) {
+  const std::int64_t block = kernel.block, step = packed.padded_depth * block;
+  S* plain = packed.plain_points.at_least(packed.padded * packed.padded_depth);
+  packed.plain = plain;
+  for_each(packed.padded / block, [&](std::int64_t b) {
+    S* to = plain + b * step;
+    std::fill_n(to, step, S(0));
+    for (std::int64_t d = 0; d < packed.depth; ++d)
+      for (std::int64_t lane = 0; lane < block; ++lane) {
+        const std::int64_t row = packed.source[b * block + lane];
+        if (row >= 0)
+          to[d * block + lane] = static_cast<S>(static_cast<double>(points.rows[row * packed.depth + d]) * points.power);
+      }
+  });
+}
+
 // ‖row − centre‖², in eight sums that vectors can hold.
 template <typename S>
 double squared_distance(const S* row, const double* centre, std::int64_t depth) {
@@ -127,14 +169,14 @@ void measure(PackedRows<S>& packed, const Points<S>& points, std::int64_t panel_
     double* centre = packed.centre.data() + panel * depth;
     std::vector<S> z(depth);
     for (std::int64_t row = 0; row < rows; ++row) {
-      points.read(source[row], nullptr, z.data());
+      points.read_exactly(source[row], nullptr, z.data());
       for (std::int64_t d = 0; d < depth; ++d) centre[d] += static_cast<double>(z[d]);
       packed.largest_square[panel] =
           std::max(packed.largest_square[panel], squared_distance(z.data(), origin.data(), depth));
     }
     for (std::int64_t d = 0; d < depth; ++d) centre[d] /= static_cast<double>(std::max<std::int64_t>(rows, 1));
     for (std::int64_t row = 0; row < rows; ++row) {
-      points.read(source[row], nullptr, z.data());
+      points.read_exactly(source[row], nullptr, z.data());
       const double distance = std::sqrt(squared_distance(z.data(), centre, depth));
       packed.radius[panel] = std::max(packed.radius[panel], distance);
     }
@@ -168,17 +210,17 @@ bool within(const S* a, const double* b, std::int64_t depth, double distance) {
   return square <= distance * distance;
 }
 
-// A group for every row, such that rows of a group lie within `radius` of its first one; -1 for rows that are alone,
-// out of `reach` of every group. Past 256 groups no new ones are made, and what is left over is -1 too.
+// A group for every row, such that rows of a group lie within `radius` of its first one; -1 for rows of groups of fewer
+// than `fewest`, and for what is left over once there are 256 groups.
 template <typename S>
-std::vector<std::int64_t> group_rows(const Points<S>& points, double radius, double reach) {
+std::vector<std::int64_t> group_rows(const Points<S>& points, double radius, std::int64_t fewest) {
   constexpr std::size_t most_groups = 256;
   const std::int64_t depth = points.depth;
   std::vector<std::vector<double>> leaders;
   std::vector<std::int64_t> group(points.count, -1), members;
   std::vector<S> z(depth);
   for (std::int64_t row = 0; row < points.count; ++row) {
-    points.read(row, nullptr, z.data());
+    points.read_exactly(row, nullptr, z.data());
     for (std::size_t leader = 0; leader < leaders.size() && group[row] < 0; ++leader)
       if (within(z.data(), leaders[leader].data(), depth, radius))
         group[row] = static_cast<std::int64_t>(leader);
@@ -189,14 +231,8 @@ std::vector<std::int64_t> group_rows(const Points<S>& points, double radius, dou
     }
     if (group[row] >= 0) ++members[group[row]];
   }
-  std::vector<char> alone(leaders.size());
-  for (std::size_t a = 0; a < leaders.size(); ++a) {
-    alone[a] = members[a] == 1;
-    for (std::size_t b = 0; alone[a] && b < leaders.size(); ++b)
-      alone[a] = a == b || !within(leaders[a].data(), leaders[b].data(), depth, reach);
-  }
   for (std::int64_t& each : group)
-    if (each >= 0 && alone[each]) each = -1;
+    if (each >= 0 && members[each] < fewest) each = -1;
   return group;
 }
 

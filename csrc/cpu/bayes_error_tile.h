@@ -16,21 +16,34 @@ struct Tile {
   const S *row_bias, *column_bias;  // [rows]: of the exponents
   S* offset;                        // [padded depth], where `apart`: the queries' centre less the references'
   double* sums;                     // [rows]
+  bool wide;                        // whether the tile is formed from differences, (B11)
   bool apart;                       // whether `offset` is other than 0
 
   Tile(const BayesCall<S>& call, std::int64_t i, std::int64_t j)
       : rows(call.panel_blocks * block<A>), blocks(call.panel_blocks), row_bias(call.queries->bias.data() + i * rows),
-        column_bias(call.references->bias.data() + j * rows), apart(call.local && !(call.shared() && i == j)) {
+        column_bias(call.references->bias.data() + j * rows), wide(call.wide(i, j)),
+        apart(call.local && !wide && !(call.shared() && i == j)) {
     thread_local Scratch<S> scratch;
     thread_local Scratch<double> sums_scratch;
     at = scratch.at_least(2 * rows * rows + 2 * rows + call.queries->padded_depth);
     transposed = at + rows * rows;
     offset = transposed + rows * rows;
     sums = sums_scratch.at_least(rows);
+    if (wide) clear_bias();
     if (apart) measure_offset(call, i, j);
   }
 
   void measure_offset(const BayesCall<S>& call, std::int64_t i, std::int64_t j);
+
+  // Differences are the whole exponent; padding keeps its own.
+  void clear_bias() {
+    S *of_rows = offset, *of_columns = of_rows + rows;
+    const auto of_padding = [](S bias) { return bias > S(-1e29) ? S(0) : bias; };
+    std::transform(row_bias, row_bias + rows, of_rows, of_padding);
+    std::transform(column_bias, column_bias + rows, of_columns, of_padding);
+    row_bias = of_rows;
+    column_bias = of_columns;
+  }
 };
 
 // bias + weight · (points · offset) for every row of a panel.

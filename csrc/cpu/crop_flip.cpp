@@ -100,6 +100,7 @@ void crop_flip_into(Tensor out, const Tensor& images, const Tensor& offsets, con
   check_one_device(op, {{"images", &images}, {"out", &out}});
   check_separate(op, "out", out, "images", images);
   check_separate(op, "out", out, "offsets", offsets);
+  check_separate(op, "out", out, "flips", flips);
   if (index) check_separate(op, "out", out, "index", *index);
   compute(out, images, offsets, flips, padding, index, dtype);
 }

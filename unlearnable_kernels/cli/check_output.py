@@ -11,6 +11,7 @@ from unlearnable_kernels.cli.protect_options import OnError
 from unlearnable_kernels.errors import UserError, shown
 
 if TYPE_CHECKING:
+    from unlearnable_kernels.progress import Notify
     from unlearnable_kernels.protect.check import CheckReport
     from unlearnable_kernels.protect.keys import Secret
     from unlearnable_kernels.protect.pipeline.plan import Options
@@ -23,9 +24,9 @@ def look(
     on_error: OnError,
     json: bool,
     secret: "Secret | None" = None,
-    publishing: Callable[[], None] = lambda: None,
+    publishing: "Callable[[Notify], None]" = lambda notify: None,
 ) -> None:
-    """Print what ``check_dataset`` finds and, where that would go through, what ``publishing`` raises."""
+    """Print what ``check_dataset`` finds and, where that goes through, what ``publishing`` says or raises."""
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.check import Problem, check_dataset
     from unlearnable_kernels.protect.keys import Key
@@ -33,9 +34,14 @@ def look(
     how = "skip" if on_error is OnError.skip else "raise"
     with progress() as report:
         found = check_dataset(src, options, secret or Key.generate(), labels=labels, progress=report)
+
+    def note(message: str) -> None:
+        if message not in found.notes:
+            found.notes.append(message)
+
     if not found.stops(how):
         try:
-            publishing()
+            publishing(note)
         except UserError as error:
             found.problems.append(Problem("", str(error), "", skippable=False))
     stops = found.stops(how)
@@ -52,6 +58,8 @@ def print_check(found: "CheckReport") -> None:
     for each in found.problems:
         name = f"{shown(each.file)}: " if each.file else ""
         print(f"{name}{shown(each.reason)}" + (f"; {each.remedy}" if each.remedy else ""))
+    for note in found.notes:
+        print(shown(note))
     if found.images:
         counts = found.classes.values()
         (w, h), (width, height) = found.smallest or (0, 0), found.largest or (0, 0)

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,7 @@ def protect(
     """
     from unlearnable_kernels.data.named import find
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.protect.extend import extend_dataset
+    from unlearnable_kernels.protect.extend import check_extending, extend_dataset, options_of
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
     from unlearnable_kernels.protect.run import check_places, check_publishing, protect_dataset
@@ -121,8 +122,6 @@ def protect(
         raise UserError("--prune goes with --extend")
     if extend and earlier:
         raise UserError("--extend goes by DST's own manifest: give no --earlier")
-    if extend and dry_run:
-        raise UserError("--dry-run looks at a new set: with --extend, look at SRC with `unlearnable check`")
     if extend and (executor, address) != ("local", None):
         raise UserError("--extend works on this machine alone: leave out --executor and --address")
     same: dict[str, Any] = {
@@ -133,10 +132,14 @@ def protect(
     }
     if dry_run:
         check_places(find(src), dst)
-        known = (key_file, seed_compat) != (None, None)
+        known = extend or (key_file, seed_compat) != (None, None)
         secret = secret_from(key_file, seed_compat, insecure_key_permissions) if known else None
-        same |= {"earlier": earlier or ()}
         options = Options(chosen, **how)
+        if extend and secret is not None:
+            options = options_of(dst, secret)
+            publishing = partial(check_extending, src, dst, secret=secret, prune=prune)
+        else:
+            publishing = partial(check_publishing, src, dst, options, secret, earlier=earlier or ())
         look(
             src,
             options,
@@ -144,7 +147,7 @@ def protect(
             on_error,
             json,
             secret,
-            lambda: check_publishing(src, dst, options, secret, **same),
+            lambda notify: publishing(**same | {"notify": notify}),
         )
         return
     with progress() as report:
@@ -184,7 +187,9 @@ def check(
     src: Annotated[Path, typer.Argument(help="As for `unlearnable protect`.")],
     method: MethodOption = "classwise-conv",
     intensity: Intensity = None,
+    fraction: Fraction = 1.0,
     format: Format = None,
+    shard_size: ShardSize = None,
     labels: Labels = None,
     resize: Resize = None,
     on_error: OnErrorOption = OnError.stop,
@@ -196,14 +201,15 @@ def check(
     """Look at all of SRC before it is protected: every problem at once, and what to expect.
 
     Size, time, PSNR and SSIM are estimated by protecting a few dozen pictures in memory under a key that is
-    thrown away. Exit status 2 if `protect` would stop.
+    thrown away; `protect --dry-run` takes yours. Exit status 2 if `protect` would stop.
 
     Example: unlearnable check photos
     """
     from unlearnable_kernels.protect.methods.method import METHODS
     from unlearnable_kernels.protect.pipeline.plan import Options
 
-    options = Options(METHODS.create(method_text(method, intensity)), 1.0, format, resize, dataset_name)
+    chosen = METHODS.create(method_text(method, intensity))
+    options = Options(chosen, fraction, format_text(format, shard_size), resize, dataset_name)
     look(src, options, labels, on_error, json)
 
 
@@ -270,6 +276,7 @@ def preview(
     ] = None,
     resize: Resize = None,
     dataset_name: DatasetName = None,
+    labels: Labels = None,
     classes: Annotated[int, typer.Option(help="Show this many classes, the first ones.")] = 10,
     on_error: OnErrorOption = OnError.stop,
     config: Config = None,
@@ -292,7 +299,7 @@ def preview(
             raise UserError(
                 "with --protected, the copy's manifest says how it was made: give no key and no option of it"
             )
-        print(shown(f"wrote {write_comparison(src, protected, out, classes=classes)}"))
+        print(shown(f"wrote {write_comparison(src, protected, out, labels=labels, classes=classes)}"))
         return
     name = method or "classwise-conv"
     every = INTENSITY_NAMES if intensity == "all" else (intensity,)
@@ -300,9 +307,10 @@ def preview(
         src,
         out,
         secret_from(key_file, seed_compat, insecure_key_permissions),
-        method=[METHODS.create(method_text(name, each)) for each in every],
+        method={each or "": METHODS.create(method_text(name, each)) for each in every},
         resize=resize,
         dataset_name=dataset_name,
+        labels=labels,
         classes=classes,
         on_error="skip" if on_error is OnError.skip else "raise",
     )

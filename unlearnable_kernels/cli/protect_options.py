@@ -150,7 +150,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="As `unlearnable check`, with DST and --earlier: write nothing.",
+        help="As `unlearnable check`, with DST, --earlier and --extend: write nothing.",
         rich_help_panel=RUNNING,
     ),
 ]

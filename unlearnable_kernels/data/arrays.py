@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearnable_kernels.data.checked import open_checked
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, without_tables
 from unlearnable_kernels.data.remote import url_of
-from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
+from unlearnable_kernels.data.source import Sample, Source, load_image
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress, no_progress
@@ -108,7 +109,8 @@ def load_arrays(
         The images in the order of the dataset.
 
     Raises:
-        UserError: The dataset cannot be read, has no images, or has several sizes without ``image_size``.
+        UserError: The dataset cannot be read, has no images, differs from its manifest, or has several sizes
+            without ``image_size``.
     """
     source, samples = open_split(path, split, limit_per_class)
     return load_samples(source, samples, path, split, image_size, progress=progress)
@@ -118,9 +120,9 @@ def open_split(path: Path, split: str, limit_per_class: int | None) -> tuple[Sou
     """A dataset, and which of its samples are wanted, as for ``load_arrays``.
 
     Raises:
-        UserError: It cannot be read, or has no images.
+        UserError: It cannot be read, has no images, or differs from its manifest.
     """
-    source = open_source(path, split)
+    source = open_checked(path, split).source
     samples = source.samples if limit_per_class is None else first_of_each_class(source, limit_per_class)
     if not samples:
         raise UserError(f"{url_of(path)} has no images to {split} on")

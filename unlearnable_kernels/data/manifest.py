@@ -221,11 +221,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{url_of(path)}: damaged: {error}") from None
     if not isinstance(manifest, dict):
         raise UserError(f"{url_of(path)}: not a manifest, which is a JSON object")
-    for name, kind in _REQUIRED.items():
-        if not isinstance(manifest.get(name), kind):
-            raise UserError(f"{url_of(path)}: damaged: {name!r} is missing or malformed")
-    if not all(isinstance(name, str) for name in manifest["classes"]):
-        raise UserError(f"{url_of(path)}: damaged: 'classes' is missing or malformed")
+    _check_fields(path, manifest)
     if (kinds := _ENTRIES.get(manifest["schema"])) is None:
         known = " and ".join(map(str, _ENTRIES))
         raise UserError(
@@ -239,6 +235,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{url_of(path)}: damaged: schema {manifest['schema']} has no {strange[0]!r}")
     _check_listed(path, manifest)
     return Manifest(folder, manifest)
+
+
+def _check_fields(path: Path, manifest: dict[str, Any]) -> None:
+    """Raise UserError unless what every manifest has is there, and of its kind."""
+    for name, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(name), kind):
+            raise UserError(f"{url_of(path)}: damaged: {name!r} is missing or malformed")
+    if not all(isinstance(name, str) for name in manifest["classes"]):
+        raise UserError(f"{url_of(path)}: damaged: 'classes' is missing or malformed")
+    size = manifest["parameters"].get("resize")
+    if size is not None and not (type(size) is int and 1 <= size <= 65535):
+        raise UserError(f"{url_of(path)}: damaged: 'resize' is malformed")
 
 
 def _check_listed(path: Path, manifest: dict[str, Any]) -> None:

@@ -107,8 +107,8 @@ def check_store(folder: Path) -> None:
             system.info(_system(bucket)[1])
 
 
-def list_folder(folder: Path) -> tuple[list[str], list[File]]:
-    """The folders and the files in a folder, both by name; dot-files are passed over.
+def list_folder(folder: Path, hidden: bool = False) -> tuple[list[str], list[File]]:
+    """The folders and the files in a folder, both by name; dot-files among them only where ``hidden``.
 
     A link that leads nowhere is one of the files here: whoever opens it tells.
 
@@ -127,7 +127,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[File]]:
                     files.append(File(name, int(entry["size"]), _time_of(entry)))
         else:
             for path in folder.iterdir():
-                if path.name.startswith("."):
+                if path.name.startswith(".") and not hidden:
                     continue
                 if path.is_dir():
                     folders.append(path.name)
@@ -135,7 +135,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[File]]:
                     status = path.stat() if path.exists() else path.lstat()
                     files.append(File(path.name, status.st_size, status.st_mtime_ns))
     files.sort()
-    return sorted(folders), [file for file in files if not file.name.startswith(".")]
+    return sorted(folders), [file for file in files if hidden or not file.name.startswith(".")]
 
 
 def file_at(path: Path) -> File | None:

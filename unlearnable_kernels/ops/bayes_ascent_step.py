@@ -82,7 +82,8 @@ def bayes_ascent_step(
     Returns:
         The next x, of x's shape, dtype and dense layout, and the error ``[N]`` of x before the step: to
         rounding those of ``bayes_error``, its gradient and ``pgd_step``. An element (``l2``: a sample) whose
-        gradient is 0, as all are where no kernel mass is left, takes no step. Never requires grad.
+        gradient is 0, as all are where no kernel mass is left, takes no step. Never requires grad; torch.func
+        is refused where it would differentiate this.
 
     Raises:
         RuntimeError: an argument is not as said here; the message names it, its value and what is allowed.

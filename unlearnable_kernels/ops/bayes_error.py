@@ -143,6 +143,12 @@ def check_values(call: Arguments) -> None:
         check.values_finite("references", call.references)
 
 
+def check_range(check: Checks, longest: Tensor, bandwidth: Tensor | float) -> None:
+    """Refuses a bandwidth too small for the longest row, centred for rbf, whose length ``longest`` is."""
+    quotient = longest.double() / bandwidth
+    check.values(quotient, quotient < 1e12, "the longest row over bandwidth", "must be under 1e12")
+
+
 class _Rows:
     """Queries and references in float64 and in bandwidths, centred for rbf; a chunk of the kernel's rows."""
 
@@ -155,6 +161,11 @@ class _Rows:
         if self.rbf and len(self.references) > 0:
             mean = self.references.mean(0)
             self.references, self.queries = self.references - mean, self.queries - mean
+
+    def longest(self) -> Tensor:
+        """The largest length of all rows."""
+        lengths = self.queries.norm(dim=1), self.references.norm(dim=1)
+        return torch.cat([*lengths, self.queries.new_zeros(1)]).amax()
 
     def chunks(self) -> Iterator[slice]:
         """Slices of queries, so that no array exceeds ``REFERENCE_CHUNK`` elements."""
@@ -186,6 +197,7 @@ def _reference(call: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     check_values(call)
     error, mass, winner = _fake(call)
     rows = _Rows(call)
+    check_range(check, rows.longest(), 1.0)
     for chunk in rows.chunks():
         kernel = rows.kernel(chunk)
         by_class = kernel.new_zeros(len(kernel), call.num_classes).index_add_(1, call.labels, kernel)

@@ -108,7 +108,7 @@ class Checks:
         elif not good.all():
             at = (~good).nonzero()[0].tolist()
             value: Any = tensor[tuple(at)].item()
-            raise RuntimeError(f"{self.operator}: {what}{at} is {value}, but {message}")
+            raise RuntimeError(f"{self.operator}: {what}{at or ''} is {value}, but {message}")
 
     def values_within(self, name: str, tensor: Tensor, low: int, end: int, *, closed: bool = False) -> None:
         """Every value in ``[low, end)``, or in ``[low, end]`` where ``closed``."""

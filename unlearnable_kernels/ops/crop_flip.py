@@ -54,8 +54,9 @@ def crop_flip(
         index: int64 ``[B]``, each in ``[0, N)``: the stored image of every batch entry; None: all of them
             in order, B = N. A shuffled batch thus needs no gathered copy.
         dtype: float32, bfloat16, float16 or float64.
-        out: written to and returned where given: dtype, shape and layout of the result. A large result costs
-            more in fresh pages than in work, which a tensor of an earlier batch saves.
+        out: written to and returned where given: dtype, shape and layout of the result, no memory shared
+            with an input. A large result costs more in fresh pages than in work, which a tensor of an
+            earlier batch saves.
 
     Returns:
         ``[B, C, H, W]`` of ``dtype``, channels-last in memory: byte/255 rounded to float32, then to

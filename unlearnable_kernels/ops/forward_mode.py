@@ -1,8 +1,9 @@
-"""Forward-mode derivatives: computed where an operator has a formula, refused where it has none."""
+"""Derivatives but for eager reverse mode: by a formula in forward mode, or refused where there is none."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -24,7 +25,14 @@ def refuse_tangents(name: str, given: tuple) -> None:
         raise RuntimeError(f"{name}: forward-mode derivatives are not implemented; use reverse mode")
 
 
-def with_tangents(arguments: type[NamedTuple], tangent: Function, kernel: Function) -> Function:
+def refuse_transforms(name: str, given: tuple) -> None:
+    """Raise where torch.func differentiates in reverse mode: it would take what is detached for constant."""
+    recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*given)
+    if recorded and torch._C._are_functorch_transforms_active():
+        raise RuntimeError(f"{name}: torch.func's reverse mode is not implemented; detach() the inputs first")
+
+
+def with_tangents(name: str, arguments: type[NamedTuple], tangent: Function, kernel: Function) -> Function:
     """An Autograd kernel around the one that serves an operator whose inputs carry no tangent."""
 
     def forward(*given: Any, **named: Any) -> Any:
@@ -35,6 +43,9 @@ def with_tangents(arguments: type[NamedTuple], tangent: Function, kernel: Functi
         primals = call._replace(
             **{name: forward_ad.unpack_dual(getattr(call, name)).primal for name in tangents}
         )
-        return forward_ad.make_dual(kernel(*primals), tangent(primals, tangents))
+        result = kernel(*primals)
+        if not result.is_floating_point():
+            raise RuntimeError(f"{name}: a result of {result.dtype} has no forward-mode derivative")
+        return forward_ad.make_dual(result, tangent(primals, tangents))
 
     return forward

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from unlearnable_kernels.ops.checks import Checks
-from unlearnable_kernels.ops.forward_mode import refuse_tangents, with_tangents
+from unlearnable_kernels.ops.forward_mode import refuse_tangents, refuse_transforms, with_tangents
 
 LIBRARY = torch.library.Library("unlearn", "DEF")
 
@@ -128,7 +128,27 @@ def detached(name: str) -> Function:
 
     def kernel(*given: Any, **named: Any) -> Any:
         refuse_tangents(name, given)
+        refuse_transforms(name, (*given, *named.values()))
         return below_autograd(name, *given, **named)
+
+    return kernel
+
+
+def _casting(name: str, dtype: torch.dtype) -> Function:
+    """The Autocast kernel of an operator that takes floating-point inputs, float64 excepted, as ``dtype``.
+
+    Not ``torch.library.register_autocast``: under torch.compile its rule for the device that was registered
+    last serves all, and casts nothing on the others.
+    """
+
+    def cast(value: Any) -> Any:
+        casts = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+        return value.to(dtype) if casts else value
+
+    def kernel(*given: Any, **named: Any) -> Any:
+        with torch._C._DisableAutocast():
+            operator = getattr(torch.ops.unlearn, name)
+            return operator(*map(cast, given), **{field: cast(value) for field, value in named.items()})
 
     return kernel
 
@@ -225,7 +245,7 @@ def _enter_backward(
     written = schema(f"{name}_backward", arguments, returns, first, defaults=False)
     _enter(written, reference, fake)
     kernel = _differentiable(name, arguments, save_for_backward, run_backward)
-    LIBRARY.impl(name, with_tangents(arguments, tangent, kernel) if tangent else kernel, "Autograd")
+    LIBRARY.impl(name, with_tangents(name, arguments, tangent, kernel) if tangent else kernel, "Autograd")
     LIBRARY.impl(f"{name}_backward", _refuse_second(name), "Autograd")
     return reference
 
@@ -315,13 +335,14 @@ def define(
         Operator, name, function, checked_reference, checked_fake, sample_inputs, tolerance
     )
     if autocast is not None:
-        for device in ("cpu", "cuda"):
-            torch.library.register_autocast(f"unlearn::{name}", device, autocast, lib=LIBRARY)
+        for device in ("CPU", "CUDA"):
+            LIBRARY.impl(name, _casting(name, autocast), f"Autocast{device}")
     reference_into = None
     if check_out is not None:
         reference_into = _enter_into(name, arguments, check, reference, check_out)
     if isinstance(autograd, Backward):
         return declared(_enter_backward(name, arguments, check, autograd, tangent), reference_into)
     if autograd is not None:
-        LIBRARY.impl(name, with_tangents(arguments, tangent, autograd) if tangent else autograd, "Autograd")
+        kernel = with_tangents(name, arguments, tangent, autograd) if tangent else autograd
+        LIBRARY.impl(name, kernel, "Autograd")
     return declared(None, reference_into)

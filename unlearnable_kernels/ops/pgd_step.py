@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlearnable_kernels.ops.checks import Checks
-from unlearnable_kernels.ops.forward_mode import refuse_tangents
+from unlearnable_kernels.ops.forward_mode import refuse_tangents, refuse_transforms
 from unlearnable_kernels.ops.library import below_autograd, define, detached
 
 NORMS = ("linf", "l2")
@@ -82,7 +82,8 @@ def pgd_step(
 
     Returns:
         Dtype, shape and dense layout of x; computed in float32 (float64 for float64) and rounded once. It is
-        an attack's step, and the result never requires grad, whatever x does. Forward mode has its tangent.
+        an attack's step, and the result never requires grad, whatever x does; torch.func's reverse mode,
+        which would not tell that from a gradient of 0, is refused. Forward mode has its tangent.
         ``linf`` in float32 and float64 is bit-equal to the eager sequence
         ``(origin + (x + step_size * grad.sign() - origin).clamp(-eps, eps)).clamp(lower, upper)``.
 
@@ -270,6 +271,7 @@ def _in_place_without_grad(x: Tensor, *others: Any) -> None:
     recorded = torch.is_grad_enabled() and x.requires_grad
     check(not recorded, "x is written in place, but requires grad; give x.detach(), or call under no_grad()")
     refuse_tangents("pgd_step", (x, *others))
+    refuse_transforms("pgd_step", (x, *others))
     below_autograd("pgd_step_", x, *others)
     torch.autograd.graph.increment_version(x)
 

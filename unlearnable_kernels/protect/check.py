@@ -23,6 +23,7 @@ from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Workspace
+from unlearnable_kernels.protect.notices import notify_about
 from unlearnable_kernels.protect.pipeline.plan import Options, check_options, make_plan, make_writer
 
 SAMPLE = 48  # images that are protected on trial
@@ -36,6 +37,7 @@ _REMEDIES = (
     (r"not UTF-8|too long|differ only by case|where a folder", "rename it"),
     (r"symbolic link", "put the file itself there"),
     (r"outside the class folders", "move it into a class folder"),
+    (r"^not an image(;|$)|^neither a file", "move it out of the dataset"),
     (r"truncated|corrupt", "save it anew from the original, or remove it"),
     (r"cannot be written as", "give --resize, or another --format"),
     (r"one size", "give --resize"),
@@ -75,6 +77,7 @@ class CheckReport:
         psnr: Expected mean in dB; None where it cannot be told before.
         ssim: Likewise.
         sampled: How many pictures were protected on trial.
+        notes: What ``protect`` would say of the dataset before it begins.
     """
 
     problems: list[Problem]
@@ -87,6 +90,7 @@ class CheckReport:
     psnr: float | None = None
     ssim: float | None = None
     sampled: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def stops(self, on_error: str) -> bool:
         """Whether ``protect`` would stop, with ``on_error`` "raise" or "skip"."""
@@ -127,6 +131,8 @@ def check_dataset(
         Problem(name, reason, _remedy(reason), skippable=not re.search(ALWAYS, reason))
         for name, reason in source.skipped
     ]
+    notes: list[str] = []
+    notify_about(source, notes.append)
     sizes, bad = _decode_all(source, make_writer(options, source), options.resize, progress)
     expected: dict[str, Any] = {}
     stop: list[Problem] = []
@@ -141,7 +147,7 @@ def check_dataset(
     named = {problem.file for problem in problems}
     kept = [sample for sample in source.samples if sample.name not in named]
     if not kept:
-        return CheckReport(problems + stop)
+        return CheckReport(problems + stop, notes=notes)
     counted = Counter(source.classes[sample.label] for sample in kept)
     by_pixels = sorted((sizes[sample.name] for sample in kept), key=lambda size: size[0] * size[1])
     found: dict[str, Any] = {
@@ -150,7 +156,7 @@ def check_dataset(
         "smallest": by_pixels[0],
         "largest": by_pixels[-1],
     }
-    return CheckReport(problems + stop, **found, **expected)
+    return CheckReport(problems + stop, notes=notes, **found, **expected)
 
 
 def _remedy(reason: str) -> str:

@@ -18,6 +18,7 @@ from unlearnable_kernels.files import replacing, resumable, write_file, writing
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, sign
 from unlearnable_kernels.protect.methods.method import METHODS, Perturbation
+from unlearnable_kernels.protect.notices import telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering
 from unlearnable_kernels.protect.pipeline.executors.local import execute
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
@@ -27,7 +28,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
 from unlearnable_kernels.protect.pipeline.probe import fingerprint
 from unlearnable_kernels.protect.pipeline.records import intact
 from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, staging_folder
-from unlearnable_kernels.protect.run import check_places, telling_how_to_resume
+from unlearnable_kernels.protect.run import check_places
 from unlearnable_kernels.protect.verify import verify_dataset
 
 KNOWN = "estimates, not the originals: what is known of how near they are is in docs/quality.md"

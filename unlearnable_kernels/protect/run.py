@@ -1,8 +1,7 @@
 """Protecting a dataset: source in, protected dataset and manifest out, whole or not at all."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.manifest import INCIDENTAL, MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.named import find, resolve
-from unlearnable_kernels.data.quality import quality_text
 from unlearnable_kernels.data.remote import check_store, is_remote, list_folder, url_of
 from unlearnable_kernels.data.shards import ShardWriter
 from unlearnable_kernels.data.source import Source
@@ -20,6 +18,7 @@ from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
+from unlearnable_kernels.protect.notices import notify_about, notify_result, telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job
@@ -35,9 +34,6 @@ from unlearnable_kernels.protect.pipeline.uploads import is_finished_there, refu
 from unlearnable_kernels.protect.verify import verify_dataset
 
 ON_ERROR = ("raise", "skip")
-
-_LITTLE = 0.5  # of a budget, used on average
-_NAMED = 10  # skipped pictures
 
 
 def protect_dataset(
@@ -173,18 +169,28 @@ def check_exposure(plan: Plan, earlier: Sequence[Path], accepted: bool, notify: 
     found: dict[str, None] = {}
     for path in earlier:
         manifest = read_manifest(path.parent if path.name == MANIFEST_NAME else path)
-        try:
-            found |= dict.fromkeys(exposed(plan, manifest))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{url_of(path)}: its manifest is damaged: {error}") from None
+        found |= dict.fromkeys(_exposed(plan, manifest, path))
     if names := list(found):
         told = (
-            f"{len(names)} pictures, such as {shown(names[0])}, were published in another way before: with "
-            "both copies, what was done to them, and to others of their class, can be estimated and undone"
+            f"{_such_as(names)} were published in another way before: with both copies, what was done to "
+            "them, and to others of their class, can be estimated and undone"
         )
         if not accepted:
             raise UserError(f"{told}; add to that set with --extend, or give --accept-exposure")
         notify(f"warning: {told}")
+
+
+def _exposed(plan: Plan, manifest: Manifest, path: Path) -> list[str]:
+    try:
+        return exposed(plan, manifest)
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise UserError(f"{url_of(path)}: its manifest is damaged: {error}") from None
+
+
+def _such_as(names: list[str]) -> str:
+    return f"{len(names)} pictures, such as {shown(names[0])},"
 
 
 def check_publishing(
@@ -216,42 +222,6 @@ def check_publishing(
     check_exposure(ready.plan, earlier, accept_exposure, notify)
     if _is_complete(ready):
         notify(f"{url_of(dst)} is complete already")
-
-
-@contextmanager
-def telling_how_to_resume(notify: Notify) -> Iterator[None]:
-    """Say so where Ctrl-C or SIGTERM ends the block."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        notify("interrupted; run the same command again to resume")
-        raise
-
-
-def notify_about(source: Source, notify: Notify) -> None:
-    """Say what a user should know of a dataset before it is protected."""
-    for note in source.notes:
-        notify(note)
-    if source.left_out and not any(note.startswith("left out:") for note in source.notes):
-        notify(f"left out: {', '.join(source.left_out)}")
-
-
-def notify_result(manifest: Manifest, total: int, notify: Notify) -> None:
-    protected = sum(entry.protected for entry in manifest.entries())
-    used = manifest.get("budget_used")
-    share = f", using {used['mean']:.0%} of the budget (at most {used['largest']:.0%})" if used else ""
-    looks = quality_text(manifest.get("picture_quality"))
-    notify(f"protected {protected} of {total} images{share}" + (f"; {looks}" if looks else ""))
-    if used and used["mean"] < _LITTLE:
-        notify("warning: less than half of the budget was used on average: give more steps")
-    notify_skipped(manifest, notify)
-
-
-def notify_skipped(manifest: Manifest, notify: Notify) -> None:
-    """Name the images that were passed over, if any; the manifest says why."""
-    if names := [shown(name) for name, _ in manifest["skipped"]]:
-        told = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
-        notify(f"skipped {len(names)} images or files, listed with reasons in the manifest: {told}")
 
 
 def check_on_error(on_error: str) -> None:
@@ -322,9 +292,11 @@ def _read_same(dst: Path, plan: Plan) -> Manifest:
     before = {name: manifest.get(name) for name in plan.header if name not in INCIDENTAL}
     now = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     if changed := differences(before, now):
+        names = _exposed(plan, manifest, dst)
+        exposes = f"; from both, what was done to {_such_as(names)} could be estimated" if names else ""
         raise UserError(
-            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}; add new pictures with "
-            "--extend, or choose another name, and give this one with --earlier if it was published"
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{exposes}; add new pictures "
+            "with --extend, or choose another name, and give this one with --earlier if it was published"
         )
     return manifest
 
@@ -344,6 +316,6 @@ def _has_something(dst: Path) -> bool:
     if not is_remote(dst):
         return dst.exists() and (not dst.is_dir() or any(dst.iterdir()))
     try:
-        return any(list_folder(dst))
+        return any(list_folder(dst, hidden=True))
     except UserError:  # there is no such folder
         return False

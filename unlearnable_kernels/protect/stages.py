@@ -12,6 +12,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret, is_signed_by
+from unlearnable_kernels.protect.notices import notify_result, telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
@@ -21,7 +22,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import load_plan
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 from unlearnable_kernels.protect.pipeline.staging import Staging, destination, staging_folder
 from unlearnable_kernels.protect.pipeline.uploads import is_finished_there, refuse_taken
-from unlearnable_kernels.protect.run import check_exposure, notify_result, prepare, telling_how_to_resume
+from unlearnable_kernels.protect.run import check_exposure, prepare
 
 _NAMED = 5  # missing chunks that a message names
 

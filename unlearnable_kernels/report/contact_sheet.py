@@ -1,6 +1,7 @@
 """A contact sheet: what protection does to one image of each class, beforehand or afterwards."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unlearnable_kernels.data.formats import WRITERS
+from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, read_manifest
 from unlearnable_kernels.data.quality import mean_quality
@@ -40,9 +42,10 @@ def write_preview(
     out_png: Path,
     secret: Secret,
     *,
-    method: str | Method | list[Method] = "classwise-conv",
+    method: str | Method | Mapping[str, Method] = "classwise-conv",
     resize: int | None = None,
     dataset_name: str | None = None,
+    labels: Path | None = None,
     classes: int = 10,
     on_error: str = "raise",
     **method_settings: Any,
@@ -59,9 +62,11 @@ def write_preview(
         out_png: Where to write the sheet.
         secret: Key or seed of the perturbation.
         method: A name in ``METHODS``, or a method with its settings; one that perturbs images one by one.
-            Of several, each has a column of protected images, and there are none of differences.
+            Of several, by what they are called, each has a column of protected images, and there are none of
+            differences.
         resize: As in ``protect_dataset``.
         dataset_name: As in ``protect_dataset``.
+        labels: As in ``protect_dataset``.
         classes: At most so many rows, from 1 to ``MAX_CLASSES``.
         on_error: "raise", or "skip" to take the next image of a class in place of one that cannot be read.
         **method_settings: Fields of the method's class, as in ``protect_dataset``.
@@ -73,27 +78,25 @@ def write_preview(
         UserError: Bad arguments, a source without images, or an ``out_png`` that lies within ``src`` or
             exists and is not a PNG file.
     """
-    several = [
-        make_method(each, method_settings) for each in (method if isinstance(method, list) else [method])
-    ]
-    for chosen in several:
+    several = method if isinstance(method, Mapping) else {"": make_method(method, method_settings)}
+    for chosen in several.values():
         if not chosen.per_image:
             raise UserError(
                 f"{chosen.name} optimises all images together: protect them, and preview with --protected"
             )
         check_options(Options(chosen, resize=resize, dataset_name=dataset_name))
     _check_arguments(classes, out_png, {"source": src})
-    source = open_source(Path(src), "train", on_error)
+    source = open_training_images(Path(src), labels, on_error)
     rows = _first_images(source, classes, resize, on_error)
     names = [source.classes[sample.label] for sample, _ in rows]
     clean = [image for _, image in rows]
     protected, headings = [], []
-    for chosen in several:
+    for called, chosen in several.items():
         options = Options(chosen, resize=resize, dataset_name=dataset_name)
         task = make_task(source, secret, options, make_writer(options, source), clean[0])
         images, heading = _protected_now(task, chosen, rows, on_error)
         protected.append(images)
-        headings.append(heading)
+        headings.append(f"{called}: {heading}" if called else heading)
     if len(several) == 1:
         triples = list(zip(names, clean, protected[0], strict=True))
         return _write_sheet(contact_sheet(triples, f"{task.name}: {headings[0]}"), out_png)
@@ -118,7 +121,9 @@ def _protected_now(
     return images, method.heading(parameters)
 
 
-def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) -> Path:
+def write_comparison(
+    src: Path, dst: Path, out_png: Path, *, labels: Path | None = None, classes: int = 10
+) -> Path:
     """Write the same sheet from ``dst``, which ``protect_dataset`` made from ``src`` by whatever method.
 
     The image is the first of each class that is protected.
@@ -127,6 +132,7 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
         src: The source.
         dst: Its protected copy.
         out_png: Where to write the sheet.
+        labels: The list of classes that ``protect_dataset`` was given, if it was.
         classes: At most so many rows, from 1 to ``MAX_CLASSES``.
 
     Returns:
@@ -145,9 +151,13 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
             raise UserError(f"{url_of(dst)}: {known}; a plug-in may be missing")
     try:
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
-        pairs = _protected_pairs(Path(src), Path(dst), manifest, classes)
+        # What was skipped then is not looked at now.
+        source = open_training_images(Path(src), labels, "skip" if manifest["skipped"] else "raise")
+        pairs = _protected_pairs(source, Path(dst), manifest, classes)
         triples = [(manifest["classes"][label], *pair) for label, pair in pairs]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"{url_of(dst)}: its manifest is damaged: {error}") from None
     if not pairs:
         raise UserError(f"{url_of(dst)}: none of the images of the first {classes} classes is protected")
@@ -155,13 +165,11 @@ def write_comparison(src: Path, dst: Path, out_png: Path, *, classes: int = 10) 
 
 
 def _protected_pairs(
-    src: Path, dst: Path, manifest: Manifest, classes: int
+    source: Source, dst: Path, manifest: Manifest, classes: int
 ) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
     """(label, (clean, protected)) of the first protected image of each of the first classes that have one."""
-    # What was skipped then is not looked at now.
-    source = open_source(src, "train", "skip" if manifest["skipped"] else "raise")
     if manifest["source_listing_sha256"] != listing_digest(source):
-        raise UserError(f"{url_of(dst)} was not made from the files that are in {url_of(src)} now")
+        raise UserError(f"{url_of(dst)} was not made from the files that are in {url_of(source.root)} now")
     flags = {name: entry.protected for name, entry in manifest.samples()}
     parameters = manifest["parameters"]
     settings = [name for name in WRITERS.settings(parameters["format"]) if name in parameters]

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearnable_kernels.data.checked import open_checked
 from unlearnable_kernels.data.named import resolve
-from unlearnable_kernels.data.source import load_image, open_source
+from unlearnable_kernels.data.source import load_image
 from unlearnable_kernels.environment import usable_cores, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress, no_progress
@@ -84,7 +85,7 @@ def edge_features(path: Path, progress: Progress = no_progress) -> tuple[list[st
     Raises:
         UserError: The dataset cannot be read or has no images.
     """
-    source = open_source(path, "train")
+    source = open_checked(path, "train").source
     if not source.samples:
         raise UserError(f"{path} has no images")
     features = np.empty((len(source.samples), 12))

@@ -19,5 +19,6 @@ def bayes_ascent_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
         return results
     contract.check_values(call)
     with torch.cuda.device(call.x.device) if call.x.is_cuda else nullcontext():
-        error, grad = bayes_error.error_and_gradient(call.rows, call.labels, call.num_classes, call.bandwidth)
+        posterior = call.rows, call.labels, call.num_classes, call.bandwidth
+        error, grad = bayes_error.error_and_gradient(*posterior, contract.check)
         return pgd_step.pgd_step(*call.step_along(grad)), error

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlearnable_kernels.ops import bayes_error as contract
+from unlearnable_kernels.ops.checks import Checks
 from unlearnable_kernels.triton_kernels import bayes_error_kernels as kernels
 from unlearnable_kernels.triton_kernels import bayes_error_products as products
 from unlearnable_kernels.triton_kernels.bayes_error_parts import PARTS, Parts, split
@@ -28,6 +29,7 @@ BLOCK_D, WARPS = 64, 8  # the latter for a whole TILE
 TWO_OF_A_TILE = 128  # registers a thread, with which a multiprocessor holds two tiles
 STAGES, STAGES_OF_PRODUCTS = 3, 5  # the latter's loads wait for one another
 LOG2_E = 1.4426950408889634
+MOST_FLOAT = torch.finfo(torch.float32).max
 UNDERFLOW = 104.0  # exp(-104) rounds to 0 in float32
 LONGEST = 8.0  # bandwidths from the mean: further out squares of distances err by over 1e-5
 
@@ -60,7 +62,7 @@ class Rows:
 
 def _prepared(
     x: Tensor,
-    mean: Tensor,
+    centre: Tensor,
     scale: Tensor,
     order: Tensor,
     labels: Tensor,
@@ -68,14 +70,13 @@ def _prepared(
     parts: Parts,
     tile: int,
 ) -> Rows:
-    """Rows ``[count, features]`` centred, scaled, sorted, padded and split."""
+    """Rows ``[count, features]`` scaled, centred (``centre`` is scaled too), sorted, padded and split."""
     count, features = x.shape
     rows = (count + tile - 1) // tile * tile
     width = (features + BLOCK_D - 1) // BLOCK_D * BLOCK_D
     raw, scaled = x.new_zeros(2, rows, width)
-    sorted_rows = x[order]
-    torch.mul(sorted_rows, scale, out=raw[:count, :features])
-    torch.sub(sorted_rows, mean, out=scaled[:count, :features]).mul_(scale)
+    torch.mul(x[order], scale, out=raw[:count, :features])
+    torch.sub(raw[:count, :features], centre, out=scaled[:count, :features])
     points = split(scaled, parts.distance, parts.dtype)
     if parts.dtype == torch.bfloat16:
         scaled = points[0].float()
@@ -149,38 +150,45 @@ def _wide(rows: Rows, longest: Tensor) -> Tensor:
 
 
 def _furthest(rows: Tensor, mean: Tensor) -> Tensor:
-    """The largest |rows − mean|, in one pass."""
-    least, most = torch.aminmax(rows, dim=0)
-    return torch.maximum(most - mean, mean - least).amax()
+    """The largest |rows − mean|, in one pass; more where rows on its scale would leave float32's range."""
+    least, most = (t.double() for t in torch.aminmax(rows, dim=0))
+    size = torch.maximum(most, -least)
+    return torch.maximum(torch.maximum(most - mean, mean - least), 1e-30 * size).amax()
 
 
-def _problem(call: contract.Arguments) -> Problem:
-    """What the kernels need of a call, on its device."""
+def _problem(call: contract.Arguments, check: Checks = contract.check) -> Problem:
+    """What the kernels need of a call, on its device; refuses a bandwidth too small for its rows."""
     features, pool = call.features, call.pool
     rbf, parts = call.similarity == "rbf", PARTS[call.precision]
-    mean = pool.mean(0) if rbf else pool.new_zeros(pool.shape[1])
+    # In float64: sums and differences of the largest float32 overflow.
+    mean = pool.mean(0, dtype=torch.float64) if rbf else pool.new_zeros(pool.shape[1], dtype=torch.float64)
     largest = _furthest(pool, mean)
     if call.references is not None:
         largest = torch.maximum(largest, _furthest(features, mean))
-    scale = torch.exp2(13 - torch.log2(largest.clamp(1e-30, 1e30)).ceil())
+    scale = torch.exp2(13 - torch.log2(largest.clamp(min=1e-33)).ceil())
+    centre = (mean * scale).float()
     tile = TILE if max(len(features), len(pool)) > SMALL else TILE // 2
     names = torch.arange(len(pool), device=pool.device)
-    y = _prepared(pool, mean, scale, torch.argsort(call.labels, stable=True), call.labels, names, parts, tile)
-    x = y
+    order = torch.argsort(call.labels, stable=True)
+    y = x = _prepared(pool, centre, scale, order, call.labels, names, parts, tile)
     if call.references is not None:
         rows = torch.arange(len(features), device=pool.device)
         own = rows + call.first_row if call.first_row >= 0 else torch.full_like(rows, -1)
-        x = _prepared(features, mean, scale, rows, torch.zeros_like(rows), own, parts, tile)
-    unit = (call.bandwidth * scale.double()).square()
-    coefficient = (LOG2_E / unit * (-0.5 if rbf else 1.0)).float().view(1)
+        x = _prepared(features, centre, scale, rows, torch.zeros_like(rows), own, parts, tile)
+    bandwidth = call.bandwidth * scale
+    contract.check_range(check, torch.maximum(x.norms.amax(), y.norms.amax()).sqrt(), bandwidth)
+    unit = bandwidth.square()
+    # Equal rows have every bandwidth, and may have one whose square is 0.
+    coefficient = (LOG2_E / unit * (-0.5 if rbf else 1.0)).clamp(-MOST_FLOAT, MOST_FLOAT).float().view(1)
+    unscale = (scale / unit).clamp(max=MOST_FLOAT).float()
     if rbf:
-        bandwidth = (call.bandwidth * scale.double()).float()
-        active = _active(x, y, (2 * UNDERFLOW) ** 0.5 * bandwidth)
-        active += active * (_wide(x, LONGEST * bandwidth)[:, None] | _wide(y, LONGEST * bandwidth))
+        wide = LONGEST * bandwidth.float()
+        active = _active(x, y, (2 * UNDERFLOW) ** 0.5 * bandwidth.float())
+        active += active * (_wide(x, wide)[:, None] | _wide(y, wide))
     else:
         active = torch.ones(x.tiles, y.tiles, dtype=torch.uint8, device=pool.device)
     active = active.triu() if x is y else active  # a pair of tiles of one set is formed once
-    return Problem(x, y, rbf, parts, coefficient, (scale / unit).float(), active)
+    return Problem(x, y, rbf, parts, coefficient, unscale, active)
 
 
 def _masses(problem: Problem, num_classes: int) -> Tensor:
@@ -328,11 +336,14 @@ def bayes_error_backward(
 
 
 def error_and_gradient(
-    features: Tensor, labels: Tensor, num_classes: int, bandwidth: float
+    features: Tensor, labels: Tensor, num_classes: int, bandwidth: float, check: Checks
 ) -> tuple[Tensor, Tensor]:
-    """The float32 rows' leave-one-out errors (rbf, ieee) and their sum's gradient; arguments unchecked."""
+    """The float32 rows' leave-one-out errors (rbf, ieee) and their sum's gradient.
+
+    Only the range of the bandwidth is checked, in the name of the operator ``check`` is of.
+    """
     with torch.cuda.device_of(features):
-        problem = _problem(contract.Arguments(features, labels, num_classes, bandwidth))
+        problem = _problem(contract.Arguments(features, labels, num_classes, bandwidth), check)
         error, mass, winner = _statistics(problem, features, num_classes)
         of_x = Statistics.of(problem.x, torch.ones_like(error), mass, winner)
         return error, _unsorted(_gradients(problem, of_x)[0], problem.x, features, problem.unscale)

@@ -88,7 +88,8 @@ def crop_flip_into(out: Tensor, *arguments: Any) -> None:
     call = contract.Arguments(*arguments)
     contract.check_arguments(call)
     contract.check_out(call, out)
-    contract.check.separate("out", out, images=call.images, offsets=call.offsets, index=call.index)
+    inputs = {name: value for name, value in call._asdict().items() if isinstance(value, Tensor)}
+    contract.check.separate("out", out, **inputs)
     _launch(call, out)
 
 

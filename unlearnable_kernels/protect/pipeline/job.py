@@ -79,7 +79,7 @@ class Job:
             with writing(staging.folder):
                 staging.clear()
         else:
-            refuse_another(head, self.plan, staging.folder)
+            refuse_another(head, self.plan, staging)
             before = read_chunks(staging.folder, staging.secret)
             self.plan = self.plan.cut_as(before)
             self._look_at_times(before, notify)
@@ -98,7 +98,7 @@ class Job:
         folder = self.staging.folder
         try:
             if (head := read_head(folder)) is not None:
-                refuse_another(head, self.plan, folder)
+                refuse_another(head, self.plan, self.staging)
         except UserError:
             with writing(folder):
                 self.staging.clear()
@@ -266,7 +266,7 @@ class Job:
             self.staging.keep_only({str(tree / name) for name in own})
 
 
-def refuse_another(head: Head, plan: Plan, folder: Path) -> None:
+def refuse_another(head: Head, plan: Plan, staging: Staging) -> None:
     """Check that an unfinished run may be gone on with.
 
     Raises:
@@ -276,9 +276,11 @@ def refuse_another(head: Head, plan: Plan, folder: Path) -> None:
     who = head.header["key"] == plan.header["key"] and head.header.get("scheme") == plan.header.get("scheme")
     same_set = head.origin == plan.origin or head.header["dataset_name"] == plan.header["dataset_name"]
     if found and not (head.asked == plan.asked and who and same_set):
+        # A command that another version gave other defaults begins another run here.
         raise UserError(
-            f"{folder} holds an unfinished run that differs in {', '.join(found)}; "
-            "run that command again to finish it, or delete the folder to start over"
+            f"{staging.folder} holds an unfinished run that differs in {', '.join(found)}; run that command "
+            f"again, or `unlearnable render {url_of(staging.dst)}` and `unlearnable finish "
+            f"{url_of(staging.dst)}`, which go by its plan, to finish it, or delete the folder to start over"
         )
 
 

@@ -52,7 +52,7 @@ def _found_there(dst: Path, own: Collection[str]) -> set[str]:
             "it with `unlearnable verify`"
         )
     try:
-        folders, files = list_folder(dst)
+        folders, files = list_folder(dst, hidden=True)
     except MissingError:
         return set()
     there = {file.name for file in files}
