@@ -146,9 +146,9 @@ class Build(BuildExtension):
 
 
 def required() -> bool:
-    compiler = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
-    default = "1" if shutil.which(compiler.split()[0]) else "0"
-    return os.environ.get("UNLEARNABLE_REQUIRE_NATIVE", default) == "1"
+    compilers = "c++", (sysconfig.get_config_var("CXX") or "c++").split()[0]
+    has_compiler = "CXX" in os.environ or any(map(shutil.which, compilers))
+    return os.environ.get("UNLEARNABLE_REQUIRE_NATIVE", "1" if has_compiler else "0") == "1"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from unlearnable_kernels import bayes_ascent_step, bayes_error
+from unlearnable_kernels.ops import bayes_ascent_step as ascent_contract
+from unlearnable_kernels.ops import bayes_error as error_contract
 
 CLASSES = 5
 
@@ -171,6 +173,42 @@ def test_the_ascent_step_on_groups_far_apart(distance, size):
     direction = gradient / gradient.norm(dim=1, keepdim=True)
     assert relative(error, exact_error) < 1e-5
     assert float(((step.double() - x) / size - direction).abs().max()) < 1e-5 + distance * 2e-7
+
+
+@pytest.mark.parametrize("bandwidth", [1e-310, 1e308])
+def test_the_ends_of_the_bandwidths(bandwidth):
+    x, labels = torch.zeros(6, 3, dtype=torch.float64), torch.arange(6) % 3
+    for similarity in ("rbf", "logistic"):
+        assert torch.allclose(
+            bayes_error(x, labels, 3, bandwidth, similarity), bayes_error(x, labels, 3, 1.0, similarity)
+        )
+    for step in (bayes_ascent_step, ascent_contract.reference):
+        assert torch.equal(step(x, labels, x, 3, bandwidth, 0.1, 0.1, "linf")[0], x)
+
+
+def test_equal_rows_in_float64_stay_where_they_are():
+    x, labels = torch.full((20, 4), 0.1, dtype=torch.float64), torch.arange(20) % 2
+    assert torch.equal(bayes_ascent_step(x, labels, x, 2, 1.0, 0.05, 0.1, "linf")[0], x)
+
+
+def test_the_reference_holds_beside_a_row_far_away():
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(33, 5, generator=generator, dtype=torch.float64), torch.arange(33) % CLASSES
+    x[0] = 1e9
+    exact_error, gradient = truth(x, labels, 1.0)
+    error, mass, winner = error_contract.reference(x, labels, CLASSES, 1.0)
+    assert relative(error, exact_error) < 1e-7
+    found = error_contract.reference_backward(torch.ones_like(error), mass, winner, x, labels, CLASSES, 1.0)[
+        0
+    ]
+    assert relative(found, gradient) < 1e-6
+
+
+def test_many_samples_are_refused_in_the_steps_own_name():
+    x = torch.randn(4097, 3)
+    x[5, 1] = torch.nan
+    with pytest.raises(RuntimeError, match=r"^bayes_ascent_step: the squared length of x\[5\] is nan"):
+        bayes_ascent_step(x, torch.arange(4097) % 2, x, 2, 1.0, 0.1, 0.1, "linf")
 
 
 def test_a_bandwidth_out_of_range_is_named():

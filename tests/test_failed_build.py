@@ -118,17 +118,15 @@ def test_where_native_modules_are_required_it_is_an_error_that_names_the_way_out
 
 @pytest.mark.parametrize(
     ("compiler", "wanted", "required"),
-    [
-        ("true", None, True),
-        ("no-such-compiler", None, False),
-        ("true", "0", False),
-        ("no-such-compiler", "1", True),
-    ],
+    [("c++", None, True), ("named", None, True), ("", None, False), ("c++", "0", False), ("", "1", True)],
 )
-def test_native_modules_are_required_where_there_is_a_compiler(
-    setup_py, monkeypatch, compiler, wanted, required
-):
-    monkeypatch.setenv("CXX", compiler)
+def test_required_where_there_is_a_compiler(setup_py, tmp_path, monkeypatch, compiler, wanted, required):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if compiler == "named":
+        monkeypatch.setenv("CXX", "/wrong/path")
+    elif compiler:
+        (tmp_path / compiler).touch(0o755)
     monkeypatch.delenv("UNLEARNABLE_REQUIRE_NATIVE", raising=False)
     if wanted:
         monkeypatch.setenv("UNLEARNABLE_REQUIRE_NATIVE", wanted)

@@ -35,7 +35,7 @@ constexpr double smallest_mass = 1e-8;
 constexpr std::int64_t most_rows = 4096, blocks = 4, worth_a_thread = 1 << 15;
 
 // The power of two that makes the bandwidth about 1, and so keeps squares and steps in range.
-double power_of(double bandwidth) { return std::ldexp(1.0, -std::ilogb(bandwidth)); }
+double power_of(double bandwidth) { return std::ldexp(1.0, -std::max(std::ilogb(bandwidth), -1022)); }
 
 template <typename S>
 void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
@@ -55,8 +55,10 @@ Tensor centred(const Tensor& rows, double power, std::vector<double>& half_squar
   share_out_work(depth, count, worth_a_thread, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> sums(end - begin, 0.0);
     for (std::int64_t n = 0; n < count; ++n)
-      for (std::int64_t d = begin; d < end; ++d) sums[d - begin] += from[n * depth + d];
-    for (std::int64_t d = begin; d < end; ++d) mean[d] = static_cast<S>(sums[d - begin] / static_cast<double>(count));
+      for (std::int64_t d = begin; d < end; ++d) sums[d - begin] += static_cast<double>(from[n * depth + d]) - from[d];
+    // Relative to the first row, so that equal rows are their mean to the bit, and none of them moves.
+    for (std::int64_t d = begin; d < end; ++d)
+      mean[d] = static_cast<S>(from[d] + sums[d - begin] / static_cast<double>(count));
   });
   Tensor result = torch::stable::new_empty(rows, {count, depth});
   S* to = result.mutable_data_ptr<S>();
@@ -169,7 +171,14 @@ void to_laplacian(Tensor& kernel, const std::int64_t* label, const Statistics& o
   });
 }
 
-// L x of (A1): σ² does not change a direction. Nothing where rows that count for each other lie so many bandwidths from
+void check_range(const std::vector<double>& half_squares, double bandwidth) {
+  const double longest =
+      std::sqrt(2 * *std::max_element(half_squares.begin(), half_squares.end())) / power_of(bandwidth);
+  check(longest / bandwidth < 1e12, op, "bandwidth is ", bandwidth, ", but samples of length ", longest,
+        " need more: the quotient must be under 1e12");
+}
+
+// L x of (A1): σ² does not change a direction. Nothing where rows are too many for a matrix of all pairs, or where rows that count for each other lie so many bandwidths from
 // the mean that their differences lose digits to rounding.
 template <typename S>
 std::optional<Tensor> ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes,
@@ -177,9 +186,8 @@ std::optional<Tensor> ascent_direction(const Tensor& rows, const std::int64_t* l
   const double power = power_of(bandwidth);
   std::vector<double> half_squares;
   const Tensor points = centred<S>(rows, power, half_squares);
-  const double longest = std::sqrt(2 * *std::max_element(half_squares.begin(), half_squares.end())) / power;
-  check(longest / bandwidth < 1e12, op, "bandwidth is ", bandwidth, ", but samples of length ", longest,
-        " need more: the quotient must be under 1e12");
+  check_range(half_squares, bandwidth);
+  if (rows.size(0) > most_rows) return std::nullopt;
   Statistics statistics(rows.size(0));
   const double scale = 1 / (bandwidth * power) / (bandwidth * power);
   Tensor kernel = kernel_of<S>(points, half_squares, scale, label, classes, error, statistics);
@@ -238,11 +246,8 @@ std::tuple<Tensor, Tensor> bayes_ascent_step(const Tensor& x, const Tensor& give
   Tensor error = torch::stable::new_empty(x, {count});
   if (count == 0) return {torch::stable::empty_like(x), error};
   const Tensor rows = torch::stable::view(dense, {count, depth});
-  std::optional<Tensor> direction;
-  if (count <= most_rows) {
-    const auto run = x.scalar_type() == ScalarType::Double ? ascent_direction<double> : ascent_direction<float>;
-    direction = run(rows, label, classes, bandwidth, error);
-  }
+  const auto along = x.scalar_type() == ScalarType::Double ? ascent_direction<double> : ascent_direction<float>;
+  std::optional<Tensor> direction = along(rows, label, classes, bandwidth, error);
   if (!direction) {
     const auto run = x.scalar_type() == ScalarType::Double ? error_and_gradient<double> : error_and_gradient<float>;
     const auto parts = run(rows, labels, classes, bandwidth);

@@ -58,7 +58,7 @@ constexpr double longest_about_mean() {
 
 template <typename S>
 constexpr double widest_pair() {
-  return std::is_same_v<S, double> ? 1e4 : 16;
+  return std::is_same_v<S, double> ? 1e4 : 12;
 }
 
 template <typename Body>

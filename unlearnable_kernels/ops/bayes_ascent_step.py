@@ -46,7 +46,7 @@ class Arguments(NamedTuple):
 
     def step_along(self, grad: Tensor) -> pgd_step.Arguments:
         """The arguments of the step that follows ``grad``, rows as of ``rows``, by bandwidths."""
-        power = math.ldexp(1, math.frexp(self.bandwidth)[1])
+        power = math.ldexp(1, math.frexp(self.bandwidth)[1] - 1)
         return pgd_step.Arguments(self.x, grad.view(self.x.shape) * power, self.origin, *self[5:])
 
 

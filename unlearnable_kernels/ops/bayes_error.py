@@ -176,12 +176,11 @@ class _Rows:
     def kernel(self, chunk: slice) -> Tensor:
         """Equation (B1) for the chunk's queries and all references."""
         z, r = self.queries[chunk], self.references
-        products = z @ r.T
-        if self.rbf:
-            squares = (z.square().sum(1)[:, None] + r.square().sum(1) - 2 * products).clamp(min=0)
-            kernel = torch.exp(squares / -2)
+        if self.rbf:  # products would lose the digits of rows far from the mean
+            distances = torch.cdist(z, r, compute_mode="donot_use_mm_for_euclid_dist")
+            kernel = torch.exp(distances.square() / -2)
         else:
-            kernel = torch.sigmoid(products)
+            kernel = torch.sigmoid(z @ r.T)
         if self.first_row >= 0:
             rows = torch.arange(len(z), device=z.device)
             kernel[rows, rows + self.first_row + chunk.start] = 0
