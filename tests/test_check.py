@@ -10,16 +10,17 @@ import pytest
 from PIL import Image, ImageCms
 from sample_images import photo
 from test_cli import run  # noqa: F401
-from test_protect_resume import contents
+from test_protect_resume import contents, interrupted
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import ONE_CLASS
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.check import CheckReport, check_dataset
+from unlearnable_kernels.protect.extend import check_extending
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline.plan import Options
-from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.run import check_publishing, protect_dataset
 
 KEY = Key(bytes(range(32)))
 
@@ -37,6 +38,14 @@ def photos(tmp_path: Path) -> Path:
 
 def check(src: Path, method: str = "classwise-conv", **options: Any) -> CheckReport:
     return check_dataset(src, Options(METHODS.create(method), **options), KEY)
+
+
+def extending(src: Path, dst: Path, **options: Any) -> str:
+    """What a dry run says of it."""
+    said: list[str] = []
+    same: dict[str, Any] = {"prune": False, "labels": None, "on_error": "raise", "accept_exposure": False}
+    check_extending(src, dst, secret=KEY, notify=said.append, **same | options)
+    return said[-1]
 
 
 def test_estimates_are_near_what_protect_does(photos: Path, tmp_path: Path) -> None:
@@ -213,6 +222,42 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert dry(*key, "--earlier", "before", "--intensity", "mild", "--accept-exposure") == ""
     assert "give --key-file" in dry("--earlier", "before")
     assert not list(Path().glob("out*"))
+
+
+def test_a_dry_run_stops_where_something_else_was_begun(photos: Path, tmp_path: Path) -> None:
+    def dry(dst: Path, secret: Key | None = KEY) -> None:
+        asked = Options(METHODS.create("classwise-conv"))
+        same: dict[str, Any] = {"labels": None, "on_error": "raise", "accept_exposure": False}
+        check_publishing(photos, dst, asked, secret, earlier=(), notify=lambda message: None, **same)
+
+    out, begun = tmp_path / "out", tmp_path / "out.partial"
+    interrupted(photos, out, 2, strength=0.2)
+    before = contents(begun)
+    with pytest.raises(UserError, match="holds an unfinished run that differs in strength"):
+        dry(out)
+    with pytest.raises(UserError, match=r"what is in .*/out\.partial can be compared with the key alone"):
+        dry(out, None)
+    assert contents(begun) == before
+    (begun / "plan.jsonl").rename(begun / "restores")
+    with pytest.raises(UserError, match="holds another unfinished restoration"):
+        dry(out)
+    (begun / "other").touch()
+    with pytest.raises(UserError, match="but holds 'other'"):
+        dry(out)
+    (tmp_path / "file").touch()
+    for secret in (KEY, None):
+        with pytest.raises(UserError, match="/file is not a folder"):
+            dry(tmp_path / "file" / "a" / "b", secret)
+    dry(tmp_path / "no" / "such")
+
+
+def test_a_dry_run_of_extending_stops_where_a_restoration_was_begun(photos: Path, tmp_path: Path) -> None:
+    out, begun = tmp_path / "out", tmp_path / "out.partial"
+    protect_dataset(photos, out, secret=KEY, workers=0)
+    begun.mkdir()
+    (begun / "restores").touch()
+    with pytest.raises(UserError, match="holds another unfinished restoration"):
+        extending(photos, out)
 
 
 @pytest.mark.parametrize("format", ["webp", "webdataset:images=webp"])

@@ -16,12 +16,12 @@ from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
-from unlearnable_kernels.protect.keys import Secret, is_signed_by
+from unlearnable_kernels.protect.keys import Key, Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
 from unlearnable_kernels.protect.notices import notify_about, notify_result, telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
-from unlearnable_kernels.protect.pipeline.job import Job
+from unlearnable_kernels.protect.pipeline.job import Job, check_unfinished
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
 from unlearnable_kernels.protect.pipeline.staging import (
     Staging,
@@ -213,15 +213,20 @@ def check_publishing(
         UserError: As ``protect_dataset`` does, or a key is needed to tell.
     """
     _, dst = check_places(find(src), Path(dst))
+    staging = Staging(dst, secret or Key.generate())
+    staging.check()
     if secret is None:
-        if earlier or _has_something(dst):
-            what = "--earlier" if earlier else f"what is in {url_of(dst)}"
+        taken = [place for place in (dst, staging_folder(dst)) if _has_something(place)]
+        if earlier or taken:
+            what = "--earlier" if earlier else f"what is in {url_of(taken[0])}"
             raise UserError(f"{what} can be compared with the key alone: give --key-file")
         return
     ready = prepare(src, dst, options, secret, labels, on_error, notify)
     check_exposure(ready.plan, earlier, accept_exposure, notify)
     if _is_complete(ready):
         notify(f"{url_of(dst)} is complete already")
+    else:
+        check_unfinished(ready.plan, staging)
 
 
 def check_on_error(on_error: str) -> None:

@@ -284,6 +284,14 @@ def refuse_another(head: Head, plan: Plan, staging: Staging) -> None:
         )
 
 
+def check_unfinished(plan: Plan, staging: Staging) -> None:
+    """Check, without a lock, that a run may begin here or be gone on with. Raises UserError as ``begin``."""
+    staging.refuse_run(RESTORES_NAME)
+    if (head := read_head(staging.folder)) is not None:
+        refuse_another(head, plan, staging)
+        read_chunks(staging.folder, staging.secret)
+
+
 def describe_changes(before: Sequence[Chunk], now: Sequence[Chunk]) -> str:
     """Which pictures came, went or changed, in few words."""
     same = {chunk.digest for chunk in before} & {chunk.digest for chunk in now}
