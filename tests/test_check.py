@@ -44,6 +44,7 @@ def extending(src: Path, dst: Path, **options: Any) -> str:
     """What a dry run says of it."""
     said: list[str] = []
     same: dict[str, Any] = {"prune": False, "labels": None, "on_error": "raise", "accept_exposure": False}
+    same |= {"rehash": False, "bad": ()}
     check_extending(src, dst, secret=KEY, notify=said.append, **same | options)
     return said[-1]
 
@@ -249,6 +250,29 @@ def test_a_dry_run_stops_where_something_else_was_begun(photos: Path, tmp_path: 
         with pytest.raises(UserError, match="/file is not a folder"):
             dry(tmp_path / "file" / "a" / "b", secret)
     dry(tmp_path / "no" / "such")
+
+
+def test_a_dry_run_of_extending_leaves_out_what_is_skipped(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--key-file", "k", "--workers", "0")
+    assert run(*command).returncode == 0
+    dry = (*command, "--extend", "--dry-run", "--on-error", "skip")
+    whole = (photos / "cat" / "0.png").read_bytes()
+    (photos / "cat" / "bad.png").write_bytes(b"x")
+    (photos / "cat" / "new.png").write_bytes(whole)
+    result = run(*dry)
+    assert (result.returncode, "would add 1 pictures and remove 0" in result.stdout) == (0, True)
+    (photos / "cat" / "0.png").write_bytes(b"broken")
+    result = run(*dry)
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (2, "protect would stop")
+    assert "\ncat/0.png has another original now" in result.stdout
+    for name in ("bad", "new"):
+        (photos / "cat" / f"{name}.png").unlink()
+    (photos / "cat" / "0.png").write_bytes(bytes(len(whole)))
+    result = run(*dry)
+    assert (result.returncode, "would add 0 pictures and remove 0" in result.stdout) == (0, True)
+    assert run(*command, "--extend", "--on-error", "skip").returncode == 0  # nothing is new by sizes
+    assert run(*dry, "--rehash").returncode == 2
 
 
 def test_a_dry_run_of_extending_stops_where_a_restoration_was_begun(photos: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def protect(
         options = Options(chosen, **how)
         if extend and secret is not None:
             options = options_of(dst, secret)
-            publishing = partial(check_extending, src, dst, secret=secret, prune=prune)
+            publishing = partial(check_extending, src, dst, secret=secret, prune=prune, rehash=rehash)
         else:
             publishing = partial(check_publishing, src, dst, options, secret, earlier=earlier or ())
         look(
@@ -147,7 +147,7 @@ def protect(
             on_error,
             json,
             secret,
-            lambda notify: publishing(**same | {"notify": notify}),
+            lambda notify, bad: publishing(**same | {"notify": notify} | ({"bad": bad} if extend else {})),
         )
         return
     with progress() as report:
