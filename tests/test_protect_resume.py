@@ -555,6 +555,21 @@ def test_a_complete_result_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
     assert contents(dst) == before
 
 
+def test_only_a_tree_that_can_grow_is_said_to(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(name: str, **options: Any) -> str:
+        protect(tree, tmp_path / name, **options)
+        with pytest.raises(UserError) as error:
+            protect(tree, tmp_path / name, **options, fraction=0.5)
+        return str(error.value)
+
+    assert "; add new pictures with --extend, or choose another name, and give" in refusal("tree")
+    assert "; choose another name, and give" in refusal("npz", format="npz")
+    monkeypatch.setattr(run_module, "scheme_at", lambda dst: 1)
+    assert "; choose another name, and give" in refusal("by_place")
+
+
 def test_what_was_damaged_since_is_not_called_complete(tree: Path, tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     protect(tree, dst)

@@ -16,6 +16,7 @@ from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
+from unlearnable_kernels.protect.growth import obstacle
 from unlearnable_kernels.protect.keys import Key, Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
 from unlearnable_kernels.protect.notices import notify_about, notify_result, telling_how_to_resume
@@ -299,9 +300,11 @@ def _read_same(dst: Path, plan: Plan) -> Manifest:
     if changed := differences(before, now):
         names = _exposed(plan, manifest, dst)
         exposes = f"; from both, what was done to {_such_as(names)} could be estimated" if names else ""
+        grows = not is_remote(dst) and obstacle(manifest) is None
         raise UserError(
-            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{exposes}; add new pictures "
-            "with --extend, or choose another name, and give this one with --earlier if it was published"
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{exposes}; "
+            f"{'add new pictures with --extend, or ' if grows else ''}choose another name, and give this one "
+            "with --earlier if it was published"
         )
     return manifest
 
