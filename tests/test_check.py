@@ -213,8 +213,14 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""
     refusal = dry(*key, "--intensity", "strong")
-    assert "holds a dataset that differs in kernel_size (3, now 5); from both, what was done to 5" in refusal
-    assert "5 pictures, such as cat/0.png, could be estimated; add new pictures with --extend" in refusal
+    assert (
+        "holds a dataset that differs in kernel_size (3, now 5); going by names, what was done to 5"
+        in refusal
+    )
+    assert (
+        "5 pictures, such as cat/0.png, could be estimated from both; add new pictures with --extend"
+        in refusal
+    )
     assert "estimated" not in dry(*key, "--format", "webp")
     assert "give --key-file" in dry()
     Path("out").rename("before")

@@ -299,10 +299,14 @@ def _read_same(dst: Path, plan: Plan) -> Manifest:
     now = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     if changed := differences(before, now):
         names = _exposed(plan, manifest, dst)
-        exposes = f"; from both, what was done to {_such_as(names)} could be estimated" if names else ""
+        told = (
+            f"; going by names, what was done to {_such_as(names)} could be estimated from both"
+            if names
+            else ""
+        )
         grows = not is_remote(dst) and obstacle(manifest) is None
         raise UserError(
-            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{exposes}; "
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{told}; "
             f"{'add new pictures with --extend, or ' if grows else ''}choose another name, and give this one "
             "with --earlier if it was published"
         )
