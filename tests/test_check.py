@@ -171,9 +171,12 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     result = run(*command, "--dry-run")
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "protect would go through")
     assert not Path("out").exists()
-    assert "out: not a protected dataset" in run(*command, "--dry-run", "--extend").stderr
+    result = run(*command, "--dry-run", "--extend", "--json")
+    [problem] = json.loads(result.stdout)["problems"]
+    assert (result.returncode, "out: not a protected dataset" in problem["reason"]) == (2, True)
     (photos / "cat" / "bad.png").write_bytes(b"")
     assert run(*command, "--dry-run").returncode == 2
+    assert "cat/bad.png: " in run(*command, "--dry-run", "--extend").stdout
     found = json.loads(run(*command, "--on-error", "skip", "--json").stdout)
     assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
     assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
