@@ -10,16 +10,17 @@ import pytest
 from PIL import Image, ImageCms
 from sample_images import photo
 from test_cli import run  # noqa: F401
-from test_protect_resume import contents
+from test_protect_resume import contents, interrupted
 
 from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.formats.loose import ONE_CLASS
 from unlearnable_kernels.errors import ImageError, UserError
 from unlearnable_kernels.protect.check import CheckReport, check_dataset
+from unlearnable_kernels.protect.extend import check_extending
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline.plan import Options
-from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.run import check_publishing, protect_dataset
 
 KEY = Key(bytes(range(32)))
 
@@ -37,6 +38,15 @@ def photos(tmp_path: Path) -> Path:
 
 def check(src: Path, method: str = "classwise-conv", **options: Any) -> CheckReport:
     return check_dataset(src, Options(METHODS.create(method), **options), KEY)
+
+
+def extending(src: Path, dst: Path, **options: Any) -> str:
+    """What a dry run says of it."""
+    said: list[str] = []
+    same: dict[str, Any] = {"prune": False, "labels": None, "on_error": "raise", "accept_exposure": False}
+    same |= {"rehash": False, "bad": ()}
+    check_extending(src, dst, secret=KEY, notify=said.append, **same | options)
+    return said[-1]
 
 
 def test_estimates_are_near_what_protect_does(photos: Path, tmp_path: Path) -> None:
@@ -161,9 +171,12 @@ def test_a_dry_run_writes_nothing_and_json_tells_what_was_written(run: Any, phot
     result = run(*command, "--dry-run")
     assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "protect would go through")
     assert not Path("out").exists()
-    assert "out: not a protected dataset" in run(*command, "--dry-run", "--extend").stderr
+    result = run(*command, "--dry-run", "--extend", "--json")
+    [problem] = json.loads(result.stdout)["problems"]
+    assert (result.returncode, "out: not a protected dataset" in problem["reason"]) == (2, True)
     (photos / "cat" / "bad.png").write_bytes(b"")
     assert run(*command, "--dry-run").returncode == 2
+    assert "cat/bad.png: " in run(*command, "--dry-run", "--extend").stdout
     found = json.loads(run(*command, "--on-error", "skip", "--json").stdout)
     assert (found["images"], found["protected"], found["method"]) == (5, 5, "classwise-conv")
     assert [name for name, _ in found["skipped"]] == ["cat/bad.png"]
@@ -203,8 +216,14 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""
     refusal = dry(*key, "--intensity", "strong")
-    assert "holds a dataset that differs in kernel_size (3, now 5); from both, what was done to 5" in refusal
-    assert "5 pictures, such as cat/0.png, could be estimated; add new pictures with --extend" in refusal
+    assert (
+        "holds a dataset that differs in kernel_size (3, now 5); going by names, what was done to 5"
+        in refusal
+    )
+    assert (
+        "5 pictures, such as cat/0.png, could be estimated from both; add new pictures with --extend"
+        in refusal
+    )
     assert "estimated" not in dry(*key, "--format", "webp")
     assert "give --key-file" in dry()
     Path("out").rename("before")
@@ -213,6 +232,65 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
     assert dry(*key, "--earlier", "before", "--intensity", "mild", "--accept-exposure") == ""
     assert "give --key-file" in dry("--earlier", "before")
     assert not list(Path().glob("out*"))
+
+
+def test_a_dry_run_stops_where_something_else_was_begun(photos: Path, tmp_path: Path) -> None:
+    def dry(dst: Path, secret: Key | None = KEY) -> None:
+        asked = Options(METHODS.create("classwise-conv"))
+        same: dict[str, Any] = {"labels": None, "on_error": "raise", "accept_exposure": False}
+        check_publishing(photos, dst, asked, secret, earlier=(), notify=lambda message: None, **same)
+
+    out, begun = tmp_path / "out", tmp_path / "out.partial"
+    interrupted(photos, out, 2, strength=0.2)
+    before = contents(begun)
+    with pytest.raises(UserError, match="holds an unfinished run that differs in strength"):
+        dry(out)
+    with pytest.raises(UserError, match=r"what is in .*/out\.partial can be compared with the key alone"):
+        dry(out, None)
+    assert contents(begun) == before
+    (begun / "plan.jsonl").rename(begun / "restores")
+    with pytest.raises(UserError, match="holds another unfinished restoration"):
+        dry(out)
+    (begun / "other").touch()
+    with pytest.raises(UserError, match="but holds 'other'"):
+        dry(out)
+    (tmp_path / "file").touch()
+    for secret in (KEY, None):
+        with pytest.raises(UserError, match="/file is not a folder"):
+            dry(tmp_path / "file" / "a" / "b", secret)
+    dry(tmp_path / "no" / "such")
+
+
+def test_a_dry_run_of_extending_leaves_out_what_is_skipped(run: Any, photos: Path) -> None:  # noqa: F811
+    run("keygen", "k")
+    command = ("protect", photos, "out", "--key-file", "k", "--workers", "0")
+    assert run(*command).returncode == 0
+    dry = (*command, "--extend", "--dry-run", "--on-error", "skip")
+    whole = (photos / "cat" / "0.png").read_bytes()
+    (photos / "cat" / "bad.png").write_bytes(b"x")
+    (photos / "cat" / "new.png").write_bytes(whole)
+    result = run(*dry)
+    assert (result.returncode, "would add 1 pictures and remove 0" in result.stdout) == (0, True)
+    (photos / "cat" / "0.png").write_bytes(b"broken")
+    result = run(*dry)
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (2, "protect would stop")
+    assert "\ncat/0.png has another original now" in result.stdout
+    for name in ("bad", "new"):
+        (photos / "cat" / f"{name}.png").unlink()
+    (photos / "cat" / "0.png").write_bytes(bytes(len(whole)))
+    result = run(*dry)
+    assert (result.returncode, "would add 0 pictures and remove 0" in result.stdout) == (0, True)
+    assert run(*command, "--extend", "--on-error", "skip").returncode == 0  # nothing is new by sizes
+    assert run(*dry, "--rehash").returncode == 2
+
+
+def test_a_dry_run_of_extending_stops_where_a_restoration_was_begun(photos: Path, tmp_path: Path) -> None:
+    out, begun = tmp_path / "out", tmp_path / "out.partial"
+    protect_dataset(photos, out, secret=KEY, workers=0)
+    begun.mkdir()
+    (begun / "restores").touch()
+    with pytest.raises(UserError, match="holds another unfinished restoration"):
+        extending(photos, out)
 
 
 @pytest.mark.parametrize("format", ["webp", "webdataset:images=webp"])

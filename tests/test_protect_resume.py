@@ -24,7 +24,7 @@ from PIL import Image
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect import run as run_module
-from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.keys import Key, Seed
 from unlearnable_kernels.protect.methods.filters import INTENSITIES, SMALL
 from unlearnable_kernels.protect.pipeline import chunk as render
 from unlearnable_kernels.protect.pipeline import plan as plan_module
@@ -337,6 +337,21 @@ def test_an_unfinished_run_of_another_plan_is_refused(tmp_path: Path) -> None:
     assert protect(tree, dst) == protect(tree, tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:an integer seed")
+def test_how_an_unfinished_run_is_finished_can_be_run_as_it_stands(tmp_path: Path) -> None:
+    tree, dst = make_tree(tmp_path / "src", 8), tmp_path / "d t"
+    interrupted(tree, dst, 4)
+    with pytest.raises(UserError) as error:
+        protect(tree, dst, strength=0.2)
+    assert f"`unlearnable finish '{dst}' --key-file KEY`, which go by its plan, to finish" in str(error.value)
+    with pytest.raises(UserError, match="plan and take its own key, to finish it"):
+        protect(tree, dst, secret=Key(bytes(32)))
+    shutil.rmtree(tmp_path / "d t.partial")
+    interrupted(tree, dst, 4, secret=Seed(1))
+    with pytest.raises(UserError, match=r"`unlearnable render '.*/d t' --seed-compat SEED`"):
+        protect(tree, dst)
+
+
 def test_what_another_version_meant_is_finished_by_its_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +363,8 @@ def test_what_another_version_meant_is_finished_by_its_plan(
         interrupted(tree, dst, 2, centred=False, **mild)
     with pytest.raises(UserError, match=r"differs in strength \(0.1, now 0.3\), centred") as error:
         protect(tree, dst, **mild)
-    assert f"or `unlearnable render {dst}` and `unlearnable finish {dst}`, which go by" in str(error.value)
+    what = f"{dst} --key-file KEY"
+    assert f"or `unlearnable render {what}` and `unlearnable finish {what}`, which go by" in str(error.value)
     render_dataset(dst, secret=KEY, executor=Executor(workers=0))
     finish_dataset(dst, secret=KEY)
     assert contents(dst) == whole
@@ -539,6 +555,21 @@ def test_a_complete_result_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
     assert contents(dst) == before
 
 
+def test_only_a_tree_that_can_grow_is_said_to(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(name: str, **options: Any) -> str:
+        protect(tree, tmp_path / name, **options)
+        with pytest.raises(UserError) as error:
+            protect(tree, tmp_path / name, **options, fraction=0.5)
+        return str(error.value)
+
+    assert "; add new pictures with --extend, or choose another name, and give" in refusal("tree")
+    assert "; choose another name, and give" in refusal("npz", format="npz")
+    monkeypatch.setattr(run_module, "scheme_at", lambda dst: 1)
+    assert "; choose another name, and give" in refusal("by_place")
+
+
 def test_what_was_damaged_since_is_not_called_complete(tree: Path, tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     protect(tree, dst)
@@ -560,8 +591,6 @@ def test_what_was_damaged_since_is_not_called_complete(tree: Path, tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore:an integer seed")
 def test_a_complete_result_of_another_seed_is_not_taken_for_this_one(tree: Path, tmp_path: Path) -> None:
-    from unlearnable_kernels.protect.keys import Seed
-
     protect(tree, tmp_path / "dst", secret=Seed(1))
     protect(tree, tmp_path / "dst", secret=Seed(1))
     with pytest.raises(UserError, match="differs in the key"):

@@ -137,7 +137,9 @@ def test_shards_are_written_to_a_store(
     assert not list(tmp_path.glob("*.partial"))
     protect_dataset(shards["parquet"], Path(memory), notify=notes.append, **options)
     assert notes == ["memory://store/zoo is complete already"]
-    with pytest.raises(UserError, match=r"^memory://store/zoo holds a dataset that differs in fraction"):
+    with pytest.raises(
+        UserError, match=r"^memory://store/zoo holds a dataset that differs in fraction.*; choose"
+    ):
         protect_dataset(shards["parquet"], Path(memory), fraction=0.5, **options)
     assert sum(LabelledImages.protected_flags(load_arrays(Path(memory)))) == 9
 

@@ -1,6 +1,6 @@
 """What `check` and `protect --dry-run` print."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,12 @@ def look(
     on_error: OnError,
     json: bool,
     secret: "Secret | None" = None,
-    publishing: "Callable[[Notify], None]" = lambda notify: None,
+    publishing: "Callable[[Notify, Collection[str]], None]" = lambda notify, bad: None,
 ) -> None:
-    """Print what ``check_dataset`` finds and, where that goes through, what ``publishing`` says or raises."""
+    """Print what ``check_dataset`` finds and, where that goes through, what ``publishing`` says or raises.
+
+    It is told which files are passed over.
+    """
     from unlearnable_kernels.progress import progress
     from unlearnable_kernels.protect.check import Problem, check_dataset
     from unlearnable_kernels.protect.keys import Key
@@ -41,7 +44,7 @@ def look(
 
     if not found.stops(how):
         try:
-            publishing(note)
+            publishing(note, {problem.file for problem in found.problems})
         except UserError as error:
             found.problems.append(Problem("", str(error), "", skippable=False))
     stops = found.stops(how)

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -136,8 +137,9 @@ def protect(
         secret = secret_from(key_file, seed_compat, insecure_key_permissions) if known else None
         options = Options(chosen, **how)
         if extend and secret is not None:
-            options = options_of(dst, secret)
-            publishing = partial(check_extending, src, dst, secret=secret, prune=prune)
+            with suppress(UserError):  # raised again where it is told with what else is wrong
+                options = options_of(dst, secret)
+            publishing = partial(check_extending, src, dst, secret=secret, prune=prune, rehash=rehash)
         else:
             publishing = partial(check_publishing, src, dst, options, secret, earlier=earlier or ())
         look(
@@ -147,7 +149,7 @@ def protect(
             on_error,
             json,
             secret,
-            lambda notify: publishing(**same | {"notify": notify}),
+            lambda notify, bad: publishing(**same | {"notify": notify} | ({"bad": bad} if extend else {})),
         )
         return
     with progress() as report:

@@ -1,7 +1,7 @@
 """Growing a protected dataset: new pictures and classes come in, and what is published keeps its bytes."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,11 +127,14 @@ def check_extending(
     accept_exposure: bool,
     labels: Path | None,
     on_error: str,
+    rehash: bool,
+    bad: Collection[str],
     notify: Notify,
 ) -> None:
     """Tell what ``extend_dataset`` with these arguments would add and remove, and write nothing.
 
-    Pictures that were changed under their names are found when they are protected again, not here.
+    Pictures that were changed under their names are found when they are protected again, not here, but for
+    those that are ``bad`` by now: names of the source's files that cannot be protected.
 
     Raises:
         UserError: As ``extend_dataset`` does.
@@ -139,8 +142,15 @@ def check_extending(
     dst = _local(dst)
     source, earlier = _opened(src, dst, labels, on_error), read_earlier(dst, secret)
     plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
+    staging = Staging(dst, secret)
+    staging.check()
+    staging.refuse_run(RESTORES_NAME)
     check_moved(plan, earlier, accept_exposure, notify)
-    before, now = earlier.published.keys(), set(plan.outputs)
+    before = earlier.published.keys()
+    spoilt = {out for name, out in zip(plan.task.names, plan.outputs, strict=True) if name in bad}
+    if before & spoilt and (rehash or not nothing_new(plan, earlier)):
+        raise _another_original(min(before & spoilt))
+    now = set(plan.outputs) - (spoilt - before)
     notify(f"would add {len(now - before)} pictures and remove {len(before - now)}")
 
 
@@ -191,8 +201,12 @@ def _put_back(before: Path, new: Path, name: str) -> None:
     data = before.read_bytes()
     # Another version of a library may write the same pixels in other bytes.
     if not new.is_file() or not np.array_equal(decode(data, name), decode(new.read_bytes(), name)):
-        raise UserError(
-            f"{shown(name)} has another original now than when it was published, and two versions of one "
-            "picture can give its filter away: bring the old one back, or add the new one under another name"
-        )
+        raise _another_original(name)
     write_file(new, data)
+
+
+def _another_original(name: str) -> UserError:
+    return UserError(
+        f"{shown(name)} has another original now than when it was published, and two versions of one "
+        "picture can give its filter away: bring the old one back, or add the new one under another name"
+    )

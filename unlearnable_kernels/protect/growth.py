@@ -67,21 +67,27 @@ def read_earlier(dst: Path, secret: Secret) -> Earlier:
     manifest = read_manifest(dst)
     if manifest["key"].get("fingerprint") != secret.fingerprint or not is_signed_by(manifest, secret):
         raise UserError(f"{dst} cannot be extended: another key made it, or its manifest has changed")
-    method = manifest["method"]
-    if method not in METHODS or not METHODS[method].growable(manifest["parameters"]):
-        raise UserError(f"{dst} cannot be extended: what {method} does to a picture depends on the others")
-    if manifest.get("scheme") != 2:
-        raise UserError(
-            f"{dst} cannot be extended: its filters belong to a class's place (scheme 1), and another class "
-            "would change those of others"
-        )
-    if any(entry.name is not None for entry in manifest.entries()):
-        raise UserError(f"{dst} cannot be extended: it is one array, or shards, and not a tree of pictures")
+    if (why := obstacle(manifest)) is not None:
+        raise UserError(f"{dst} cannot be extended: {why}")
     report = verify_dataset(dst, secret)
     for kind in ("missing", "changed", "extra"):
         if names := getattr(report, kind):
             raise UserError(f"{dst} cannot be extended: {shown(names[0])} is {kind}")
     return Earlier(dst, manifest)
+
+
+def obstacle(manifest: Manifest) -> str | None:
+    """Why a set with this manifest cannot grow, whatever the key; None where it can."""
+    method = manifest["method"]
+    if method not in METHODS or not METHODS[method].growable(manifest["parameters"]):
+        return f"what {method} does to a picture depends on the others"
+    if manifest.get("scheme") != 2:
+        return (
+            "its filters belong to a class's place (scheme 1), and another class would change those of others"
+        )
+    if any(entry.name is not None for entry in manifest.entries()):
+        return "it is one array, or shards, and not a tree of pictures"
+    return None
 
 
 def grown(plan: Plan, earlier: Earlier, prune: bool) -> Plan:

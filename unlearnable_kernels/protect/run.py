@@ -16,12 +16,13 @@ from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, resumable
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.exposure import exposed
-from unlearnable_kernels.protect.keys import Secret, is_signed_by
+from unlearnable_kernels.protect.growth import obstacle
+from unlearnable_kernels.protect.keys import Key, Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
 from unlearnable_kernels.protect.notices import notify_about, notify_result, telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
-from unlearnable_kernels.protect.pipeline.job import Job
+from unlearnable_kernels.protect.pipeline.job import Job, check_unfinished
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
 from unlearnable_kernels.protect.pipeline.staging import (
     Staging,
@@ -213,15 +214,20 @@ def check_publishing(
         UserError: As ``protect_dataset`` does, or a key is needed to tell.
     """
     _, dst = check_places(find(src), Path(dst))
+    staging = Staging(dst, secret or Key.generate())
+    staging.check()
     if secret is None:
-        if earlier or _has_something(dst):
-            what = "--earlier" if earlier else f"what is in {url_of(dst)}"
+        taken = [place for place in (dst, staging_folder(dst)) if _has_something(place)]
+        if earlier or taken:
+            what = "--earlier" if earlier else f"what is in {url_of(taken[0])}"
             raise UserError(f"{what} can be compared with the key alone: give --key-file")
         return
     ready = prepare(src, dst, options, secret, labels, on_error, notify)
     check_exposure(ready.plan, earlier, accept_exposure, notify)
     if _is_complete(ready):
         notify(f"{url_of(dst)} is complete already")
+    else:
+        check_unfinished(ready.plan, staging)
 
 
 def check_on_error(on_error: str) -> None:
@@ -293,10 +299,16 @@ def _read_same(dst: Path, plan: Plan) -> Manifest:
     now = {name: value for name, value in plan.header.items() if name not in INCIDENTAL}
     if changed := differences(before, now):
         names = _exposed(plan, manifest, dst)
-        exposes = f"; from both, what was done to {_such_as(names)} could be estimated" if names else ""
+        told = (
+            f"; going by names, what was done to {_such_as(names)} could be estimated from both"
+            if names
+            else ""
+        )
+        grows = not is_remote(dst) and obstacle(manifest) is None
         raise UserError(
-            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{exposes}; add new pictures "
-            "with --extend, or choose another name, and give this one with --earlier if it was published"
+            f"{url_of(dst)} holds a dataset that differs in {', '.join(changed)}{told}; "
+            f"{'add new pictures with --extend, or ' if grows else ''}choose another name, and give this one "
+            "with --earlier if it was published"
         )
     return manifest
 

@@ -1,6 +1,7 @@
 """One run: a plan applied in a staging folder, chunk by chunk, and put together."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,7 +18,7 @@ from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import writing
 from unlearnable_kernels.progress import Notify, Progress
-from unlearnable_kernels.protect.keys import Secret, sign
+from unlearnable_kernels.protect.keys import Secret, Seed, sign
 from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
@@ -277,11 +278,22 @@ def refuse_another(head: Head, plan: Plan, staging: Staging) -> None:
     same_set = head.origin == plan.origin or head.header["dataset_name"] == plan.header["dataset_name"]
     if found and not (head.asked == plan.asked and who and same_set):
         # A command that another version gave other defaults begins another run here.
+        key = "--seed-compat SEED" if head.header["key"].get("kind") == Seed.kind else "--key-file KEY"
+        which = "" if head.header["key"] == plan.header["key"] else " and take its own key"
+        what = f"{shlex.quote(url_of(staging.dst))} {key}"
         raise UserError(
             f"{staging.folder} holds an unfinished run that differs in {', '.join(found)}; run that command "
-            f"again, or `unlearnable render {url_of(staging.dst)}` and `unlearnable finish "
-            f"{url_of(staging.dst)}`, which go by its plan, to finish it, or delete the folder to start over"
+            f"again, or `unlearnable render {what}` and `unlearnable finish {what}`, which go by its "
+            f"plan{which}, to finish it, or delete the folder to start over"
         )
+
+
+def check_unfinished(plan: Plan, staging: Staging) -> None:
+    """Check, without a lock, that a run may begin here or be gone on with. Raises UserError as ``begin``."""
+    staging.refuse_run(RESTORES_NAME)
+    if (head := read_head(staging.folder)) is not None:
+        refuse_another(head, plan, staging)
+        read_chunks(staging.folder, staging.secret)
 
 
 def describe_changes(before: Sequence[Chunk], now: Sequence[Chunk]) -> str:

@@ -74,15 +74,7 @@ class Staging:
         try:
             with writing(self.folder):
                 self._acquire()
-                names = {entry.name for entry in self.folder.iterdir()}
-            foreign = sorted(name for name in names - _OWN if not name.endswith(_TEMPORARY))
-            if foreign:
-                raise UserError(
-                    f"{self.folder} is needed for {self.dst.name}, but holds {foreign[0]!r}; delete it if it "
-                    "is an unfinished run of another version, or choose another name"
-                )
-            if (strange := _find_strange(self.folder)) is not None:
-                raise self._strange(strange)
+                self._refuse_foreign()
         except UserError:
             self.close()
             raise
@@ -101,11 +93,7 @@ class Staging:
     def _acquire(self) -> None:
         deadline = time.monotonic() + LOCK_WAIT
         while True:
-            if os.path.lexists(self.folder) and (self.folder.is_symlink() or not self.folder.is_dir()):
-                what = (
-                    "a symbolic link, which is not followed" if self.folder.is_symlink() else "not a folder"
-                )
-                raise UserError(f"{self.folder} is {what}; delete it, or choose another name")
+            self._refuse_no_folder()
             if self.planned and not self.folder.exists():
                 raise UserError(
                     f"{self.folder} is not there: make a plan with `unlearnable plan`, unless "
@@ -130,6 +118,32 @@ class Staging:
             if time.monotonic() > deadline:
                 raise UserError(f"another process is working on {self.folder}; wait for it, or end it")
             time.sleep(0.05)
+
+    def check(self) -> None:
+        """Raise UserError, as entering it does, where nothing can be begun here; write nothing."""
+        above = next(path for path in self.folder.parents if os.path.lexists(path))
+        if not above.is_dir():
+            raise UserError(f"{above} is not a folder; choose another name")
+        self._refuse_no_folder()
+        if self.folder.exists():
+            with writing(self.folder):
+                self._refuse_foreign()
+
+    def _refuse_no_folder(self) -> None:
+        if os.path.lexists(self.folder) and (self.folder.is_symlink() or not self.folder.is_dir()):
+            what = "a symbolic link, which is not followed" if self.folder.is_symlink() else "not a folder"
+            raise UserError(f"{self.folder} is {what}; delete it, or choose another name")
+
+    def _refuse_foreign(self) -> None:
+        names = {entry.name for entry in self.folder.iterdir()}
+        foreign = sorted(name for name in names - _OWN if not name.endswith(_TEMPORARY))
+        if foreign:
+            raise UserError(
+                f"{self.folder} is needed for {self.dst.name}, but holds {foreign[0]!r}; delete it if it "
+                "is an unfinished run of another version, or choose another name"
+            )
+        if (strange := _find_strange(self.folder)) is not None:
+            raise self._strange(strange)
 
     def _strange(self, path: Path) -> UserError:
         what = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "not a file"
