@@ -123,6 +123,20 @@ def test_what_would_stop_protect_before_or_behind_the_pictures(photos: Path) -> 
         check(photos / "nowhere")
 
 
+def test_what_is_no_file_is_not_to_be_removed(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("cat/0.png,a\x1b[2J\n")
+    options = Options(METHODS.create("classwise-conv"))
+    for src, name, reason in (
+        (photos, "absent.csv", "cannot be read"),
+        (photos, "list.csv", "must be a class's name"),
+        (Path("memory://b/set"), "list.csv", "SRC is a folder"),
+    ):
+        [problem] = check_dataset(src, options, KEY, labels=tmp_path / name).problems
+        assert (reason in problem.reason, problem.remedy) == (True, "")
+    [problem] = check(photos, method="classwise-conv:kernel_size=4").problems
+    assert problem.remedy == ""
+
+
 def test_names_that_cannot_be_written_are_found_before_anything_is(photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "0.bmp").mkdir()
     shutil.copy(photos / "cat" / "1.png", photos / "cat" / "0.bmp" / "2.png")
@@ -142,7 +156,7 @@ def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
     assert first == "5 pictures from 24x24 to 40x30 in 2 classes of 2 to 3"
     assert second.startswith("expected: 0.0 MB in 1 s, PSNR ")
     assert last == "protect would go through"
-    assert "fraction must be above 0 and at most 1" in run("check", photos, "--fraction", "0").stdout
+    assert "fraction must be above 0 and at most 1" in run("check", photos, "--fraction", "nan").stderr
     assert "--shard-size goes with" in run("check", photos, "--shard-size", "9").stderr
     (photos / "cat" / "\x1b[2J.png").write_bytes(b"")
     result = run("check", photos)
@@ -198,7 +212,7 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
         assert result.returncode == (2 if problems else 0)
         return "; ".join(problems)
 
-    assert "fraction must be above 0" in dry("--fraction", "0")
+    assert "fraction must be above 0" in run(*command, "--dry-run", "--fraction", "0").stderr
     assert dry(*key, "--fraction", "0.5") == ""
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""

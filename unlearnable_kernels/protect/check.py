@@ -43,6 +43,7 @@ _REMEDIES = (
     (r"one size", "give --resize"),
     (r"class without images", "add pictures, or remove the folder"),
 )
+_OF_A_FILE = "mend or remove it"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def check_dataset(
     try:
         source = open_training_images(src, labels, "list")
     except (UserError, OSError) as error:
-        return CheckReport([Problem("", str(error), _remedy(str(error)), skippable=False)])
+        return CheckReport([Problem("", str(error), _remedy(str(error), ""), skippable=False)])
     problems = [
         Problem(name, reason, _remedy(reason), skippable=not re.search(ALWAYS, reason))
         for name, reason in source.skipped
@@ -142,7 +143,7 @@ def check_dataset(
             bad += unwritten
         except UserError as error:
             skippable = isinstance(error, ImageError)
-            stop = [Problem("", str(error), _remedy(str(error)), skippable)]
+            stop = [Problem("", str(error), _remedy(str(error), _OF_A_FILE if skippable else ""), skippable)]
     problems += [Problem(name, reason, _remedy(reason), skippable=True) for name, reason in bad]
     named = {problem.file for problem in problems}
     kept = [sample for sample in source.samples if sample.name not in named]
@@ -159,8 +160,8 @@ def check_dataset(
     return CheckReport(problems + stop, notes=notes, **found, **expected)
 
 
-def _remedy(reason: str) -> str:
-    return next((what for pattern, what in _REMEDIES if re.search(pattern, reason)), "mend or remove it")
+def _remedy(reason: str, otherwise: str = _OF_A_FILE) -> str:
+    return next((what for pattern, what in _REMEDIES if re.search(pattern, reason)), otherwise)
 
 
 def _reason(error: ImageError, sample: Sample) -> str:
