@@ -137,6 +137,14 @@ def test_what_is_no_file_is_not_to_be_removed(photos: Path, tmp_path: Path) -> N
     assert problem.remedy == ""
 
 
+def test_that_nothing_would_be_protected_is_told_as_protect_does(photos: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    protect_dataset(photos, tmp_path / "out", secret=KEY, fraction=0.01, workers=0, notify=told.append)
+    assert told[0] == "warning: no image is protected: --fraction 0.01 selects none of 5 images"
+    assert check(photos, fraction=0.01).notes == told[:1]
+    assert check(photos, fraction=0.5).notes == []
+
+
 def test_names_that_cannot_be_written_are_found_before_anything_is(photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "0.bmp").mkdir()
     shutil.copy(photos / "cat" / "1.png", photos / "cat" / "0.bmp" / "2.png")

@@ -20,7 +20,7 @@ from unlearnable_kernels.data.source import Sample, Source, load_image, load_wit
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.protect.notices import notify_about
@@ -139,7 +139,7 @@ def check_dataset(
     stop: list[Problem] = []
     if sizes:
         try:
-            expected, unwritten = _trial(source, sizes, options, secret)
+            expected, unwritten = _trial(source, sizes, options, secret, notes.append)
             bad += unwritten
         except UserError as error:
             skippable = isinstance(error, ImageError)
@@ -204,9 +204,12 @@ def _trial(
     sizes: dict[str, tuple[int, int]],
     options: Options,
     secret: Secret,
+    notify: Notify,
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Protect some of ``sizes`` in memory; what that says of all of them, and why some cannot be written."""
     plan = make_plan(source, secret, options, "skip")
+    if plan.protects_nothing:
+        notify(f"warning: no image is protected: {plan.protects_nothing}")
     if len(set(sizes.values())) > 1:
         for part in (plan.writer, plan.method):
             if part.one_size:
