@@ -123,6 +123,21 @@ def test_what_would_stop_protect_before_or_behind_the_pictures(photos: Path) -> 
         check(photos / "nowhere")
 
 
+def test_what_lies_beside_a_split_is_looked_at(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "cat").mkdir(parents=True)
+        Image.fromarray(photo(16, 16)).save(tmp_path / "set" / split / "cat" / "0.png")
+    (tmp_path / "set" / "\udcff\x1b").mkdir()
+    with pytest.raises(UserError, match="its name is not UTF-8"):
+        protect_dataset(tmp_path / "set", tmp_path / "out", secret=KEY, workers=0)
+    found = check(tmp_path / "set")
+    assert [(each.reason, each.remedy) for each in found.problems] == [("its name is not UTF-8", "rename it")]
+    assert (found.stops("raise"), found.stops("skip")) == (True, False)
+    protect_dataset(tmp_path / "set", tmp_path / "out", secret=KEY, workers=0, on_error="skip")
+    (tmp_path / "set" / "link").symlink_to("nowhere")
+    assert check(tmp_path / "set").stops("skip")
+
+
 def test_what_is_no_file_is_not_to_be_removed(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("cat/0.png,a\x1b[2J\n")
     options = Options(METHODS.create("classwise-conv"))
