@@ -242,6 +242,18 @@ def test_bytes_are_compared_when_asked_for(protected: Path) -> None:
             Protected(root, verify=True)
 
 
+def test_a_manifest_of_another_program_is_none(tmp_path: Path) -> None:
+    clean = folder(tmp_path / "zoo")
+    manifest = clean / "manifest.json"
+    manifest.write_text('{"name": "webapp"}')
+    for path in (clean, clean / "train"):
+        assert Protected(path).protection is None
+    assert len(edge_features(clean)[0]) == 12
+    manifest.write_text('{"schema": 1}')
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: 'method' is missing or malformed$"):
+        Protected(clean)
+
+
 def test_what_was_skipped_is_no_fault(tmp_path: Path) -> None:
     src = folder(tmp_path / "zoo")
     (src / "train/bat").mkdir()
