@@ -133,6 +133,43 @@ def test_what_would_stop_protect_before_or_behind_the_pictures(photos: Path) -> 
         check(photos / "nowhere")
 
 
+def test_what_lies_beside_a_split_is_looked_at(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "cat").mkdir(parents=True)
+        Image.fromarray(photo(16, 16)).save(tmp_path / "set" / split / "cat" / "0.png")
+    (tmp_path / "set" / "\udcff\x1b").mkdir()
+    with pytest.raises(UserError, match="its name is not UTF-8"):
+        protect_dataset(tmp_path / "set", tmp_path / "out", secret=KEY, workers=0)
+    found = check(tmp_path / "set")
+    assert [(each.reason, each.remedy) for each in found.problems] == [("its name is not UTF-8", "rename it")]
+    assert (found.stops("raise"), found.stops("skip")) == (True, False)
+    protect_dataset(tmp_path / "set", tmp_path / "out", secret=KEY, workers=0, on_error="skip")
+    (tmp_path / "set" / "link").symlink_to("nowhere")
+    assert check(tmp_path / "set").stops("skip")
+
+
+def test_what_is_no_file_is_not_to_be_removed(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("cat/0.png,a\x1b[2J\n")
+    options = Options(METHODS.create("classwise-conv"))
+    for src, name, reason in (
+        (photos, "absent.csv", "cannot be read"),
+        (photos, "list.csv", "must be a class's name"),
+        (Path("memory://b/set"), "list.csv", "SRC is a folder"),
+    ):
+        [problem] = check_dataset(src, options, KEY, labels=tmp_path / name).problems
+        assert (reason in problem.reason, problem.remedy) == (True, "")
+    [problem] = check(photos, method="classwise-conv:kernel_size=4").problems
+    assert problem.remedy == ""
+
+
+def test_that_nothing_would_be_protected_is_told_as_protect_does(photos: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    protect_dataset(photos, tmp_path / "out", secret=KEY, fraction=0.01, workers=0, notify=told.append)
+    assert told[0] == "warning: no image is protected: --fraction 0.01 selects none of 5 images"
+    assert check(photos, fraction=0.01).notes == told[:1]
+    assert check(photos, fraction=0.5).notes == []
+
+
 def test_names_that_cannot_be_written_are_found_before_anything_is(photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "0.bmp").mkdir()
     shutil.copy(photos / "cat" / "1.png", photos / "cat" / "0.bmp" / "2.png")
@@ -152,7 +189,7 @@ def test_the_command(run: Any, photos: Path) -> None:  # noqa: F811
     assert first == "5 pictures from 24x24 to 40x30 in 2 classes of 2 to 3"
     assert second.startswith("expected: 0.0 MB in 1 s, PSNR ")
     assert last == "protect would go through"
-    assert "fraction must be above 0 and at most 1" in run("check", photos, "--fraction", "0").stdout
+    assert "fraction must be above 0 and at most 1" in run("check", photos, "--fraction", "nan").stderr
     assert "--shard-size goes with" in run("check", photos, "--shard-size", "9").stderr
     (photos / "cat" / "\x1b[2J.png").write_bytes(b"")
     result = run("check", photos)
@@ -211,7 +248,7 @@ def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:
         assert result.returncode == (2 if problems else 0)
         return "; ".join(problems)
 
-    assert "fraction must be above 0" in dry("--fraction", "0")
+    assert "fraction must be above 0" in run(*command, "--dry-run", "--fraction", "0").stderr
     assert dry(*key, "--fraction", "0.5") == ""
     assert run(*command, *key).returncode == 0
     assert dry(*key) == ""

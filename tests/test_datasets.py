@@ -242,6 +242,18 @@ def test_bytes_are_compared_when_asked_for(protected: Path) -> None:
             Protected(root, verify=True)
 
 
+def test_a_manifest_of_another_program_is_none(tmp_path: Path) -> None:
+    clean = folder(tmp_path / "zoo")
+    manifest = clean / "manifest.json"
+    manifest.write_text('{"name": "webapp"}')
+    for path in (clean, clean / "train"):
+        assert Protected(path).protection is None
+    assert len(edge_features(clean)[0]) == 12
+    manifest.write_text('{"schema": 1}')
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: 'method' is missing or malformed$"):
+        Protected(clean)
+
+
 def test_what_was_skipped_is_no_fault(tmp_path: Path) -> None:
     src = folder(tmp_path / "zoo")
     (src / "train/bat").mkdir()
@@ -249,6 +261,24 @@ def test_what_was_skipped_is_no_fault(tmp_path: Path) -> None:
     data = Protected(tmp_path / "out")
     assert data.classes == ["ant", "bat", "bee", "cow"]
     assert set(data.targets) == {0, 2, 3}
+
+
+def test_what_was_not_skipped_is_a_fault_though_other_things_were(tmp_path: Path) -> None:
+    for name in ("train/ant/0.png", "train/bee/0.png", "test/ant/0.png", "test/bee/0.png"):
+        save(tmp_path / "src" / name, 0)
+    (tmp_path / "src" / "train" / "ant" / "bad.txt").touch()
+    out = tmp_path / "out"
+    protect_dataset(tmp_path / "src", out, secret=KEY, workers=0, on_error="skip")
+    shutil.copytree(tmp_path / "src" / "test", out / "test")
+    assert [len(Protected(out, split)) for split in ("train", "test")] == [2, 2]
+    for split in ("train", "test"):
+        (out / split / "cow").mkdir()
+        with pytest.raises(UserError, match=rf"out/{split}/cow: a class without images$"):
+            Protected(out, split)
+        (out / split / "cow").rmdir()
+    (out / "test" / "ant" / "bad.txt").touch()
+    with pytest.raises(UserError, match=r"out/test/ant/bad\.txt: not an image"):
+        Protected(out, "test")
 
 
 def test_a_training_script_of_ones_own(protected: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from small_runs import write_tree
 
 from unlearnable_kernels.data.arrays import load_arrays
-from unlearnable_kernels.data.formats.loose import ONE_CLASS, open_labelled
+from unlearnable_kernels.data.formats.loose import ONE_CLASS, open_labelled, open_training_images
 from unlearnable_kernels.data.manifest import find_manifest
 from unlearnable_kernels.data.source import load_image, open_source
 from unlearnable_kernels.errors import UserError
@@ -95,6 +95,19 @@ def test_classes_from_a_list(photos: Path, tmp_path: Path) -> None:
     assert manifest["layout"] == "labels"
     with pytest.raises(UserError, match=r"layout would differ; its classes came from a list: give --labels$"):
         extend_dataset(photos, tmp_path / "out", secret=KEY, workers=0)
+
+
+def test_a_list_goes_with_a_folder_and_nothing_else(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARNABLE_DATA", str(tmp_path))
+    listed = tmp_path / "labels.csv"
+    listed.write_text("".join(f"{name},{i % 2}\n" for i, name in enumerate(files(photos))))
+    assert len(open_training_images(Path("photos"), listed, "raise").samples) == 6
+    picture = photos / files(photos)[0]
+    for src in (Path(f"subset:{photos},images=1"), Path("memory://bucket/set"), picture):
+        with pytest.raises(UserError, match=r": with --labels, SRC is a folder of pictures$"):
+            open_training_images(src, listed, "raise")
 
 
 def test_a_list_beside_its_pictures_is_a_data_set(photos: Path) -> None:

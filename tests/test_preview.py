@@ -1,6 +1,7 @@
 """The contact sheet: what it shows before and after protection, what it overwrites, what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,31 @@ def test_a_list_of_classes_stands_for_their_folders(tree: Path, tmp_path: Path) 
 def test_shards_are_shown_as_their_images_are_stored(tree: Path, tmp_path: Path, format: str) -> None:
     protect_dataset(tree, tmp_path / "out", secret=KEY, workers=0, format=format)
     assert len(cells(write_comparison(tree, tmp_path / "out", tmp_path / "sheet.png"))) == 3
+
+
+def test_no_original_is_replaced_however_the_source_is_given(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARNABLE_DATA", str(tmp_path))
+    for split in ("train", "test"):
+        shutil.copytree(tree, tmp_path / "split" / split)
+    listed = tmp_path / "zoo.csv"
+    listed.write_text("zoo/ant/0.png,x\nzoo/bee/0.png,y\n")
+    picture = tree / "ant" / "0.png"
+    sources = {
+        picture: picture,
+        Path(f"subset:{tree},classes=2"): tree / "cow" / "1.png",
+        listed: picture,
+        Path("zoo"): picture,
+        tmp_path / "split" / "train": tmp_path / "split" / "test" / "ant" / "0.png",
+    }
+    for src, out in sources.items():
+        before = out.read_bytes()
+        with pytest.raises(UserError, match="must lie outside the source"):
+            write_preview(src, out, KEY)
+        assert out.read_bytes() == before
+    sheet = picture.with_name("sheet.png")
+    assert write_preview(picture, sheet, KEY) == sheet
 
 
 def test_an_array_file_serves_for_its_folder(tree: Path, tmp_path: Path) -> None:

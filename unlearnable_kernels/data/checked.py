@@ -40,12 +40,29 @@ def open_checked(path: Path, split: str = "train") -> Checked:
         UserError: It cannot be opened, or differs from its manifest.
     """
     manifest = find_manifest(path)
-    # What was skipped when it was protected, such as an empty class, is no fault now.
     skipped = manifest is not None and manifest.get("skipped")
     source = open_source(path, split, "skip" if skipped else "raise")
+    if manifest is not None:
+        _refuse_new_faults(source, manifest)
     if manifest is None or split != "train":
         return Checked(source, manifest, [False] * len(source.samples))
     return Checked(source, manifest, _listed_flags(source, manifest, path))
+
+
+def _refuse_new_faults(source: Source, manifest: Manifest) -> None:
+    """What was skipped when a set was protected, such as an empty class, is no fault now; all else is.
+
+    Raises:
+        UserError: Something else cannot be taken, or the split is not the protected one.
+    """
+    known: set[str] = set()
+    if source.prefix in ("", manifest.get("prefix")):
+        listed = manifest.get("skipped")
+        pairs = listed if isinstance(listed, list) else []
+        known = {str(pair[0]) for pair in pairs if isinstance(pair, list) and pair} | set(manifest["classes"])
+    for name, reason in source.skipped:
+        if name not in known:
+            raise UserError(f"{url_of(source.root / source.prefix)}/{name}: {reason}")
 
 
 def _listed_flags(source: Source, manifest: Manifest, path: Path) -> list[bool]:

@@ -205,6 +205,10 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: There is none, or it is damaged, of an unknown schema, or names files outside ``folder``.
     """
+    return _checked(folder, _read_object(folder))
+
+
+def _read_object(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     try:
         text = read_file(path) if is_remote(path) else read_regular(path)
@@ -221,6 +225,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{url_of(path)}: damaged: {error}") from None
     if not isinstance(manifest, dict):
         raise UserError(f"{url_of(path)}: not a manifest, which is a JSON object")
+    return manifest
+
+
+def _checked(folder: Path, manifest: dict[str, Any]) -> Manifest:
+    path = folder / MANIFEST_NAME
     _check_fields(path, manifest)
     if (kinds := _ENTRIES.get(manifest["schema"])) is None:
         known = " and ".join(map(str, _ENTRIES))
@@ -274,20 +283,29 @@ def find_manifest(path: Path) -> Manifest | None:
             images in that.
 
     Returns:
-        The manifest; None for a dataset that ``protect`` did not write.
+        The manifest; None for a dataset that ``protect`` did not write, also where another program's file
+        has the manifest's name.
 
     Raises:
         UserError: The manifest is damaged.
     """
     path = parse(path).path
     if file_at(path / MANIFEST_NAME) is not None:
-        return read_manifest(path)
+        return _own_manifest(path)
     within = path.name == "train" or file_at(path) is not None
     if within and file_at(path.parent / MANIFEST_NAME) is not None:
-        manifest = read_manifest(path.parent)
+        manifest = _own_manifest(path.parent)
+        if manifest is None:
+            return None
         if path.name == manifest.get("prefix") or any(path.name == name for name, _ in manifest.digests()):
             return manifest
     return None
+
+
+def _own_manifest(folder: Path) -> Manifest | None:
+    """As ``read_manifest``; None for a JSON object that has nothing of a manifest."""
+    fields = _read_object(folder)
+    return _checked(folder, fields) if {"schema", "mac", "files"} & fields.keys() else None
 
 
 def without_tables(manifest: Mapping[str, Any]) -> dict[str, Any]:

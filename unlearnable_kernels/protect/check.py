@@ -20,7 +20,7 @@ from unlearnable_kernels.data.source import Sample, Source, load_image, load_wit
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Workspace
 from unlearnable_kernels.protect.notices import notify_about
@@ -43,6 +43,7 @@ _REMEDIES = (
     (r"one size", "give --resize"),
     (r"class without images", "add pictures, or remove the folder"),
 )
+_OF_A_FILE = "mend or remove it"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def check_dataset(
     try:
         source = open_training_images(src, labels, "list")
     except (UserError, OSError) as error:
-        return CheckReport([Problem("", str(error), _remedy(str(error)), skippable=False)])
+        return CheckReport([Problem("", str(error), _remedy(str(error), ""), skippable=False)])
     problems = [
         Problem(name, reason, _remedy(reason), skippable=not re.search(ALWAYS, reason))
         for name, reason in source.skipped
@@ -138,11 +139,11 @@ def check_dataset(
     stop: list[Problem] = []
     if sizes:
         try:
-            expected, unwritten = _trial(source, sizes, options, secret)
+            expected, unwritten = _trial(source, sizes, options, secret, notes.append)
             bad += unwritten
         except UserError as error:
             skippable = isinstance(error, ImageError)
-            stop = [Problem("", str(error), _remedy(str(error)), skippable)]
+            stop = [Problem("", str(error), _remedy(str(error), _OF_A_FILE if skippable else ""), skippable)]
     problems += [Problem(name, reason, _remedy(reason), skippable=True) for name, reason in bad]
     named = {problem.file for problem in problems}
     kept = [sample for sample in source.samples if sample.name not in named]
@@ -159,8 +160,8 @@ def check_dataset(
     return CheckReport(problems + stop, notes=notes, **found, **expected)
 
 
-def _remedy(reason: str) -> str:
-    return next((what for pattern, what in _REMEDIES if re.search(pattern, reason)), "mend or remove it")
+def _remedy(reason: str, otherwise: str = _OF_A_FILE) -> str:
+    return next((what for pattern, what in _REMEDIES if re.search(pattern, reason)), otherwise)
 
 
 def _reason(error: ImageError, sample: Sample) -> str:
@@ -203,9 +204,12 @@ def _trial(
     sizes: dict[str, tuple[int, int]],
     options: Options,
     secret: Secret,
+    notify: Notify,
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Protect some of ``sizes`` in memory; what that says of all of them, and why some cannot be written."""
     plan = make_plan(source, secret, options, "skip")
+    if plan.protects_nothing:
+        notify(f"warning: no image is protected: {plan.protects_nothing}")
     if len(set(sizes.values())) > 1:
         for part in (plan.writer, plan.method):
             if part.one_size:

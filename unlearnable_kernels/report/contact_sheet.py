@@ -13,9 +13,10 @@ from unlearnable_kernels.data.formats import WRITERS
 from unlearnable_kernels.data.formats.loose import open_training_images
 from unlearnable_kernels.data.images.headers import PNG_SIGNATURE
 from unlearnable_kernels.data.manifest import Manifest, find_manifest, read_manifest
+from unlearnable_kernels.data.named import find
 from unlearnable_kernels.data.quality import mean_quality
-from unlearnable_kernels.data.remote import url_of
-from unlearnable_kernels.data.source import Sample, Source, load_image, open_source
+from unlearnable_kernels.data.remote import is_remote, url_of
+from unlearnable_kernels.data.source import SPLIT_FOLDERS, Sample, Source, load_image, open_source
 from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.files import replacing, require_replaceable, resolved
 from unlearnable_kernels.progress import no_progress
@@ -28,6 +29,7 @@ from unlearnable_kernels.protect.pipeline.plan import (
     make_task,
     make_writer,
 )
+from unlearnable_kernels.protect.run import around
 from unlearnable_kernels.report.differences import amplification, amplified_difference
 
 # Common small sizes, 32, 64 and 96, fit in a whole number of times.
@@ -85,8 +87,9 @@ def write_preview(
                 f"{chosen.name} optimises all images together: protect them, and preview with --protected"
             )
         check_options(Options(chosen, resize=resize, dataset_name=dataset_name))
-    _check_arguments(classes, out_png, {"source": src})
+    _check_arguments(classes, out_png)
     source = open_training_images(Path(src), labels, on_error)
+    _check_outside(out_png, "source", *_originals(src, source))
     rows = _first_images(source, classes, resize, on_error)
     names = [source.classes[sample.label] for sample, _ in rows]
     clean = [image for _, image in rows]
@@ -142,8 +145,9 @@ def write_comparison(
         UserError: ``dst`` has no manifest or was made from other files than those in ``src``, an image
             cannot be read, or the arguments are such that ``write_preview`` would raise.
     """
-    _check_arguments(classes, out_png, {"source": src, "protected dataset": dst})
+    _check_arguments(classes, out_png)
     manifest = find_manifest(Path(dst)) or read_manifest(Path(dst))
+    _check_outside(out_png, "protected dataset", find(dst), manifest.folder)
     parameters, method = manifest["parameters"], manifest["method"]
     for name, registry in ((method, METHODS), (parameters.get("format"), WRITERS)):
         if not isinstance(name, str) or name not in registry:
@@ -153,6 +157,7 @@ def write_comparison(
         heading = f"{manifest['dataset_name']}: {METHODS[method].heading(parameters)}"
         # What was skipped then is not looked at now.
         source = open_training_images(Path(src), labels, "skip" if manifest["skipped"] else "raise")
+        _check_outside(out_png, "source", *_originals(src, source))
         pairs = _protected_pairs(source, Path(dst), manifest, classes)
         triples = [(manifest["classes"][label], *pair) for label, pair in pairs]
     except UserError:
@@ -189,13 +194,25 @@ def _protected_pairs(
     return sorted(found.items())
 
 
-def _check_arguments(classes: int, out_png: Path, folders: dict[str, Path]) -> None:
+def _check_arguments(classes: int, out_png: Path) -> None:
     if not 1 <= classes <= MAX_CLASSES:
         raise UserError(f"classes must be from 1 to {MAX_CLASSES}, not {classes}")
-    for what, folder in folders.items():
-        if resolved(Path(folder)) in resolved(Path(out_png)).parents:
-            raise UserError(f"{out_png} must lie outside the {what} {folder}")
     require_replaceable(Path(out_png), PNG_SIGNATURE, "a PNG file")
+
+
+def _originals(src: Path, source: Source) -> list[Path]:
+    """Where pictures lie that are not to be lost: in the source, and in the other splits beside it."""
+    places = [find(src), around(src, source)]
+    names = [name for folders in SPLIT_FOLDERS.values() for name in folders]
+    return places + [source.root.with_name(name) for name in names if source.root.name in names]
+
+
+def _check_outside(out_png: Path, what: str, *places: Path) -> None:
+    """Raise UserError if the sheet would replace one of ``places``, or lie within one."""
+    out = resolved(Path(out_png))
+    for place in places:
+        if not is_remote(place) and resolved(place) in (out, *out.parents):
+            raise UserError(f"{shown(str(out_png))} must lie outside the {what} {shown(str(place))}")
 
 
 def _write_sheet(sheet: Image.Image, out_png: Path) -> Path:

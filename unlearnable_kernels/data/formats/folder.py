@@ -43,7 +43,9 @@ def open_image_folder(root: Path, split: str, on_error: str) -> Source | None:
     """A folder of class folders, or one of splits with class folders in them."""
     if root.is_file():
         return None
-    prefix, left_out, notes = _find_split(root, split)
+    # Where nothing is skipped, the root was looked through before, for loose pictures.
+    around = Scan(root, root, "list" if on_error == "list" else "skip")
+    prefix, left_out, notes = _find_split(around, split)
     scan = Scan(root / prefix, root, on_error)
     folders, files = scan.list_folder()
     classes = [entry.name for entry in folders]
@@ -69,18 +71,19 @@ def open_image_folder(root: Path, split: str, on_error: str) -> Source | None:
         prefix=prefix,
         classes=classes,
         samples=samples,
-        skipped=scan.skipped,
+        skipped=scan.skipped + (around.skipped if prefix else []),
         left_out=left_out,
         notes=notes,
     )
 
 
-def _find_split(root: Path, split: str) -> tuple[str, list[str], list[str]]:
-    """The split's folder ("" where ``root`` itself holds the classes), the other folders, what to tell.
+def _find_split(around: Scan, split: str) -> tuple[str, list[str], list[str]]:
+    """The split's folder ("" where the root itself holds the classes), the other folders, what to tell.
 
     A folder named train, val or test is a split where it holds folders in turn, a class where it does not.
     """
-    folders, _ = Scan(root, root, "skip").list_folder()
+    root = around.base
+    folders, _ = around.list_folder()
     inside = {
         entry.name: {e.name for e in Scan(root / entry.name, root, "skip").list_folder()[0]}
         for entry in folders

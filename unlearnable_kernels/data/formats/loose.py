@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from unlearnable_kernels.data.folder_scan import Scan, has_image_suffix, ignored, refuse_case_twins
 from unlearnable_kernels.data.formats import FORMATS
 from unlearnable_kernels.data.formats.folder import dataset_name
+from unlearnable_kernels.data.named import find, parse
+from unlearnable_kernels.data.remote import is_remote, url_of
 from unlearnable_kernels.data.source import FolderSource, Sample, Source, open_source
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import read_regular
@@ -67,14 +69,19 @@ def open_training_images(src: Path, labels: Path | None, on_error: str) -> Sourc
     """The training split of a dataset, or with a list of classes the pictures that it lists.
 
     Args:
-        src: As ``open_source`` takes it; with ``labels`` a folder.
+        src: As ``open_source`` takes it; with ``labels`` a folder, or the name of one.
         labels: As ``open_labelled`` takes it, or None.
         on_error: As ``open_source`` takes it.
 
     Raises:
-        UserError: As either does.
+        UserError: As either does, or ``labels`` is given with anything but a folder.
     """
-    return open_source(src, "train", on_error) if labels is None else open_labelled(src, labels, on_error)
+    if labels is None:
+        return open_source(src, "train", on_error)
+    root = find(src)
+    if parse(src).subset or is_remote(root) or not root.is_dir():
+        raise UserError(f"{url_of(src)}: with --labels, SRC is a folder of pictures")
+    return open_labelled(root, labels, on_error)
 
 
 def open_labelled(root: Path, labels: Path, on_error: str) -> Source:

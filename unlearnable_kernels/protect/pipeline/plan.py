@@ -19,6 +19,7 @@ from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.plugins import describe_plugins
 from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
+from unlearnable_kernels.protect.methods.selection import check_fraction
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 from unlearnable_kernels.protect.pipeline.probe import fingerprint
 
@@ -224,6 +225,7 @@ def check_options(options: Options) -> None:
         UserError: An option is wrong for any dataset.
     """
     options.method.check()
+    check_fraction(options.fraction)
     if options.format is not None:
         _check_writer(options.method, WRITERS.create(options.format))
     if options.resize is not None and not 1 <= options.resize <= 65535:
