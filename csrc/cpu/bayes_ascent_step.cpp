@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "bayes_error.h"
 #include "glibc.h"
 #include "share_out.h"
 
@@ -33,9 +34,6 @@ namespace {
 constexpr const char* op = "bayes_ascent_step: ";
 constexpr double smallest_mass = 1e-8;
 constexpr std::int64_t most_rows = 4096, blocks = 4, worth_a_thread = 1 << 15;
-
-// The power of two that makes the bandwidth about 1, and so keeps squares and steps in range.
-double power_of(double bandwidth) { return std::ldexp(1.0, -std::max(std::ilogb(bandwidth), -1022)); }
 
 template <typename S>
 void refuse_infinite(const S* rows, std::int64_t count, std::int64_t depth) {
@@ -178,8 +176,8 @@ void check_range(const std::vector<double>& half_squares, double bandwidth) {
         " need more: the quotient must be under 1e12");
 }
 
-// L x of (A1): σ² does not change a direction. Nothing where rows are too many for a matrix of all pairs, or where rows that count for each other lie so many bandwidths from
-// the mean that their differences lose digits to rounding.
+// L x of (A1): σ² does not change a direction. Nothing where rows are too many for a matrix of all pairs, or where rows
+// that count for each other lie so many bandwidths from the mean that their differences lose digits to rounding.
 template <typename S>
 std::optional<Tensor> ascent_direction(const Tensor& rows, const std::int64_t* label, std::int64_t classes,
                                        double bandwidth, const Tensor& error) {

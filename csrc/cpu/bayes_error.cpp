@@ -38,7 +38,7 @@ struct Arguments {
 
   const Tensor& pool() const { return references ? *references : features; }
   // Points are multiplied by it, so that what the kernels see has a bandwidth in [1, 2).
-  double power() const { return std::ldexp(1.0, -std::max(std::ilogb(bandwidth), -1022)); }
+  double power() const { return power_of(bandwidth); }
   double scale() const { return 1 / (bandwidth * power()) / (bandwidth * power()); }
 };
 

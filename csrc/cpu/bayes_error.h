@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -10,6 +11,9 @@
 // side in blocks of as many rows as a kernel's vectors hold, and blocks form panels, padded with rows of no mass.
 
 namespace unlearn {
+
+// The power of two that makes a bandwidth about 1, and so keeps squares and steps in range.
+inline double power_of(double bandwidth) { return std::ldexp(1.0, -std::max(std::ilogb(bandwidth), -1022)); }
 
 template <typename S>
 struct PackedRows {
