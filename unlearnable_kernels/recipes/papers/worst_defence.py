@@ -8,11 +8,11 @@ from unlearnable_kernels.recipes.papers.small_grid import DATASET, TRAINING
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "worst-defence"
+# Defaults of `spectral` when its rows were first measured; three parts were, too.
 _MILD = "cells=0.4,colour=0.43,tone=0.04"
 _NORMAL = "cells=0.55,colour=0.55,tone=0.055"
 _STRONG = "cells=0.6,colour=0.6,tone=0.06"
 _AT_FIRST = "cell=3,colours=rgb"
-"""Defaults of ``spectral`` when its rows were first measured; so were three parts and the strengths above."""
 _THREE = f"spectral:parts=cells+colour+tone,{_AT_FIRST}"
 PROTECTIONS = {
     "none": None,
