@@ -40,6 +40,12 @@ def data_root() -> Path:
     return Path(root).expanduser()
 
 
+@pytest.fixture(autouse=True)
+def drawn_alike() -> None:
+    """What a test draws without a generator of its own depends on no test before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def with_threads() -> Iterator[Callable[[int, Callable[[], Any]], Any]]:
     """Calls a function with so many threads."""
