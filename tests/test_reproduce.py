@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import one_thread, write_tree
+from torch import Tensor
 
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
@@ -245,6 +247,42 @@ def test_sets_of_two_sizes_stay_apart(data: dict[str, str], tmp_path: Path) -> N
         for size in (8, 16)
     }
     assert len(folders) == 2
+
+
+def test_fine_tuning_begins_with_a_training_on_other_images(data: dict[str, str], tmp_path: Path) -> None:
+    """Run once for the rows that share it, in one part of the work, and recorded by its images."""
+    others = tmp_path / "others"
+    write_tree(others / "train", ["ant", "bee", "cow"], 4, seed=2)
+    training = {"crop_padding": 1, "batch_size": 8, "epochs": 1, "test_limit_per_class": 4}
+    rows = [
+        replace(
+            ROWS[f"worst-defence/pretrained-{layers}/none"],
+            dataset="cifar10",
+            training=training | more,
+            pretraining={"train": str(others), "epochs": 2, "image_size": 8, "lr": 0.1},
+        )
+        for layers, more in (("all", {}), ("last", {}), ("last", {"lr": 0.05}))
+    ]
+    rows[2] = replace(rows[2], name="worst-defence/pretrained-last/faster")
+    found = reproduce(rows, tmp_path, tmp_path / "results", data=data, rank=0, world=2)
+    assert reproduce(rows, tmp_path, tmp_path / "results", data=data, rank=1, world=2) == found
+    configs = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/config.json")]
+    [before] = [config for config in configs if config["train"] == str(others)]
+    assert (before["epochs"], before["image_size"], before["test"], before["defences"]) == (2, 8, None, [])
+    assert len(configs) == 4
+    stems: dict[str, list[Tensor]] = {"finetune-all": [], "finetune-last": []}
+    for config in (config for config in configs if config["defences"]):
+        [defence] = config["defences"]
+        given = load_file(defence["weights"])["model.stem.0.weight"]
+        folder = tmp_path / "runs" / module._digest(config)
+        learnt = load_file(folder / "checkpoint.safetensors")["model.stem.0.weight"]
+        stems[defence["name"]].append(learnt - given)
+    assert [bool(change.any()) for change in stems["finetune-all"]] == [True]
+    assert [bool(change.any()) for change in stems["finetune-last"]] == [False, False]
+    for result in found.values():
+        assert result is not None
+        assert result["pretraining"]["train"] == str(others)
+        assert "weights" not in result["training"]["defences"][0]
 
 
 def test_a_set_stored_with_loss_is_another(data: dict[str, str], tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.data.quality import picture_quality
 from unlearnable_kernels.data.source import open_source
+from unlearnable_kernels.defences import DEFENCES, Defence
+from unlearnable_kernels.defences.finetune import FinetuneAll
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Key
@@ -25,7 +27,7 @@ from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
 from unlearnable_kernels.recipes.results import write_result
 from unlearnable_kernels.recipes.row import CLEAN, Row
 from unlearnable_kernels.training import TrainConfig, train
-from unlearnable_kernels.training.run_folder import RECORD, read_metrics, read_run
+from unlearnable_kernels.training.run_folder import CHECKPOINT, RECORD, read_metrics, read_run
 
 _PARTS = 1000  # of a run's progress
 _OF_A_RUN = ("train", "test", "clean", "seed")  # settings that are not the row's
@@ -82,6 +84,7 @@ class Job:
         protected: Where the protected set is or will be; None for a row without one.
         config: The training.
         folder: Its run folder, which rows with the same training share.
+        pretraining: What has to be trained before; None where nothing has.
     """
 
     row: Row
@@ -90,6 +93,7 @@ class Job:
     protected: Path | None
     config: TrainConfig
     folder: Path
+    pretraining: "Job | None" = None
 
     @property
     def finished(self) -> bool:
@@ -136,7 +140,8 @@ def reproduce(
     for row in rows:
         if row.lacking:
             raise UserError(f"{row.name} cannot be run: it needs {row.lacking}")
-    places = {name: place(name, {**WHERE, **(data or {})}) for name in {row.dataset for row in rows}}
+    names = {row.dataset for row in rows} | {row.pretraining["train"] for row in rows if row.pretraining}
+    places = {name: place(name, {**WHERE, **(data or {})}) for name in names}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
     run_jobs(jobs, places, rank, world, progress)
     found: dict[str, dict[str, Any] | None] = {}
@@ -164,9 +169,13 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
         size = (settings | dict(scale.training)).get("image_size")
         stored = [] if row.stored_as is None else [row.stored_as]
         protected = work / "sets" / _digest([source, row.protection, size, key.fingerprint, *stored])
-    settings |= {"train": source if protected is None else str(protected), "test": source, "seed": seed}
+    settings = {"test": source} | settings
+    settings |= {"train": source if protected is None else str(protected), "seed": seed}
     if "protected_fraction" in settings:
         settings["clean"] = source
+    pretraining = _plan_pretraining(row, seed, work, places, scale) if row.pretraining else None
+    if pretraining is not None:
+        settings["defences"] = _beginning_with(pretraining.folder / CHECKPOINT, row.defences)
     settings |= scale.training
     settings["network"] = scale.network or settings["network"]
     epochs = settings.get("epochs", TrainConfig(source).epochs)
@@ -178,15 +187,33 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
         classes = len(open_source(Path(source), "train").classes)
         settings["limit_per_class"] = max(1, scale.images // classes)
     config = TrainConfig(**settings)
-    return Job(row, seed, key, protected, config, work / "runs" / _digest(config.as_dict()))
+    return Job(row, seed, key, protected, config, work / "runs" / _digest(config.as_dict()), pretraining)
+
+
+def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
+    """The plain training on other images whose weights a row begins with; it is not tested."""
+    mixture = ("protected_fraction", "protected_epochs", "only_clean", "test_limit_per_class")
+    training = {name: value for name, value in row.training.items() if name not in mixture}
+    training |= {name: value for name, value in row.pretraining.items() if name != "train"} | {"test": None}
+    plain = replace(row, dataset=row.pretraining["train"], protection=None, defences=(), pretraining={})
+    return plan(replace(plain, training=training), seed, work, places, scale)
+
+
+def _beginning_with(weights: Path, defences: Sequence[str]) -> list[Defence]:
+    """Defences, of which those that fine-tune take these weights."""
+    made = [DEFENCES.create(text) for text in defences]
+    return [replace(each, weights=str(weights)) if isinstance(each, FinetuneAll) else each for each in made]
 
 
 def run_jobs(
     jobs: Mapping[str, Sequence[Job]], places: Mapping[str, str], rank: int, world: int, progress: Progress
 ) -> None:
     """Do this part of the trainings, each once, and what has to be protected for them."""
-    distinct = {job.folder: job for part in jobs.values() for job in part}
-    mine = list(distinct.values())[rank::world]
+    groups: dict[Path, dict[Path, Job]] = {}  # what begins with the same weights stays together
+    for job in (job for part in jobs.values() for job in part):
+        first = job.pretraining or job
+        groups.setdefault(first.folder, {first.folder: first})[job.folder] = job
+    mine = [job for group in list(groups.values())[rank::world] for job in group.values()]
     weights = [_effort(job.config) for job in mine]
     total, before = sum(weights), 0
     for job, weight in zip(mine, weights, strict=True):
@@ -235,7 +262,7 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         "dataset": row.dataset,
         "protection": row.protection,
         "test": row.test,
-        "training": {name: value for name, value in config.as_dict().items() if name not in _OF_A_RUN},
+        "training": _training(config, row),
         "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
         "scaled": scale.as_dict(),
         "seeds": [job.seed for job in jobs],
@@ -258,6 +285,8 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
     }
     if row.stored_as is not None:
         result["stored_as"] = row.stored_as
+    if row.pretraining:
+        result["pretraining"] = dict(row.pretraining)
     return write_result(result, results)
 
 
@@ -267,6 +296,17 @@ def _curve(job: Job) -> list[float]:
         return [line["test_accuracy"] for line in read_metrics(job.folder, job.config)]
     assert job.protected is not None
     return [accuracy_on_filtered(job.folder, job.protected, job.key, job.row.test)]
+
+
+def _training(config: TrainConfig, row: Row) -> dict[str, Any]:
+    """The row's settings, without the place of the weights that it begins with."""
+    settings = {name: value for name, value in config.as_dict().items() if name not in _OF_A_RUN}
+    if row.pretraining:
+        settings["defences"] = [
+            {name: value for name, value in each.items() if name != "weights"}
+            for each in settings["defences"]
+        ]
+    return settings
 
 
 def _seen(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Row:
         network: As ``find_network`` takes it.
         defences: As ``train --defence`` takes them.
         training: Fields of ``TrainConfig`` that are not its defaults.
+        pretraining: The same of a plain training beforehand, with whose weights the defences that fine-tune
+            begin; what it does not name is as in ``training``. Empty where there is none.
         test: One of ``TESTS``.
         stored_as: As ``protect --format`` takes it; None stores without loss.
         lacking: What it needs that is not here; it cannot be run, then. Empty where nothing is lacking.
@@ -35,6 +37,7 @@ class Row:
     network: str = "resnet18"
     defences: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
     test: str = CLEAN
     stored_as: str | None = None
     lacking: str = ""

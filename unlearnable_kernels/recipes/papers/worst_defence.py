@@ -4,6 +4,10 @@ Pictures, network and training are those of ``small_grid``, so that trainings th
 Adaptive defences are those that somebody would build who knows the family of ``spectral``, but not the key.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from unlearnable_kernels.recipes.papers.small_grid import DATASET, TRAINING
 from unlearnable_kernels.recipes.row import Paper, Row
 
@@ -17,6 +21,9 @@ _THREE = f"spectral:parts=cells+colour+tone,{_AT_FIRST}"
 PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
+    "reflect": "classwise-conv:padding=reflect",
+    "default": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent,"
+    "cells=0.6,colour=0.6,tone=0.06,contrast=0.6",
     "strong": f"{_THREE},{_STRONG}",
     "normal": f"{_THREE},{_NORMAL}",
     "mild": f"{_THREE},{_MILD}",
@@ -24,6 +31,7 @@ PROTECTIONS = {
     "colour": f"spectral:parts=colour,{_AT_FIRST},colour=0.6",
     "tone": f"spectral:parts=tone,{_AT_FIRST},tone=0.06",
 }
+PROTECTED = tuple(name for name, protection in PROTECTIONS.items() if protection is not None)
 PUBLISHED = {
     "plain": (),
     "rsk-ff": ("rsk", "ff"),
@@ -32,6 +40,26 @@ PUBLISHED = {
     "grayscale": ("grayscale",),
     "histeq": ("histeq",),
     "at-linf": ("at-linf:eps=4/255,steps=3",),
+    **{
+        name: (name,)
+        for name in (
+            "ueraser",
+            "autoaugment",
+            "bit-depth",
+            "channel-norm",
+            "cutmix",
+            "cutout",
+            "gaussian",
+            "mixup",
+            "op",
+            "orthogonal",
+            "random-blur",
+            "smoothing",
+            "whiten",
+        )
+    },
+    "at-l2": ("at-l2:steps=3",),
+    "dat": ("dat:steps=3",),
 }
 _CELLS = "spectrum-norm:mode=cell"
 ADAPTIVE = {
@@ -46,14 +74,33 @@ ADAPTIVE = {
     "random": ("random-spectral",),
 }
 DEFENCES = PUBLISHED | ADAPTIVE
+OWN_IMAGES = {"own-1": {"protected_fraction": 0.99}, "own-10": {"protected_fraction": 0.9}}
+"""A thief adds clean images of the same classes, so that 1 or 10 % of all are clean."""
+OWN_ALONE = {
+    "own-1-alone": {"protected_fraction": 0.99, "only_clean": True, "epochs": 500},
+    "own-10-alone": {"protected_fraction": 0.9, "only_clean": True, "epochs": 50},
+}
+"""Such a thief does without the protected ones, in as many steps."""
+FINE_TUNED = {"pretrained-all": ("finetune-all",), "pretrained-last": ("finetune-last",)}
+PRETRAINING = {"train": "subset:tiny-imagenet,images=100", "image_size": 32}
+"""20,000 other images, of 200 classes."""
 
 
-def _row(defence: str, name: str, protection: str | None) -> Row:
-    return Row(f"{NAME}/{defence}/{name}", None, DATASET, protection, "resnet8", DEFENCES[defence], TRAINING)
+def _row(
+    defence: str, name: str, defences: tuple[str, ...] = (), more: Mapping[str, Any] | None = None
+) -> Row:
+    training = TRAINING | dict(more or {})
+    row = Row(f"{NAME}/{defence}/{name}", None, DATASET, PROTECTIONS[name], "resnet8", defences, training)
+    return replace(row, pretraining=PRETRAINING) if defence in FINE_TUNED else row
 
 
 PAPER = Paper(
     NAME,
     "the worst published and the worst adaptive defence, on two CPU cores",
-    tuple(_row(defence, *each) for defence in DEFENCES for each in PROTECTIONS.items()),
+    (
+        *(_row(each, name, defences) for each, defences in DEFENCES.items() for name in PROTECTIONS),
+        *(_row(each, name, defences) for each, defences in FINE_TUNED.items() for name in PROTECTIONS),
+        *(_row(each, name, (), more) for each, more in OWN_IMAGES.items() for name in PROTECTED),
+        *(_row(each, "none", (), more) for each, more in OWN_ALONE.items()),
+    ),
 )
