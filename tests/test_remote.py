@@ -132,8 +132,11 @@ def test_shards_are_written_to_a_store(
             protect_dataset(shards["parquet"], Path(memory), **options)
     assert "manifest.json" not in local(memory)
     assert list(tmp_path.glob("zoo-????????.partial"))
-    protect_dataset(shards["parquet"], Path(memory), **options)
+    told: list[tuple[str, int, int]] = []
+    protect_dataset(shards["parquet"], Path(memory), progress=lambda *each: told.append(each), **options)
     assert local(memory) == here
+    assert told[-1] == ("uploading", 9, 9)
+    assert ("uploading", 0, 9) in told
     assert not list(tmp_path.glob("*.partial"))
     protect_dataset(shards["parquet"], Path(memory), notify=notes.append, **options)
     assert notes == ["memory://store/zoo is complete already"]
@@ -263,7 +266,7 @@ def test_a_folder_is_not_uploaded(memory: str, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "manifest.json").write_bytes(b"{}")
     with pytest.raises(UserError, match=r"^memory://store/zoo takes files alone, and .*train is a folder$"):
-        upload_set(tmp_path, Path(memory), "manifest.json")
+        upload_set(tmp_path, Path(memory), "manifest.json", print)
     assert not local(memory)
 
 

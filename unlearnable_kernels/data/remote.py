@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -220,13 +220,16 @@ def remove(path: Path) -> None:
         system.rm_file(place)
 
 
-def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -> None:
+def upload(
+    folder: Path, target: Path, last: str, tell: Callable[[int, int], None], stale: Collection[str] = ()
+) -> None:
     """Copy the files in a folder here into a remote one, over older ones.
 
     Args:
         folder: It holds no folders.
         target: The remote one; it need not exist.
         last: The name of the file that is written when all others are there.
+        tell: Takes (bytes that are there, of how many) whenever a file is.
         stale: Names of files there that are deleted before that.
 
     Raises:
@@ -236,9 +239,14 @@ def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -
     for path in folder.iterdir():
         if not path.is_file():
             raise UserError(f"{url_of(target)} takes files alone, and {shown(str(path))} is a folder")
-    for name in sorted(path.name for path in folder.iterdir() if path.name != last):
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != last}
+    sent, size = 0, sum(sizes.values())
+    tell(sent, size)
+    for name in sorted(sizes):
         with _writing(target / name) as (system, place):
             system.put_file(str(folder / name), place)
+        sent += sizes[name]
+        tell(sent, size)
     for name in sorted(stale):
         remove(target / name)
     forget(target)
