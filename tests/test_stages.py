@@ -319,6 +319,11 @@ def test_the_commands(
     assert "rank 1 of 2: 3 chunks are rendered" in told
     run("protect", "src", "whole", *key, "--workers", "0")
     assert contents(tmp_path / "dst") == contents(tmp_path / "whole")
+    capsys.readouterr()
+    run("protect", "src", "whole", *key, "--workers", "0")
+    told = capsys.readouterr()
+    assert "whole is complete already" in told.err
+    assert "wrote" not in told.out
     with pytest.raises(UserError, match="--rank and --world go together"):
         run("render", "dst", *key, "--rank", "1")
     with pytest.raises(UserError, match="rank must be from 0 to world - 1, which is 1, not 2"):
