@@ -217,7 +217,7 @@ def check(
 
 
 def verify(
-    dst: Annotated[Path, typer.Argument(help="Folder that `unlearnable protect` wrote.")],
+    dst: Annotated[Path, typer.Argument(help="Folder or URL that `unlearnable protect` wrote.")],
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,

@@ -6,6 +6,7 @@ package of its own knows each: s3fs, gcsfs, huggingface_hub, …
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -173,6 +174,15 @@ def read_file(path: Path) -> bytes:
     """The whole of a file. Raises UserError where it cannot be read."""
     with open_file(path) as file, _reading(path):
         return file.read()
+
+
+def sha256_at(path: Path) -> str:
+    """SHA-256, in hexadecimal, of a file. Raises UserError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open_file(path) as file, _reading(path):
+        while block := file.read(_AHEAD):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:

@@ -48,8 +48,7 @@ def _found_there(dst: Path, own: Collection[str]) -> set[str]:
     """The names of the files at a URL. Raises UserError as ``refuse_taken`` where one is not of ``own``."""
     if is_finished_there(dst):
         raise UserError(
-            f"{url_of(dst)} is there already: choose another name, or copy it to this machine and look at "
-            "it with `unlearnable verify`"
+            f"{url_of(dst)} is there already: choose another name, or look at it with `unlearnable verify`"
         )
     try:
         folders, files = list_folder(dst, hidden=True)
