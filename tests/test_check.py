@@ -237,6 +237,24 @@ def test_a_dry_run_tells_what_extending_would_do(run: Any, photos: Path) -> None
     assert not list(Path().glob("out.*"))
 
 
+def test_a_dry_run_knows_what_is_protected_already(run: Any, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "src" / "c").mkdir(parents=True)
+    for number in range(4):
+        Image.fromarray(photo(8, 8)).save(tmp_path / "src" / "c" / f"{number}.png")
+    run("keygen", "k")
+    command = ("protect", "src", "out", "--key-file", "k", "--workers", "0")
+    assert run(*command, "--fraction", "0.25").returncode == 0
+    files = json.loads((tmp_path / "out" / "manifest.json").read_bytes())["files"]
+    [kept] = [name for name, entry in files.items() if entry["protected"]]
+    for name in files.keys() - {kept}:
+        (tmp_path / "src" / name).unlink()
+    told = run(*command, "--extend", "--prune", "--dry-run")
+    assert (told.returncode, "no image is protected" in told.stdout) == (0, False)
+    (tmp_path / "src" / kept).rename(tmp_path / "src" / "c" / "new.png")
+    told = run(*command, "--extend", "--prune", "--dry-run", "--accept-exposure")
+    assert "warning: no image is protected: --fraction 0.25 selects none of 1 images" in told.stdout
+
+
 def test_a_dry_run_stops_where_publishing_would(run: Any, photos: Path) -> None:  # noqa: F811
     run("keygen", "k")
     command = ("protect", photos, "out", "--workers", "0", "--json")

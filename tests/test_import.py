@@ -43,7 +43,10 @@ import sys, torch
 from unlearnable_kernels.cli import listing, registries
 import unlearnable_kernels.training, unlearnable_kernels.report
 for each in registries().values(): listing(each)
-print([name for name in ("torch._dynamo", "torchvision", "timm", "scipy") if name in sys.modules])
+from unlearnable_kernels.protect.pipeline.probe import fingerprint
+fingerprint()  # encodes in every format
+unwanted = "torch._dynamo", "torchvision", "timm", "scipy", "PIL.PdfImagePlugin"
+print([name for name in unwanted if name in sys.modules])
 """
     result = run(program)
     assert (result.returncode, result.stdout) == (0, "[]\n"), result.stdout + result.stderr

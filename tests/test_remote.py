@@ -132,8 +132,11 @@ def test_shards_are_written_to_a_store(
             protect_dataset(shards["parquet"], Path(memory), **options)
     assert "manifest.json" not in local(memory)
     assert list(tmp_path.glob("zoo-????????.partial"))
-    protect_dataset(shards["parquet"], Path(memory), **options)
+    told: list[tuple[str, int, int]] = []
+    protect_dataset(shards["parquet"], Path(memory), progress=lambda *each: told.append(each), **options)
     assert local(memory) == here
+    assert told[-1] == ("uploading", 9, 9)
+    assert ("uploading", 0, 9) in told
     assert not list(tmp_path.glob("*.partial"))
     protect_dataset(shards["parquet"], Path(memory), notify=notes.append, **options)
     assert notes == ["memory://store/zoo is complete already"]
@@ -153,6 +156,25 @@ def test_what_a_store_does_not_take(
     fsspec.filesystem("memory").pipe_file("store/zoo/mine.txt", b"")
     with pytest.raises(UserError, match=r"^memory://store/zoo holds something else \(there is no manifest"):
         protect_dataset(shards["parquet"], Path(memory), secret=KEY, format="parquet")
+
+
+def test_a_set_in_a_store_is_verified(shards: dict[str, Path], s3: str, memory: str) -> None:
+    found = verify_dataset(Path(f"{s3}/parquet"), KEY)
+    assert (found.ok, found.checked, found.key) == (True, 3, "matches")
+    upload(shards["webdataset"], memory)
+    store, place = fsspec.core.url_to_fs(memory)
+    whole = [each["name"] for each in store.ls(place, detail=True)]
+    assert len(Protected(memory, verify=True)) == 9
+    changed, gone = (next(name for name in whole if name.endswith(f"00000{n}.tar")) for n in range(2))
+    store.pipe_file(changed, store.cat_file(changed)[:-1] + b"x")
+    store.rm_file(gone)
+    for name in ("mine.txt", "more/.mine.txt"):
+        store.pipe_file(f"{place}/{name}", b"")
+    found = verify_dataset(Path(memory), KEY, executor=Executor(workers=0))
+    assert (found.changed, found.missing) == (["train-000000.tar"], ["train-000001.tar"])
+    assert (found.ok, found.extra) == (False, ["mine.txt", "more/.mine.txt"])
+    with pytest.raises(UserError, match=r"^memory://store/zoo/less/manifest.json: no such file or folder"):
+        verify_dataset(Path(memory) / "less", KEY)
 
 
 def test_ranks_write_to_s3(
@@ -263,7 +285,7 @@ def test_a_folder_is_not_uploaded(memory: str, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "manifest.json").write_bytes(b"{}")
     with pytest.raises(UserError, match=r"^memory://store/zoo takes files alone, and .*train is a folder$"):
-        upload_set(tmp_path, Path(memory), "manifest.json")
+        upload_set(tmp_path, Path(memory), "manifest.json", print)
     assert not local(memory)
 
 
@@ -410,9 +432,7 @@ def test_a_set_is_restored_to_this_machine_alone(
     first = rf"^{memory}: .* copy it to this machine first$"
     for fails in (
         lambda: restore_dataset(Path(memory), away / "back", secret=KEY),
-        lambda: verify_dataset(Path(memory), KEY),
         lambda: extend_dataset(shards["parquet"], Path(memory), secret=KEY),
-        lambda: Protected(memory, verify=True),
     ):
         with pytest.raises(UserError, match=first):
             fails()

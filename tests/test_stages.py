@@ -161,6 +161,11 @@ def test_finish_names_what_is_missing(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 of 6 chunks are missing: chunk 3, 2 pictures from c1/001"):
         finish_dataset(dst, secret=KEY)
     render(dst)
+    changed = next((tmp_path / "dst.partial" / "tree").rglob("003.png"))
+    changed.write_bytes(bytes(changed.stat().st_size))
+    with pytest.raises(UserError, match=r"1 of 6 chunks are .*; render them with .*dst --rehash`$"):
+        finish_dataset(dst, secret=KEY, rehash=True)
+    render(dst, rehash=True)
     finish_dataset(dst, secret=KEY)
     assert verify_dataset(dst, KEY).ok
     with pytest.raises(UserError, match=r"dst\.partial is not there: .* unless dst is finished$"):
@@ -209,6 +214,29 @@ def test_a_rank_renders_only_what_it_would_write_alike(
     assert not (tmp_path / "dst.partial" / "records").exists()
 
 
+def test_what_shards_are_put_together_with_is_compared(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for format in ("png", "parquet"):
+        plan(tree, tmp_path / format, format=format)
+        render(tmp_path / format)
+    monkeypatch.setattr(probe, "installed", lambda name: "1.0")
+    with pytest.raises(UserError, match=r"pyarrow is 1\.0, not \d+\..*; make them the same"):
+        finish_dataset(tmp_path / "parquet", secret=KEY)
+    finish_dataset(tmp_path / "png", secret=KEY)
+
+
+def test_putting_together_tells_how_far_it_is(tree: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    plan(tree, tmp_path / "dst", format="webdataset")
+    render(tmp_path / "dst")
+    finish_dataset(tmp_path / "dst", secret=KEY, progress=lambda *each: told.append(each))
+    for what in ("putting together", "listing"):
+        done = [done for name, done, total in told if (name, total) == (what, 12)]
+        assert {0, 2, 10, 12} < set(done)
+        assert done[-1] == 12
+
+
 def test_protect_goes_on_with_what_ranks_left_and_ranks_with_what_protect_left(
     tree: Path, tmp_path: Path
 ) -> None:
@@ -255,8 +283,8 @@ def test_links_where_ranks_write_are_not_followed(tree: Path, tmp_path: Path) ->
         ("SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_COUNT=4 SLURM_ARRAY_TASK_MIN=1", (2, 4)),
         ("SLURM_ARRAY_TASK_ID=6 SLURM_ARRAY_TASK_COUNT=4 SLURM_ARRAY_TASK_STEP=2", (3, 4)),
         ("RANK=0 WORLD_SIZE=2 SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_COUNT=4", (0, 2)),
-        ("RANK=x WORLD_SIZE=2", "the launcher's variables are no numbers"),
-        ("SLURM_ARRAY_TASK_ID=3", "the launcher's variables are no numbers"),
+        ("RANK=x WORLD_SIZE=2", "the launcher's variable RANK must be a number, not 'x'"),
+        ("SLURM_ARRAY_TASK_ID=3", "the launcher's variable SLURM_ARRAY_TASK_COUNT must be a number, not ''"),
         ("SLURM_ARRAY_TASK_ID=7 SLURM_ARRAY_TASK_COUNT=2 SLURM_ARRAY_TASK_MIN=3", "has no place among them"),
     ],
 )
@@ -291,7 +319,14 @@ def test_the_commands(
     assert "rank 1 of 2: 3 chunks are rendered" in told
     run("protect", "src", "whole", *key, "--workers", "0")
     assert contents(tmp_path / "dst") == contents(tmp_path / "whole")
+    capsys.readouterr()
+    run("protect", "src", "whole", *key, "--workers", "0")
+    told = capsys.readouterr()
+    assert "whole is complete already" in told.err
+    assert "wrote" not in told.out
     with pytest.raises(UserError, match="--rank and --world go together"):
         run("render", "dst", *key, "--rank", "1")
     with pytest.raises(UserError, match="rank must be from 0 to world - 1, which is 1, not 2"):
         run("render", "dst", *key, "--rank", "2", "--world", "2")
+    with pytest.raises(UserError, match="world must be 1 or more, not 0"):
+        run("render", "dst", *key, "--rank", "0", "--world", "0")

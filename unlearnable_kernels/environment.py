@@ -40,12 +40,13 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "torchvision": _torchvision(),
         "numpy": numpy.__version__,
-        **{name: _installed(name) for name in _CODECS},
-        "unlearnable_kernels": _installed("unlearnable_kernels"),
+        **{name: installed(name) for name in _CODECS},
+        "unlearnable_kernels": installed("unlearnable_kernels"),
     }
 
 
-def _installed(name: str) -> str:
+def installed(name: str) -> str:
+    """The version of a package; "not installed" without it."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -61,7 +62,7 @@ def _torchvision() -> str:
     found = (
         re.search(r"^__version__ = ['\"](.+)['\"]$", written.read_text(), re.M) if written.is_file() else None
     )
-    return found[1] if found else _installed("torchvision")
+    return found[1] if found else installed("torchvision")
 
 
 def commit() -> str | None:

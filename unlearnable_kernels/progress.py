@@ -25,6 +25,11 @@ def prefixed(progress: Progress, prefix: str) -> Progress:
     return lambda what, done, total: progress(prefix + what, done, total)
 
 
+def by_share(progress: Progress, units: int, what: str) -> Callable[[int, int], None]:
+    """Progress of work that is not done unit by unit: (how much is done, of how much), told in ``units``."""
+    return lambda done, total: progress(what, units * done // max(1, total), units)
+
+
 @contextmanager
 def progress(unit: str = "images") -> Iterator[Progress]:
     """Show progress on stderr: bars on a terminal, with rich, otherwise a line every few seconds.

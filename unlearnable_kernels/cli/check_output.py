@@ -25,6 +25,7 @@ def look(
     json: bool,
     secret: "Secret | None" = None,
     publishing: "Callable[[Notify, Collection[str]], None]" = lambda notify, bad: None,
+    growing: bool = False,
 ) -> None:
     """Print what ``check_dataset`` finds and, where that goes through, what ``publishing`` says or raises.
 
@@ -36,7 +37,9 @@ def look(
 
     how = "skip" if on_error is OnError.skip else "raise"
     with progress() as report:
-        found = check_dataset(src, options, secret or Key.generate(), labels=labels, progress=report)
+        found = check_dataset(
+            src, options, secret or Key.generate(), labels=labels, growing=growing, progress=report
+        )
 
     def note(message: str) -> None:
         if message not in found.notes:

@@ -150,6 +150,7 @@ def protect(
             json,
             secret,
             lambda notify, bad: publishing(**same | {"notify": notify} | ({"bad": bad} if extend else {})),
+            extend,
         )
         return
     with progress() as report:
@@ -167,7 +168,7 @@ def protect(
     if json:
         print_json(summary_of(manifest))
     else:
-        print(shown(f"wrote {url_of(dst)} with {url_of(manifest)}"))
+        print(shown(f"{url_of(dst)} is whole; its manifest is {url_of(manifest)}"))
 
 
 def summary_of(manifest: Path) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def check(
 
 
 def verify(
-    dst: Annotated[Path, typer.Argument(help="Folder that `unlearnable protect` wrote.")],
+    dst: Annotated[Path, typer.Argument(help="Folder or URL that `unlearnable protect` wrote.")],
     key_file: KeyFile = None,
     seed_compat: SeedOption = None,
     insecure_key_permissions: Insecure = False,

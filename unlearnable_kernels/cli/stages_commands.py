@@ -153,7 +153,7 @@ def finish(
     if json:
         print_json(summary_of(manifest))
     else:
-        print(shown(f"wrote {url_of(dst)} with {url_of(manifest)}"))
+        print(shown(f"{url_of(dst)} is whole; its manifest is {url_of(manifest)}"))
 
 
 def _tell(message: str) -> None:

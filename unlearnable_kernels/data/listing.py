@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -76,6 +76,25 @@ class View(Compact[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)
+
+
+class Followed(Compact[T]):
+    """A sequence that tells, (how many of them, of how many), how far one who goes through it has come."""
+
+    def __init__(self, items: Sequence[T], tell: Callable[[int, int], None]) -> None:
+        self._items, self._tell = items, tell
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def item(self, position: int) -> T:
+        return self._items[position]
+
+    def __iter__(self) -> Iterator[T]:
+        for position, item in enumerate(self._items):
+            self._tell(position, len(self))
+            yield item
+        self._tell(len(self), len(self))
 
 
 class Names(Compact[str]):

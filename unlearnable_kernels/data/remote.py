@@ -6,11 +6,12 @@ package of its own knows each: s3fs, gcsfs, huggingface_hub, …
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -175,6 +176,15 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
+def sha256_at(path: Path) -> str:
+    """SHA-256, in hexadecimal, of a file. Raises UserError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open_file(path) as file, _reading(path):
+        while block := file.read(_AHEAD):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def read_at(path: Path, offset: int, size: int, version: int = 0) -> bytes:
     """``size`` bytes of a file from ``offset`` on, fewer where it ends. Safe from any thread and process.
 
@@ -220,13 +230,16 @@ def remove(path: Path) -> None:
         system.rm_file(place)
 
 
-def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -> None:
+def upload(
+    folder: Path, target: Path, last: str, tell: Callable[[int, int], None], stale: Collection[str] = ()
+) -> None:
     """Copy the files in a folder here into a remote one, over older ones.
 
     Args:
         folder: It holds no folders.
         target: The remote one; it need not exist.
         last: The name of the file that is written when all others are there.
+        tell: Takes (bytes that are there, of how many) whenever a file is.
         stale: Names of files there that are deleted before that.
 
     Raises:
@@ -236,9 +249,14 @@ def upload(folder: Path, target: Path, last: str, stale: Collection[str] = ()) -
     for path in folder.iterdir():
         if not path.is_file():
             raise UserError(f"{url_of(target)} takes files alone, and {shown(str(path))} is a folder")
-    for name in sorted(path.name for path in folder.iterdir() if path.name != last):
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != last}
+    sent, size = 0, sum(sizes.values())
+    tell(sent, size)
+    for name in sorted(sizes):
         with _writing(target / name) as (system, place):
             system.put_file(str(folder / name), place)
+        sent += sizes[name]
+        tell(sent, size)
     for name in sorted(stale):
         remove(target / name)
     forget(target)

@@ -74,6 +74,9 @@ class Writer(ABC):
     one_size: ClassVar[bool] = False
     """Whether all images must have one size."""
 
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Packages besides the image codecs whose versions decide the bytes, by their names in registries."""
+
     def check(self) -> None:  # noqa: B027 (nothing to check unless there are settings)
         """Check the settings.
 

@@ -20,11 +20,11 @@ from unlearnable_kernels.data.source import Sample, Source, load_image, load_wit
 from unlearnable_kernels.data.writer import Destination, Writer
 from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import ImageError, UserError
-from unlearnable_kernels.progress import Notify, Progress, no_progress
+from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.method import Workspace
-from unlearnable_kernels.protect.notices import notify_about
-from unlearnable_kernels.protect.pipeline.plan import Options, check_options, make_plan, make_writer
+from unlearnable_kernels.protect.notices import notify_about, notify_unprotected
+from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan, make_writer
 
 SAMPLE = 48  # images that are protected on trial
 ALWAYS = r"^a symbolic link|differ only by case"
@@ -108,6 +108,7 @@ def check_dataset(
     secret: Secret,
     *,
     labels: Path | None = None,
+    growing: bool = False,
     progress: Progress = no_progress,
 ) -> CheckReport:
     """Decode every picture of a dataset once, list all that ``protect_dataset`` would stop at, and estimate.
@@ -117,6 +118,8 @@ def check_dataset(
         options: What would be asked of it.
         secret: Any key: estimates hardly depend on it.
         labels: As for ``protect_dataset``.
+        growing: Whether this comes to a set that has protected pictures: then a fraction that selects none of
+            these says nothing.
         progress: Takes progress.
 
     Raises:
@@ -139,7 +142,10 @@ def check_dataset(
     stop: list[Problem] = []
     if sizes:
         try:
-            expected, unwritten = _trial(source, sizes, options, secret, notes.append)
+            plan = make_plan(source, secret, options, "skip")
+            if not growing:
+                notify_unprotected(plan, notes.append)
+            expected, unwritten = _trial(plan, sizes)
             bad += unwritten
         except UserError as error:
             skippable = isinstance(error, ImageError)
@@ -199,17 +205,9 @@ def _decode_all(
     return sizes, bad
 
 
-def _trial(
-    source: Source,
-    sizes: dict[str, tuple[int, int]],
-    options: Options,
-    secret: Secret,
-    notify: Notify,
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _trial(plan: Plan, sizes: dict[str, tuple[int, int]]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Protect some of ``sizes`` in memory; what that says of all of them, and why some cannot be written."""
-    plan = make_plan(source, secret, options, "skip")
-    if plan.protects_nothing:
-        notify(f"warning: no image is protected: {plan.protects_nothing}")
+    source = plan.task.source
     if len(set(sizes.values())) > 1:
         for part in (plan.writer, plan.method):
             if part.one_size:
@@ -225,7 +223,7 @@ def _trial(
     pairs, bad, written, pixels = [], [], 0, 0
     start = time.perf_counter()
     for sample in chosen:
-        before, profile = load_with_profile(source, sample, options.resize)
+        before, profile = load_with_profile(source, sample, plan.task.resize)
         after = np.empty_like(before)
         perturbation.apply(before[None], [plan.assignment[rows[sample.name]]], after[None])
         try:

@@ -19,7 +19,12 @@ from unlearnable_kernels.files import resumable, write_file
 from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.growth import Earlier, check_moved, grown, nothing_new, read_earlier
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.notices import notify_about, notify_skipped, telling_how_to_resume
+from unlearnable_kernels.protect.notices import (
+    notify_about,
+    notify_skipped,
+    notify_unprotected,
+    telling_how_to_resume,
+)
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
@@ -82,6 +87,7 @@ def extend_dataset(
             earlier = read_earlier(dst, secret)
             plan = grown(make_plan(source, secret, earlier.options, on_error), earlier, prune)
             check_moved(plan, earlier, accept_exposure, notify)
+            notify_unprotected(plan, notify)
             if not rehash and nothing_new(plan, earlier):
                 staging.remove()
                 notify(f"{dst} has all of it already, by names and sizes")
@@ -146,6 +152,7 @@ def check_extending(
     staging.check()
     staging.refuse_run(RESTORES_NAME)
     check_moved(plan, earlier, accept_exposure, notify)
+    notify_unprotected(plan, notify)
     before = earlier.published.keys()
     spoilt = {out for name, out in zip(plan.task.names, plan.outputs, strict=True) if name in bad}
     if before & spoilt and (rehash or not nothing_new(plan, earlier)):

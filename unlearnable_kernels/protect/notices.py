@@ -9,6 +9,7 @@ from unlearnable_kernels.data.remote import url_of
 from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.errors import shown
 from unlearnable_kernels.progress import Notify
+from unlearnable_kernels.protect.pipeline.plan import Plan
 
 _LITTLE = 0.5  # of a budget, used on average
 _NAMED = 100  # skipped pictures, a line each
@@ -30,6 +31,12 @@ def notify_about(source: Source, notify: Notify) -> None:
         notify(note)
     if source.left_out and not any(note.startswith("left out:") for note in source.notes):
         notify(f"left out: {', '.join(source.left_out)}")
+
+
+def notify_unprotected(plan: Plan, notify: Notify) -> None:
+    """Warn of a plan that protects no image."""
+    if plan.protects_nothing:
+        notify(f"warning: no image is protected: {plan.protects_nothing}")
 
 
 def notify_result(manifest: Manifest, total: int, notify: Notify) -> None:

@@ -19,7 +19,12 @@ from unlearnable_kernels.protect.exposure import exposed
 from unlearnable_kernels.protect.growth import obstacle
 from unlearnable_kernels.protect.keys import Key, Secret, is_signed_by
 from unlearnable_kernels.protect.methods.method import Method, make_method
-from unlearnable_kernels.protect.notices import notify_about, notify_result, telling_how_to_resume
+from unlearnable_kernels.protect.notices import (
+    notify_about,
+    notify_result,
+    notify_unprotected,
+    telling_how_to_resume,
+)
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
 from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
 from unlearnable_kernels.protect.pipeline.job import Job, check_unfinished
@@ -159,8 +164,7 @@ def prepare(
     plan = make_plan(source, secret, options, on_error, scheme_at(dst))
     if is_remote(dst) and not isinstance(plan.writer, ShardWriter):
         raise UserError(f"format must be webdataset or parquet for {url_of(dst)}, not {plan.writer.name!r}")
-    if plan.protects_nothing:
-        notify(f"warning: no image is protected: {plan.protects_nothing}")
+    notify_unprotected(plan, notify)
     origin = resolve(src), None if labels is None else str(resolved(labels))
     return Ready(source, replace(plan, origin=origin), dst)
 

@@ -96,6 +96,8 @@ def render_dataset(
             as ``protect_dataset``.
     """
     refuse_within_import()
+    if world < 1:
+        raise UserError(f"world must be 1 or more, not {world}")
     if not 0 <= rank < world:
         raise UserError(f"rank must be from 0 to world - 1, which is {world - 1}, not {rank}")
     notify = notify or logging.getLogger(__name__).info
@@ -185,7 +187,7 @@ def _refuse_missing(missing: Sequence[Chunk], job: Job) -> None:
         more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise UserError(
             f"{len(missing)} of {len(job.plan.chunks)} chunks are missing: {named}{more}; render them with "
-            f"`unlearnable render {url_of(job.staging.dst)}`"
+            f"`unlearnable render {url_of(job.staging.dst)}{' --rehash' if job.rehash else ''}`"
         )
 
 
@@ -199,19 +201,21 @@ def rank_from(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
         (rank, world), by default (0, 1).
 
     Raises:
-        UserError: Variables are no numbers, or an array that was not submitted as a whole.
+        UserError: A variable is no number or missing, or an array was not submitted as a whole.
     """
-    try:
-        if "RANK" in environment and "WORLD_SIZE" in environment:
-            return int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        if "SLURM_ARRAY_TASK_ID" not in environment:
-            return 0, 1
-        number, count, first, step = (
-            int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
-            for name, default in (("ID", ""), ("COUNT", ""), ("MIN", "0"), ("STEP", "1"))
-        )
-    except ValueError as error:
-        raise UserError(f"the launcher's variables are no numbers: {error}") from None
+
+    def number_in(name: str, default: str = "") -> int:
+        text = environment.get(name, default)
+        if not text.strip().isdecimal():
+            raise UserError(f"the launcher's variable {name} must be a number, not {text!r}")
+        return int(text)
+
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return number_in("RANK"), number_in("WORLD_SIZE")
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return 0, 1
+    number, count = number_in("SLURM_ARRAY_TASK_ID"), number_in("SLURM_ARRAY_TASK_COUNT")
+    first, step = number_in("SLURM_ARRAY_TASK_MIN", "0"), number_in("SLURM_ARRAY_TASK_STEP", "1")
     rank, rest = divmod(number - first, step or 1)
     if rest or not 0 <= rank < count:
         raise UserError(

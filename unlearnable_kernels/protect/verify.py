@@ -11,7 +11,7 @@ from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.manifest_entries import part_name
-from unlearnable_kernels.data.remote import require_local
+from unlearnable_kernels.data.remote import file_at, forget, is_remote, list_folder, sha256_at, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, sha256_of
 from unlearnable_kernels.progress import Progress, no_progress
@@ -92,18 +92,19 @@ def verify_dataset(
     not raised.
 
     Args:
-        dst: The protected dataset.
+        dst: The protected dataset, here or in a remote store.
         secret: What it is to have been made with.
         progress: Takes progress.
         executor: Where files are read; by default in threads of this process.
 
     Raises:
         UserError: There is no readable manifest, a part of it is missing or is not what it lists, or it lists
-            a file twice.
+            a file twice; or a remote store does not answer.
     """
     dst = Path(dst)
-    require_local(dst, "verified")
-    if not resolved(dst).is_dir():
+    if is_remote(dst):
+        forget(dst)
+    elif not resolved(dst).is_dir():
         raise UserError(f"{dst}: no such folder")
     manifest = read_manifest(dst)
     own = {MANIFEST_NAME, *map(part_name, range(len(manifest.get("parts", ()))))}
@@ -141,7 +142,8 @@ def _batches(manifest: Manifest, present: set[str], missing: set[str]) -> Iterat
             if name not in missing and not _is_file(manifest.folder / name):
                 missing.add(name)
                 continue
-            raise UserError(f"{manifest.folder / MANIFEST_NAME}: damaged: it lists the file {name!r} twice")
+            path = url_of(manifest.folder / MANIFEST_NAME)
+            raise UserError(f"{path}: damaged: it lists the file {name!r} twice")
         present.remove(name)
         added = _size(manifest.folder / name)
         if batch and (len(batch) == _BATCH or size + added > _BATCH_BYTES):
@@ -166,6 +168,12 @@ def _in_threads(check: Check, batches: Iterator[Files]) -> Generator[tuple[int, 
 
 def _list_files(folder: Path) -> Iterator[str]:
     """Everything but folders, relative to ``folder``; links are listed and not followed."""
+    if is_remote(folder):
+        folders, found = list_folder(folder, hidden=True)
+        yield from (file.name for file in found)
+        for inner in folders:
+            yield from (f"{inner}/{name}" for name in _list_files(folder / inner))
+        return
     for root, folders, files in os.walk(folder):
         base = os.path.relpath(root, folder)
         links = [name for name in folders if Path(root, name).is_symlink()]
@@ -174,6 +182,9 @@ def _list_files(folder: Path) -> Iterator[str]:
 
 
 def _size(path: Path) -> int:
+    if is_remote(path):
+        found = file_at(path)
+        return 0 if found is None else found.size
     try:
         return path.lstat().st_size
     except OSError:  # gone meanwhile, which is told later
@@ -181,6 +192,8 @@ def _size(path: Path) -> int:
 
 
 def _is_file(path: Path) -> bool:
+    if is_remote(path):
+        return file_at(path) is not None
     try:
         return path.is_symlink() or path.is_file()
     except OSError:  # such as a name that is too long
@@ -189,6 +202,8 @@ def _is_file(path: Path) -> bool:
 
 def _digest(path: Path) -> str | None:
     """SHA-256 of a file; None where it is unreadable or behind a link, and so not the dataset's own."""
+    if is_remote(path):
+        return sha256_at(path)
     try:
         return None if path.is_symlink() or not path.is_file() else sha256_of(path)
     except OSError:

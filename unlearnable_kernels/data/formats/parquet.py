@@ -257,6 +257,7 @@ class ParquetWriter(ShardWriter):
     """Images stay as they are encoded; nothing of them is compressed again."""
 
     suffix = ".parquet"
+    libraries = ("pyarrow",)
 
     def check(self) -> None:
         super().check()

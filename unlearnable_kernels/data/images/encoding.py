@@ -14,6 +14,8 @@ SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif", "bmp":
 JPEG_QUALITY = 95
 LARGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}
 """Pixels that a format's encoder takes; those of the others hold whatever is decoded."""
+# By themselves: where Pillow looks for a format it imports all of its plug-ins, for a third of a second.
+_PLUGINS = {"webp": "PIL.WebPImagePlugin", "tiff": "PIL.TiffImagePlugin"}
 
 
 def encode(image: np.ndarray, format: str, quality: int = JPEG_QUALITY, profile: bytes = b"") -> bytes:
@@ -48,6 +50,8 @@ def encode(image: np.ndarray, format: str, quality: int = JPEG_QUALITY, profile:
     options: dict[str, Any] = {"lossless": True, "quality": 0, "method": 0} if format == "webp" else {}
     if profile:
         options["icc_profile"] = profile
+    if format in _PLUGINS:
+        extra_module(_PLUGINS[format])
     stream = io.BytesIO()
     extra_module("PIL.Image").fromarray(image).save(stream, format, **options)
     return stream.getvalue()

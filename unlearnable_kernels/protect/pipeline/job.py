@@ -5,11 +5,12 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from unlearnable_kernels.data.listing import Compact
+from unlearnable_kernels.data.listing import Compact, Followed
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from unlearnable_kernels.data.manifest_entries import part_name
 from unlearnable_kernels.data.remote import url_of
@@ -17,7 +18,7 @@ from unlearnable_kernels.data.source import Source
 from unlearnable_kernels.data.writer import Destination, WrittenChunk
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import writing
-from unlearnable_kernels.progress import Notify, Progress
+from unlearnable_kernels.progress import Notify, Progress, by_share
 from unlearnable_kernels.protect.keys import Secret, Seed, sign
 from unlearnable_kernels.protect.methods.method import Perturbation, Workspace
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering, Result
@@ -207,16 +208,18 @@ class Job:
             raise UserError(f"{self.staging.folder}: the record of {chunk.pictures} is gone; render it again")
         return found
 
-    def _outcome(self, chunks: Sequence[WrittenChunk]) -> dict[str, Any]:
-        """What the manifest says beyond the plan: the method's own fields, and how the pictures look."""
+    def _fields(self) -> dict[str, Any]:
+        """The manifest but for its entries: of plan, method and pictures, and what was skipped."""
         perturbation = self._perturb(lambda message: None)
-        skipped: set[int] = set()
-        start = 0
-        for chunk in chunks:
-            skipped |= {start + position for position in chunk.skipped}
-            start += len(chunk.outputs)
-        quality = sample_quality(self.source, self.plan, perturbation, self.destination, skipped)
-        return {**perturbation.outcome, **quality}
+        rows, skipped, start = set[int](), list[list[str]](), 0
+        for chunk in self.plan.chunks:
+            for position, reason in sorted(self.result(chunk).skipped.items()):
+                rows.add(start + position)
+                skipped.append([chunk.samples[position].name, reason])
+            start += len(chunk.samples)
+        quality = sample_quality(self.source, self.plan, perturbation, self.destination, rows)
+        skipped = [*map(list, self.source.skipped), *skipped]
+        return {**self.plan.header, **perturbation.outcome, **quality, "skipped": skipped}
 
     def finish(
         self, secret: Secret, replacing: bool = False, kept: Mapping[int, Result] = MappingProxyType({})
@@ -236,25 +239,17 @@ class Job:
             raise UserError(
                 f"{url_of(self.source.root)}: all of its {len(self.plan.outputs)} images had to be skipped"
             )
+        share = partial(by_share, self.progress, len(self.plan.outputs))
         with writing(self.staging.tree):
-            self.plan.writer.seal(self.destination, chunks)
-        skipped = [
-            [chunk.samples[position].name, reason]
-            for chunk in self.plan.chunks
-            for position, reason in sorted(self.result(chunk).skipped.items())
-        ]
-        fields = {
-            **self.plan.header,
-            **self._outcome(chunks),
-            "skipped": [*map(list, self.source.skipped), *skipped],
-        }
+            self.plan.writer.seal(self.destination, Followed(chunks, share("putting together")))
+        fields = self._fields()
         writer, tree = self.plan.writer, self.staging.tree
         with writing(tree):
-            entries = writer.entries(self.destination, chunks)
+            entries = writer.entries(self.destination, Followed(chunks, share("listing")))
             side_files = writer.side_files(self.destination)
             write_manifest(tree, fields, entries, side_files, lambda whole: sign(whole, secret))
             self._drop_foreign(read_manifest(tree))
-        self.staging.publish(replacing)
+        self.staging.publish(replacing, share("uploading"))
         return read_manifest(self.staging.dst)
 
     def _drop_foreign(self, manifest: Manifest) -> None:

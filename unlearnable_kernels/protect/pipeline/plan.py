@@ -13,7 +13,7 @@ from unlearnable_kernels.data.formats.folder import FolderWriter
 from unlearnable_kernels.data.manifest import IN_PARTS, canonical, schema_of
 from unlearnable_kernels.data.source import Source, load_image
 from unlearnable_kernels.data.writer import Writer
-from unlearnable_kernels.environment import versions
+from unlearnable_kernels.environment import installed, versions
 from unlearnable_kernels.errors import ImageError, UserError, shown
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.plugins import describe_plugins
@@ -53,7 +53,7 @@ class Plan:
         chunks: All samples, in the order of the dataset; where a rank renders, those that it read.
         digest: SHA-256 of all of that.
         asked: The options as they were given: what changes although they are the same, the source changed.
-        made_on: As ``probe.fingerprint`` gives it.
+        made_on: As ``probe.fingerprint`` gives it, and the versions of what else this writes with.
         origin: The dataset as it was given, and the list of its classes if there is one.
     """
 
@@ -143,9 +143,10 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
     task = make_task(source, secret, options, writer, image, scheme)
     method, parameters = options.method, options.method.parameters(task)
     assignment = method.assignment(task, parameters)
-    schema = schema_of(len(source.samples))
+    schema, libraries = schema_of(len(source.samples)), writer.libraries
     if schema == IN_PARTS:
         extra_module("pyarrow.parquet")  # now rather than when all images are rendered
+        libraries = (*libraries, "pyarrow")
     header = {
         "schema": schema,
         "method": method.name,
@@ -177,7 +178,7 @@ def make_plan(source: Source, secret: Secret, options: Options, on_error: str, s
         chunks=[],
         digest=digest_of(header, assignment),
         asked=asked_of(options),
-        made_on=fingerprint(),
+        made_on=fingerprint() | {name: installed(name) for name in libraries},
     ).cut()
 
 

@@ -45,7 +45,7 @@ class Head:
         digest: Of the plan.
         header: The manifest as far as it was known.
         asked: The options as they were given.
-        made_on: As ``probe.fingerprint`` gives it.
+        made_on: As ``Plan`` has it.
         origin: Where the source lies, and the list of its classes if there is one.
         skip_bad: Whether bad images are passed over.
         shape: Of the first image.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from unlearnable_kernels.data.images import SUFFIX, decode, encode, resize
-from unlearnable_kernels.environment import versions
+from unlearnable_kernels.environment import installed, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 
@@ -70,16 +70,16 @@ def refuse_to_mix(planned: Mapping[str, str]) -> None:
     """Check that this process writes the bytes that the planning one would.
 
     Args:
-        planned: Its ``fingerprint()``.
+        planned: ``Plan.made_on``.
 
     Raises:
         UserError: A library has another version, or the probe image comes out in another way.
     """
     here = fingerprint()
     for name in planned.keys() | here.keys():
-        if planned.get(name) != here.get(name):
+        found, wanted = here.get(name) or installed(name), planned.get(name, "missing")
+        if found != wanted:
             raise UserError(
-                f"this machine might write other bytes than the one that planned: {name} is "
-                f"{here.get(name, 'missing')}, not {planned.get(name, 'missing')}; "
-                "make them the same, or plan here"
+                f"this machine might write other bytes than the one that planned: {name} is {found}, not "
+                f"{wanted}; make them the same, or plan here"
             )

@@ -20,7 +20,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +189,17 @@ class Staging:
                     if not any(path.iterdir()):
                         path.rmdir()
 
-    def publish(self, replacing: bool = False) -> None:
+    def publish(
+        self, replacing: bool = False, tell: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
         """Flush the tree to disk, give it its final name, and delete the rest; or upload it.
 
         Args:
             replacing: Whether a finished set has that name: the two change places in one step.
+            tell: Takes the progress of an upload.
         """
         if is_remote(self.dst):
-            upload_tree(self.dst, self.folder, self.secret)
+            upload_tree(self.dst, self.folder, self.secret, tell)
             self.remove()
             return
         with writing(self.folder):

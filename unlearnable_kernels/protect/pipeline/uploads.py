@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, canonical
@@ -48,8 +48,7 @@ def _found_there(dst: Path, own: Collection[str]) -> set[str]:
     """The names of the files at a URL. Raises UserError as ``refuse_taken`` where one is not of ``own``."""
     if is_finished_there(dst):
         raise UserError(
-            f"{url_of(dst)} is there already: choose another name, or copy it to this machine and look at "
-            "it with `unlearnable verify`"
+            f"{url_of(dst)} is there already: choose another name, or look at it with `unlearnable verify`"
         )
     try:
         folders, files = list_folder(dst, hidden=True)
@@ -79,12 +78,12 @@ def uploaded(dst: Path, folder: Path, secret: Secret) -> set[str]:
         return set()
 
 
-def upload_tree(dst: Path, folder: Path, secret: Secret) -> None:
+def upload_tree(dst: Path, folder: Path, secret: Secret, tell: Callable[[int, int], None]) -> None:
     """Upload the tree in a staging folder, and delete what earlier uploads from there left besides it.
 
     Of runs that upload to one URL at once all but one are refused, or all: each first puts a file of its own
     there and then looks for those of others. It is gone when the manifest comes, but until then one or
-    the other keeps others away.
+    the other keeps others away. ``tell`` is told (bytes that are there, of how many).
 
     Raises:
         UserError: As ``refuse_taken``.
@@ -103,7 +102,7 @@ def upload_tree(dst: Path, folder: Path, secret: Secret) -> None:
         raise
     # Not sooner: until now, files of these names there are another's.
     _note(dst, folder, own | names, secret)
-    upload(folder / "tree", dst, MANIFEST_NAME, stale=there - names)
+    upload(folder / "tree", dst, MANIFEST_NAME, tell, stale=there - names)
 
 
 def _note(dst: Path, folder: Path, names: set[str], secret: Secret) -> None:

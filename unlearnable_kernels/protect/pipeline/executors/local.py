@@ -26,7 +26,7 @@ from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 
 ATTEMPTS = 3
 # Imported once for all workers; one that is missing is named where an image needs it.
-_CODECS = ("cv2", "isal.isal_zlib", "simplejpeg", "PIL.Image")
+_CODECS = ("cv2", "isal.isal_zlib", "simplejpeg", "PIL.TiffImagePlugin", "PIL.WebPImagePlugin")
 
 _held: list[Connection] = []
 

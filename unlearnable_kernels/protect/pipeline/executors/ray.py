@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import re
+import socket
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +17,7 @@ from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 from unlearnable_kernels.protect.pipeline.staging import holding
 
 _AHEAD = 2  # tasks for each core, so that none waits for this process
+_PATIENCE = 10.0  # seconds for a machine to answer
 _loaded: dict[str, Work[Any, Any]] = {}
 
 
@@ -71,12 +74,22 @@ def execute(
 
 def _connect(ray: Any, workers: int | None, address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS") or "local"  # not whatever ran here last
+    _refuse_unreachable(address)
     ours = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **ours)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"the Ray cluster at {address} cannot be used: {reason}") from None
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise UserError where nobody listens at HOST:PORT, which Ray itself finds out in minutes."""
+    if found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), _PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"the Ray cluster at {address} cannot be used: {error}") from None
 
 
 def _render(shared: list[Any], chunk: Item, lock: Path | None, planned: dict[str, str]) -> Any:
