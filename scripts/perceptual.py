@@ -16,7 +16,8 @@ from unlearnable_kernels.extras import extra_module
 PATCH = 64
 """Side in pixels of the pictures that the network was trained on; smaller ones are enlarged to it."""
 
-GRID = 128
+GRID = 64
+"""Pixels a side of a large picture of which colours are compared."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -30,38 +31,45 @@ def looks(pairs: Sequence[Pair], shown: int) -> dict[str, float | int | None]:
         shown: How many of these the network judges, at even distances.
 
     Returns:
-        "psnr" and "ssim" as ``mean_quality`` has them; "delta_e" and "delta_e_95", means of what
-        ``colour_difference`` gives; "st_lpips", of ``distance``, None where ``shown`` is 0; "pictures" and
+        "psnr" and "ssim" as ``mean_quality`` has them; "delta_e" and "delta_e_95", what ``colour_difference``
+        gives of all pictures together; "st_lpips", of ``distance``, None where ``shown`` is 0; "pictures" and
         "st_lpips_pictures", how many.
     """
     quality = mean_quality(pairs)
-    colours = np.mean([colour_difference(*pair) for pair in pairs], axis=0)
+    mean, high = colour_difference(
+        *(np.concatenate([on_a_grid(each) for each in part]) for part in zip(*pairs, strict=True))
+    )
     chosen = [pairs[len(pairs) * index // shown] for index in range(min(shown, len(pairs)))]
     seen = [distance(*pair, shift_tolerant_lpips()) for pair in chosen]
     return {
         "psnr": quality["psnr"],
         "ssim": quality["ssim"],
-        "delta_e": float(colours[0]),
-        "delta_e_95": float(colours[1]),
+        "delta_e": mean,
+        "delta_e_95": high,
         "st_lpips": float(np.mean(seen)) if seen else None,
         "pictures": len(pairs),
         "st_lpips_pictures": len(seen),
     }
 
 
+def on_a_grid(image: np.ndarray) -> np.ndarray:
+    """Pixels of an image, uint8 [H, W, 3]: all or, at even distances, at most ``GRID`` a side, as [n, 3]."""
+    step = -(-max(image.shape[:2]) // GRID)
+    return image[::step, ::step].reshape(-1, 3)
+
+
 def colour_difference(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     """Difference of colours by CIEDE2000 (CIE 142:2001), about 1 where it can just be seen side by side.
 
     Args:
-        before: uint8 [H, W, 3].
-        after: uint8 [H, W, 3].
+        before: uint8 [n, 3], pixels.
+        after: uint8 [n, 3].
 
     Returns:
-        Mean and 95th percentile over the pixels, of large pictures over a grid of at most ``GRID`` a side.
+        Mean and 95th percentile over the pixels.
     """
     colour = extra_module("skimage.color")
-    step = -(-max(before.shape[:2]) // GRID)
-    pixels = colour.deltaE_ciede2000(*(colour.rgb2lab(each[::step, ::step]) for each in (before, after)))
+    pixels = colour.deltaE_ciede2000(*(colour.rgb2lab(each) for each in (before, after)))
     return float(pixels.mean()), float(np.percentile(pixels, 95))
 
 

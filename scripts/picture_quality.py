@@ -42,7 +42,7 @@ SETS = {
     "imagenet-sample, 224 px": ("imagenet-sample", 224),
     "imagenet-sample, own size": ("imagenet-sample", None),
 }
-SHOWN = dict(zip(SETS, (SAMPLE, 8, 0), strict=True))  # to the network: it takes a second for one at 224 px
+SHOWN = dict(zip(SETS, (SAMPLE, 4, 0), strict=True))  # to the network: it takes a second for one at 224 px
 RESTORED = {
     "cifar10": ("subset:cifar10,images=4", None),
     "imagenet-sample, 224 px": ("subset:imagenet-sample,classes=5", 224),
