@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sample_results import sample_result
 
 from unlearnable_kernels.recipes.papers import hardening
-from unlearnable_kernels.report import write_results_report
+from unlearnable_kernels.report import results_page
 from unlearnable_kernels.report.judgement import Verdict, judged, judgement_rows
 from unlearnable_kernels.report.judgement_plot import against_ssim
 from unlearnable_kernels.report.matrix import tables
@@ -72,12 +73,13 @@ def test_other_recipes_machines_and_kinds_are_not_judged() -> None:
     assert [verdict.honest for verdict in verdicts] == [None] * 3
 
 
-def test_table_and_figure_are_on_the_pages(tmp_path: Path) -> None:
+def test_table_and_figure_are_on_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_page, "_FIGURES", ())
     (tmp_path / "one.json").write_text(json.dumps(with_ssim("hardening/plain/fine", 0.2, 0.82)))
-    write_results_report([tmp_path], tmp_path / "page.html")
+    results_page.write_results_report([tmp_path], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<td>plain 20.0 (1 of " in page
-    assert page.count("<svg") == 3  # by defence, by epoch and against SSIM
+    assert page.count("<svg") == 1
     text = "\n".join(sections(tables(samples()), "results"))
     assert (
         "| fine | 20.0 | 0.75 | 26.8 (4 of 7) | jpeg 30.0 (2 of 4) | gray-cells2-histeq 29.0 (2 of 3) | 51.0"
