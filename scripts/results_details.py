@@ -6,8 +6,8 @@ Record = dict[str, Any]
 Records = dict[str, Record]
 
 LOOKS = (
-    "PSNR; SSIM; difference of colours by CIEDE2000, its mean over the pixels and in brackets its 95th "
-    "percentile; and ST-LPIPS where it was measured, a network's judgement."
+    "PSNR and SSIM, and where they were measured: the difference of colours by CIEDE2000, its mean over the "
+    "pixels and in brackets its 95th percentile, and ST-LPIPS, a network's judgement."
 )
 
 
@@ -76,13 +76,15 @@ def pictures_page(record: Record) -> list[str]:
 
 
 def _looks(own: list[Record]) -> str:
-    """What ``LOOKS`` explains, as means over the keys; without ST-LPIPS where none was measured."""
-    seen = [each["st_lpips"] for each in own if each["st_lpips"] is not None]
-    means = {
-        what: sum(each[what] for each in own) / len(own) for what in ("psnr", "ssim", "delta_e", "delta_e_95")
-    }
-    text = "{psnr:.1f} dB, {ssim:.2f}, {delta_e:.1f} ({delta_e_95:.1f})".format(**means)
-    return f"{text}, {sum(seen) / len(seen):.2f}" if seen else text
+    """What ``LOOKS`` explains, as means over the keys, as far as it was measured."""
+
+    def mean(what: str) -> float:
+        return sum(each[what] for each in own) / len(own)
+
+    text = f"{mean('psnr'):.1f} dB, {mean('ssim'):.2f}"
+    if all("delta_e" in each for each in own):
+        text += f", {mean('delta_e'):.1f} ({mean('delta_e_95'):.1f})"
+    return text if any(each.get("st_lpips") is None for each in own) else f"{text}, {mean('st_lpips'):.2f}"
 
 
 def equal_page(record: Record) -> list[str]:

@@ -63,7 +63,7 @@ SHAPES = {
     "secrets=4": f"{FINE},colours=opponent,secrets=4",
 }
 TARGETS = (0.8, 0.85, 0.9, 0.95)
-SHOWN = 50  # images that the network of ST-LPIPS sees
+SHOWN = 25  # images that the network of ST-LPIPS sees
 KEYS, FEW = 8, 30  # another strength draws other parameters, so that means of few keys say little of it
 
 

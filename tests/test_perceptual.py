@@ -95,7 +95,8 @@ def test_the_page_has_what_people_see_and_strengths_at_equal_ssim() -> None:
         {"dataset": "a", "method": "m", **seen, "psnr": 22.0},
     ]
     pictures.append({"dataset": "b", "method": "m", **seen, "st_lpips": None})
+    pictures.append({"dataset": "c", "method": "m", "psnr": 20.0, "ssim": 0.8})
     lines = pictures_page({"what": "x", "pictures": pictures, "restored": []})
-    assert "| m | 21.0 dB, 0.80, 5.0 (9.0), 0.10 | 20.0 dB, 0.80, 5.0 (9.0) |" in lines
+    assert "| m | 21.0 dB, 0.80, 5.0 (9.0), 0.10 | 20.0 dB, 0.80, 5.0 (9.0) | 20.0 dB, 0.80 |" in lines
     equal = {"shape": "s", "target": 0.85, "strengths": "tone=0.04", "ssim": 0.8512, "psnr": 24.04}
     assert "| s | 0.85 | tone=0.04 | 0.851 | 24.0 |" in equal_page({"equal_ssim": [equal]})
