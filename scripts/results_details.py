@@ -5,6 +5,11 @@ from typing import Any
 Record = dict[str, Any]
 Records = dict[str, Record]
 
+LOOKS = (
+    "PSNR and SSIM, and where they were measured: the difference of colours by CIEDE2000, its mean over the "
+    "pixels and in brackets its 95th percentile, and ST-LPIPS, a network's judgement."
+)
+
 
 def on_machine(record: Record) -> str:
     machine = record["machine"]
@@ -54,13 +59,12 @@ def detection_page(record: Record) -> list[str]:
 def pictures_page(record: Record) -> list[str]:
     found = record["pictures"]
     sets = list(dict.fromkeys(each["dataset"] for each in found))
-    lines = _opening(record["what"], "", *sets)
+    lines = _opening(f"{record['what']}. {LOOKS}", "", *sets)
     for method in dict.fromkeys(each["method"] for each in found):
         cells = []
         for name in sets:
             own = [each for each in found if (each["method"], each["dataset"]) == (method, name)]
-            psnr, ssim = (sum(each[what] for each in own) / len(own) for what in ("psnr", "ssim"))
-            cells.append(f"{psnr:.1f} dB, {ssim:.2f}")
+            cells.append(_looks(own))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     columns = "", "pictures", "protected", "restored", "brightness set right"
     lines += ["", *_opening("Restored from the key, PSNR in dB:", *columns)]
@@ -68,6 +72,27 @@ def pictures_page(record: Record) -> list[str]:
         figures = " | ".join(f"{each[what]:.1f}" for what in ("protected", "restored", "brightened"))
         stored = f", stored as {each['stored_as']}" if "stored_as" in each else ""
         lines.append(f"| {each['dataset']}, {each['method']}{stored} | {each['pictures']} | {figures} |")
+    return [*lines, ""]
+
+
+def _looks(own: list[Record]) -> str:
+    """What ``LOOKS`` explains, as means over the keys, as far as it was measured."""
+
+    def mean(what: str) -> float:
+        return sum(each[what] for each in own) / len(own)
+
+    text = f"{mean('psnr'):.1f} dB, {mean('ssim'):.2f}"
+    if all("delta_e" in each for each in own):
+        text += f", {mean('delta_e'):.1f} ({mean('delta_e_95'):.1f})"
+    return text if any(each.get("st_lpips") is None for each in own) else f"{text}, {mean('st_lpips'):.2f}"
+
+
+def equal_page(record: Record) -> list[str]:
+    """Strengths at which shapes of a method leave the same SSIM."""
+    lines = _opening("Strengths at equal SSIM:", "shape", "SSIM", "strengths", "reached", "PSNR in dB")
+    for each in record["equal_ssim"]:
+        reached = f"{each['strengths']} | {each['ssim']:.3f} | {each['psnr']:.1f}"
+        lines.append(f"| {each['shape']} | {each['target']} | {reached} |")
     return [*lines, ""]
 
 
@@ -100,6 +125,7 @@ PARTS = {
     "formats": formats_page,
     "memory": memory_page,
     "pictures": pictures_page,
+    "equal_ssim": equal_page,
 }
 """What a file may hold, and how it is shown."""
 

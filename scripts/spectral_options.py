@@ -1,30 +1,31 @@
-"""What options of spectral do to pictures, in PSNR and SSIM, and what `restore` brings back: no training.
+"""What options of spectral do to pictures, at which strengths it is equally much, and what `restore` does.
 
 python scripts/spectral_options.py OUT.json [--keys 2] [--per-class 50]
 
 The first images of each class of CIFAR-10's training set, with the keys of `unlearnable reproduce`, which
-everybody knows. OUT.json is in the form that results/ holds.
+everybody knows: PSNR, SSIM, CIEDE2000 and ST-LPIPS. Then, for some shapes of the method, the strength at
+which mean SSIM is a given one. Nothing is trained. OUT.json is in the form that results/ holds. Needs
+`pip install -e '.[quality]'`.
 """
 
 import argparse
+import functools
 import hashlib
 import sys
-import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from picture_quality import restoring
+from perceptual import Pair, looks
+from picture_quality import protected_on_trial, restoring
 
-from unlearnable_kernels.data.arrays import load_arrays
-from unlearnable_kernels.data.quality import psnr, ssim
+from unlearnable_kernels.data.quality import mean_quality
 from unlearnable_kernels.environment import machine, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import write_json
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods.method import METHODS
-from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.protect.methods.class_spectra import TONE
 
 THREE, FOUR = "parts=cells+colour+tone", "parts=cells+colour+tone+contrast"
 AT_FIRST = "cell=3,colours=rgb"  # the defaults when these were first measured, with three parts
@@ -55,39 +56,76 @@ RESTORED = [
 ]
 
 
+SHAPES = {
+    "default": f"{FINE},colours=opponent",
+    "without contrast": f"{THREE},cell=2,colours=opponent",
+    "edges=keyed": f"{FINE},colours=opponent,edges=keyed",
+    "secrets=4": f"{FINE},colours=opponent,secrets=4",
+}
+TARGETS = (0.8, 0.85, 0.9, 0.95)
+SHOWN = 25  # images that the network of ST-LPIPS sees
+KEYS, FEW = 8, 30  # another strength draws other parameters, so that means of few keys say little of it
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--keys", type=int, default=2)
     parser.add_argument("--per-class", type=int, default=50)
     options = parser.parse_args()
-    source = Path(f"subset:cifar10,images={options.per_class}")
-    before = load_arrays(source).images.numpy()
+    source = f"subset:cifar10,images={options.per_class}"
+    keys = [Key(hashlib.sha256(f"unlearnable reproduce {n}".encode()).digest()) for n in range(KEYS)]
     cases = [(number, settings) for number in range(options.keys) for settings in SETTINGS]
     found: list[dict[str, Any]] = []
+    equal: list[dict[str, Any]] = []
     with progress() as report:
         for done, (number, settings) in enumerate(cases):
             report("protections", done, len(cases))
-            key = Key(hashlib.sha256(f"unlearnable reproduce {number}".encode()).digest())
-            seen = measured(source, before, f"spectral:{settings}", key)
-            found.append({"dataset": "cifar10", "method": f"spectral:{settings}", "key": number} | seen)
-    what = f"PSNR in dB and SSIM of spectral with its options, {options.keys} keys; protection not measured"
+            pairs = on_trial(source, f"spectral:{settings}", keys[number], 10 * options.per_class)
+            found.append({"dataset": "cifar10", "method": f"spectral:{settings}", "key": number})
+            found[-1] |= looks(pairs, SHOWN)
+        for done, (name, shape) in enumerate(SHAPES.items()):
+            report("strengths", done, len(SHAPES))
+            equal += [{"shape": name, **each} for each in at_equal_ssim(source, shape, keys)]
+    what = f"What spectral with its options does to pictures, {options.keys} keys; protection not measured"
     record = {"what": what, "machine": machine(), "versions": versions()}
-    common = Key(hashlib.sha256(b"unlearnable reproduce 0").digest())
-    restored = [restoring(name, f"spectral:{settings}", common) for name, settings in RESTORED]
-    write_json(options.out, record | {"pictures": found, "restored": restored})
+    restored = [restoring(name, f"spectral:{settings}", keys[0]) for name, settings in RESTORED]
+    write_json(options.out, record | {"pictures": found, "equal_ssim": equal, "restored": restored})
 
 
-def measured(source: Path, before: np.ndarray, method: str, key: Key) -> dict[str, Any]:
-    """Means over all pictures, as saved without loss and loaded."""
-    with tempfile.TemporaryDirectory() as folder:
-        protected = Path(folder, "protected")
-        chosen = METHODS.create(method)
-        protect_dataset(source, protected, secret=key, method=chosen, dataset_name="sample", workers=0)
-        after = load_arrays(protected).images.numpy()
-    pairs = list(zip(before, after, strict=True))
-    means = {each.__name__: float(np.mean([each(*pair) for pair in pairs])) for each in (psnr, ssim)}
-    return means | {"pictures": len(pairs)}
+def on_trial(source: str, method: str, key: Key, most: int) -> list[Pair]:
+    return protected_on_trial(source, None, method, key, most, dataset_name="sample")
+
+
+def at_equal_ssim(source: str, shape: str, keys: Sequence[Key]) -> list[dict[str, Any]]:
+    """For each of ``TARGETS`` the hundredths at which a shape's mean SSIM over all keys comes nearest."""
+
+    @functools.cache
+    def quality(hundredths: int) -> dict[str, Any]:
+        method = f"spectral:{shape},{strengths(shape, hundredths)}"
+        return mean_quality(pair for key in keys for pair in on_trial(source, method, key, FEW))
+
+    found = []
+    for target in TARGETS:
+        best = nearest(target, lambda hundredths: quality(hundredths)["ssim"])
+        reached = {name: quality(best)[name] for name in ("psnr", "ssim")}
+        found.append({"target": target, "strengths": strengths(shape, best), "keys": len(keys)} | reached)
+    return found
+
+
+def strengths(shape: str, hundredths: int) -> str:
+    """All strengths of a shape times one factor; at 60 hundredths they are those of the intensity normal."""
+    parts = shape.partition(",")[0].removeprefix("parts=").split("+")
+    return ",".join(f"{part}={hundredths / (1000 if part == TONE else 100):g}" for part in parts)
+
+
+def nearest(target: float, ssim: Callable[[int], float]) -> int:
+    """Where in 1 to 100 a function that falls, but for chance, comes nearest to ``target``: by bisection."""
+    low, high = 1, 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if ssim(middle) > target else (low, middle)
+    return min(low, high, key=lambda hundredths: abs(ssim(hundredths) - target))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ OTHERS = {
     "pyarrow": ("pyarrow", "parquet"),
     "ray": ("ray", "ray"),
     "fsspec": ("fsspec", "remote"),
+    "skimage": ("scikit-image", "quality"),
+    "stlpips_pytorch": ("stlpips-pytorch", "quality"),
 }
 """What another extra installs: the package, and the extra."""
 

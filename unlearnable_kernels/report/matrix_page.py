@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from unlearnable_kernels.recipes.papers.small_grid import NAME as GRID
+from unlearnable_kernels.report.judgement import EXPLANATION as JUDGED
+from unlearnable_kernels.report.judgement import judged, judgement_rows
 from unlearnable_kernels.report.matrix import DEFENCES, Table
 from unlearnable_kernels.report.matrix_text import EXPLANATION, figure, markdown, markdown_lines, text_rows
 
@@ -35,6 +37,10 @@ def sections(made: Sequence[Table], folder: str) -> list[str]:
             f"{' '.join(table.conditions)} {files}.",
             "",
         ]
+        verdicts = judged(table, made)
+        if verdicts:
+            rows = markdown_lines(judgement_rows(verdicts))
+            lines += [f"#### {table.place}: published and adaptive defences", "", *rows, "", JUDGED, ""]
     return lines
 
 

@@ -37,9 +37,9 @@ def text_rows(table: Table) -> list[list[str]]:
     rows = [["protection", "PSNR, dB", "SSIM", *compared, "seeds", *table.columns]]
     for line in table.lines:
         compared = _compared(line, table) if table.kind == DEFENCES else []
-        quality = [_number(line.psnr, ".1f"), _number(line.ssim, ".2f")]
+        quality = [number(line.psnr, ".1f"), number(line.ssim, ".2f")]
         figures = [figure(line.results[c]) if c in line.results else "-" for c in table.columns]
-        rows.append([line.protection, *quality, *compared, _seeds(line), *figures])
+        rows.append([line.protection, *quality, *compared, seeds(line), *figures])
     return rows
 
 
@@ -81,11 +81,11 @@ def csv_text(table: Table) -> str:
     columns = [f"{column}{part}" for column in table.columns for part in parts]
     writer.writerow(["protection", "psnr_db", "ssim", *compared, "seeds", "scaled", *columns])
     for line in table.lines:
-        quality = [_number(line.psnr, ".2f", ""), _number(line.ssim, ".4f", "")]
+        quality = [number(line.psnr, ".2f", ""), number(line.ssim, ".4f", "")]
         worst = [line.worst, _percent(line.results[line.worst]["mean"]), _percent(line.mean)]
         figures = [cell for column in table.columns for cell in _csv_cells(line.results.get(column))]
         writer.writerow(
-            [line.protection, *quality, *(worst if compared else []), _seeds(line), table.scaled, *figures]
+            [line.protection, *quality, *(worst if compared else []), seeds(line), table.scaled, *figures]
         )
     return stream.getvalue()
 
@@ -123,16 +123,22 @@ def _compared(line: Line, table: Table) -> list[str]:
 
 def measured(line: Line, table: Table) -> str:
     """How many of the defences were tried, where not all were: the worst may be among the others."""
-    tried, every = len(line.results), len(table.columns)
+    return counted(len(line.results), len(table.columns))
+
+
+def counted(tried: int, every: int) -> str:
+    """How many were tried, where not all were."""
     return "" if tried == every else f" ({tried} of {every})"
 
 
-def _seeds(line: Line) -> str:
+def seeds(line: Line) -> str:
+    """How many runs a figure of a line is the mean of."""
     counts = {len(result["seeds"]) for result in line.results.values()}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
-def _number(value: float | None, form: str, missing: str = "-") -> str:
+def number(value: float | None, form: str, missing: str = "-") -> str:
+    """A figure as text, or ``missing``."""
     return missing if value is None else format(value, form)
 
 

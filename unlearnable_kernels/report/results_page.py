@@ -10,6 +10,9 @@ from markupsafe import Markup
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing, writing
 from unlearnable_kernels.recipes.results import read_results
+from unlearnable_kernels.report.judgement import EXPLANATION as JUDGED
+from unlearnable_kernels.report.judgement import judged, judgement_rows
+from unlearnable_kernels.report.judgement_plot import against_ssim
 from unlearnable_kernels.report.matrix import DEFENCES, Line, Table, tables
 from unlearnable_kernels.report.matrix_text import (
     EXPLANATION,
@@ -43,6 +46,8 @@ class Section:
         summary: A sentence for each protection.
         worst: The column of the worst defence, by its place in a row; None for tables without one.
         figures: (what it shows, SVG element) of each figure.
+        judgement: Cells of the table of published and adaptive defences; none for most tables.
+        against_ssim: The figure of that; None without a picture quality.
     """
 
     table: Table
@@ -50,6 +55,8 @@ class Section:
     worst: int | None
     summary: list[str]
     figures: list[tuple[str, Markup]]
+    judgement: list[list[str]]
+    against_ssim: Markup | None
 
 
 def is_results(folder: Path) -> bool:
@@ -89,7 +96,8 @@ def write_results_report(
         "results.html.j2",
         title=title,
         explanation=EXPLANATION,
-        sections=[_section(table) for table in made],
+        judged=JUDGED,
+        sections=[_section(table, made) for table in made],
         pictures=pictures,
         missing=missing,
     )
@@ -118,11 +126,22 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
     return written
 
 
-def _section(table: Table) -> Section:
+def _section(table: Table, made: Sequence[Table]) -> Section:
     drawn = [(what, draw(table)) for what, draw in _FIGURES]
     figures = [(what, svg) for what, svg in drawn if svg is not None]
     summary = [_sentence(line, table) for line in table.lines] if table.kind == DEFENCES else []
-    return Section(table, text_rows(table), WORST if table.kind == DEFENCES else None, summary, figures)
+    worst = WORST if table.kind == DEFENCES else None
+    verdicts = judged(table, made)
+    judgement = judgement_rows(verdicts) if verdicts else []
+    return Section(
+        table,
+        text_rows(table),
+        worst,
+        summary,
+        figures,
+        judgement,
+        against_ssim(verdicts) if verdicts else None,
+    )
 
 
 def _sentence(line: Line, table: Table) -> str:

@@ -1,0 +1,114 @@
+"""The figure of a judgement: what the worst defences leave, against how like the originals pictures are."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from unlearnable_kernels.errors import shown
+from unlearnable_kernels.report.figures import INK, as_svg, colour, drawing, finish, legend
+from unlearnable_kernels.report.judgement import Verdict
+
+_STRENGTHS = ("intensity", "strength", "cells", "colour", "tone", "contrast")
+_KINDS = (("o", "-", "worst published defence"), ("D", "--", "worst adaptive defence"))
+_APART = 0.05  # of the axes' width: a name that is written upwards
+
+
+def against_ssim(verdicts: Sequence[Verdict]) -> Markup | None:
+    """Accuracy under the worst defence of either kind against SSIM, a curve for each protection.
+
+    Protections that differ in strength alone are on one curve. A mark is hollow where not all of the recipe's
+    defences of its kind were measured. None where no protection has an SSIM.
+    """
+    drawn = [verdict for verdict in verdicts if verdict.line.ssim is not None]
+    if not drawn:
+        return None
+    with drawing():
+        figure = Figure(figsize=(5.5, 5), layout="constrained")
+        axes = figure.add_subplot()
+        handles, names = _keys(axes, verdicts)
+        for index, members in enumerate(_by_shape(drawn)):
+            for adaptive in (False, True):
+                _curve(axes, members, adaptive, colour(index))
+            handles.append(Line2D([], [], color=colour(index), lw=4))
+            names.append(", ".join(verdict.line.protection for verdict in members))
+        finish(axes)
+        axes.set_xlabel("SSIM")
+        axes.margins(x=0.08)
+        axes.set_ylim(0, 10 * (axes.dataLim.ymax // 10 + 1))
+        _name_above(axes, drawn)
+        legend(figure, 2, handles, names)
+        return as_svg(figure)
+
+
+def _keys(axes: Axes, verdicts: Sequence[Verdict]) -> tuple[list[Line2D], list[str]]:
+    """What marks and lines mean, whatever their colour; and the line of clean images, drawn."""
+    handles = [Line2D([], [], color="gray", marker=mark, ls=style) for mark, style, _ in _KINDS]
+    handles.append(Line2D([], [], color="gray", marker="_", ls="", markersize=12, mew=2))
+    names = [*(name for _, _, name in _KINDS), "clean images under the latter"]
+    for verdict in verdicts:
+        published = verdict.of_kind(adaptive=False)
+        if verdict.line.reference and published.results:
+            best = published.results[published.worst]["mean"]
+            handles.append(axes.axhline(100 * best, color="gray", ls=":", lw=1.2))
+            names.append("clean images at best")
+    return handles, names
+
+
+def _by_shape(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """Protections that differ in strength alone together, by SSIM."""
+    groups: dict[tuple[str, ...], list[Verdict]] = {}
+    for verdict in verdicts:
+        method, _, settings = next(iter(verdict.line.results.values()))["protection"].partition(":")
+        kept = sorted(each for each in settings.split(",") if each.partition("=")[0] not in _STRENGTHS)
+        groups.setdefault((method, *kept), []).append(verdict)
+    return [sorted(group, key=lambda verdict: verdict.line.ssim or 0.0) for group in groups.values()]
+
+
+def _curve(axes: Axes, members: Sequence[Verdict], adaptive: bool, shade: str) -> None:
+    """The marks of one curve, and between marks of the same kind a line."""
+    mark, style, _ = _KINDS[adaptive]
+    measured = [(verdict, verdict.of_kind(adaptive)) for verdict in members]
+    measured = [(verdict, own) for verdict, own in measured if own.results]
+    at = [verdict.line.ssim for verdict, _ in measured]
+    axes.plot(at, [100 * own.results[own.worst]["mean"] for _, own in measured], style, color=shade, lw=1.4)
+    for verdict, own in measured:
+        whole = verdict.defences(adaptive) <= own.results.keys()
+        result = own.results[own.worst]
+        axes.errorbar(
+            verdict.line.ssim,
+            100 * result["mean"],
+            100 * (result["standard_deviation"] or 0),
+            fmt=mark,
+            color=shade,
+            ecolor="gray",
+            markerfacecolor=shade if whole else "none",
+        )
+        if adaptive and verdict.honest is not None:
+            axes.plot(
+                verdict.line.ssim, 100 * verdict.honest["mean"], "_", color="gray", markersize=12, mew=2
+            )
+
+
+def _name_above(axes: Axes, verdicts: Sequence[Verdict]) -> None:
+    """Names of protections above the axes, each over its marks or, where they are close, a little beside."""
+    low, high = axes.get_xlim()
+    free = -1.0
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.line.ssim or 0.0):
+        place = ((verdict.line.ssim or 0.0) - low) / (high - low)
+        free = max(place, free + _APART)
+        axes.annotate(
+            shown(verdict.line.protection),
+            (place, 1),
+            (free, 1.06),
+            xycoords="axes fraction",
+            rotation=90,
+            ha="center",
+            va="bottom",
+            color=INK,
+            fontsize="small",
+            arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+        )
+        axes.axvline(verdict.line.ssim or 0.0, color="gray", lw=0.4, alpha=0.5, zorder=0)
