@@ -5,6 +5,8 @@ Elementwise in float64, of sums of bytes that are exact, so that all machines gi
 
 import numpy as np
 
+from unlearnable_kernels.ops.native import cpu_module
+
 SCALES = (3, 7)  # sides of the surroundings in an image of 32 px
 _UNIT = 32
 _CURVED, _MIDDLE = 0.15, 0.04
@@ -20,10 +22,16 @@ def with_contrast(images: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, H, W, C], not clamped.
     """
+    reaches = [reach(side, *images.shape[1:3]) for side in SCALES]
+    if cpu_module is not None:
+        result = np.empty(images.shape, np.float32)
+        given = np.ascontiguousarray(images), np.ascontiguousarray(contrasts)
+        cpu_module.local_contrast(*given, *reaches, result)
+        return result
     x = images / 255.0
     total = x.copy()
-    for number, side in enumerate(SCALES):
-        difference = x - _local_means(images, side)
+    for number, each in enumerate(reaches):
+        difference = x - _local_means(images, each)
         size = np.abs(difference)
         a, b = contrasts[:, number].astype(np.float64).T[:, :, None, None, None]
         total += a * (difference * size / _CURVED)
@@ -31,10 +39,14 @@ def with_contrast(images: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
     return total.astype(np.float32)
 
 
-def _local_means(images: np.ndarray, side: int) -> np.ndarray:
+def reach(side: int, height: int, width: int) -> int:
+    """How many pixels surroundings go beyond their middle."""
+    return max(1, (side * min(height, width) // _UNIT - 1) // 2)
+
+
+def _local_means(images: np.ndarray, reach: int) -> np.ndarray:
     """Means over squares around each pixel, as far as they lie in the image, in [0, 1], float64."""
     height, width = images.shape[1:3]
-    reach = max(1, (side * min(height, width) // _UNIT - 1) // 2)
     sums, counts = images.astype(np.int64), np.ones((1, 1, 1, 1), np.int64)
     for axis, size in ((1, height), (2, width)):
         low = np.maximum(np.arange(size) - reach, 0)
