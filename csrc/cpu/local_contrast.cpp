@@ -152,8 +152,8 @@ void local_contrast(const LocalContrast& call) {
 UNLEARN_CLONES void nearest_bytes(const float* __restrict from, std::uint8_t* __restrict to, std::int64_t size) {
   constexpr float whole = 12582912;  // 1.5 · 2²³: so near to it floats are whole numbers, so that adding it rounds
   for (std::int64_t i = 0; i < size; ++i) {
-    const float positive = from[i] > 0 ? from[i] : 0, value = (positive < 1 ? positive : 1) * 255;
-    to[i] = static_cast<std::uint8_t>(static_cast<int>((value + whole) - whole));
+    const auto value = static_cast<std::int32_t>((from[i] * 255.0f + whole) - whole);
+    to[i] = static_cast<std::uint8_t>(std::min(std::max(value, 0), 255));
   }
 }
 

@@ -21,7 +21,7 @@ struct LocalContrast {
 // Rows shared out among threads; the bytes of the NumPy reference.
 void local_contrast(const LocalContrast& call);
 
-// Numbers in [0, 1] as bytes: clamped and rounded to the nearest 255th, ties to even.
+// Numbers, within ±10⁶, as bytes: rounded to the nearest 255th, ties to even, and clamped to [0, 1].
 void nearest_bytes(const float* from, std::uint8_t* to, std::int64_t size);
 
 }  // namespace unlearn
