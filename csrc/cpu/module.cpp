@@ -2,12 +2,15 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "capability.h"
+#include "local_contrast.h"
 #include "resize.h"
 
 namespace unlearn {
@@ -35,10 +38,44 @@ void resized_crop(const py::buffer& image, const py::buffer& out, std::int64_t h
   unlearn::resized_crop(call);
 }
 
+template <class T>
+T* values_of(const py::buffer_info& array, const char* name, const std::vector<py::ssize_t>& shape) {
+  py::ssize_t step = sizeof(T);
+  bool fits = array.shape == shape && array.itemsize == step;
+  for (std::size_t dim = shape.size(); fits && dim-- > 0; step *= shape[dim])
+    fits = shape[dim] < 2 || array.strides[dim] == step;
+  if (!fits) throw std::invalid_argument(std::string(name) + " is not contiguous, or of another shape or type");
+  return static_cast<T*>(array.ptr);
+}
+
+void local_contrast(const py::buffer& images, const py::buffer& contrasts, std::int64_t near, std::int64_t far,
+                    const py::buffer& out) {
+  const py::buffer_info from = images.request(), factors = contrasts.request(), to = out.request(true);
+  const auto [least, most] = std::minmax(near, far);
+  if (from.ndim != 4 || least < 0 || most > unlearn::LocalContrast::furthest)
+    throw std::invalid_argument("images must be [n, H, W, C], reaches 0 to 1400");
+  const unlearn::LocalContrast call{values_of<std::uint8_t>(from, "images", from.shape),
+                                    values_of<float>(factors, "contrasts", {from.shape[0], 2, 2}),
+                                    values_of<float>(to, "out", from.shape),
+                                    from.shape[0], from.shape[1], from.shape[2], from.shape[3], {near, far}};
+  const py::gil_scoped_release others_run;
+  unlearn::local_contrast(call);
+}
+
+void nearest_bytes(const py::buffer& values, const py::buffer& out) {
+  const py::buffer_info from = values.request(), to = out.request(true);
+  const float* numbers = values_of<float>(from, "values", to.shape);
+  std::uint8_t* bytes = values_of<std::uint8_t>(to, "out", to.shape);
+  const py::gil_scoped_release others_run;
+  unlearn::nearest_bytes(numbers, bytes, from.size);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.def("cpu_capability", [] { return unlearn::name_of(unlearn::cpu_capability()); });
   module.def("bayes_error_pairs", unlearn::bayes_error_pairs);
+  module.def("local_contrast", local_contrast);
+  module.def("nearest_bytes", nearest_bytes);
   module.def("resized_crop", resized_crop);
 }

@@ -13,6 +13,7 @@ import torch
 
 from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, spectral_weights
 from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.methods.local_contrast import SCALES
 
@@ -90,9 +91,15 @@ class ClassSpectra:
         return spectral_weights(gains, mixings, height, width, self.bands)
 
 
-def as_bytes(images: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] as bytes, rounded as the operator rounds; bytes as they are."""
-    return images if images.dtype == torch.uint8 else (images.clamp(0, 1) * 255).round().to(torch.uint8)
+def as_bytes(images: np.ndarray) -> np.ndarray:
+    """Images, float32 within ±10⁶, as bytes, clamped to [0, 1] and rounded as the operator rounds; bytes stay."""
+    if images.dtype == np.uint8:
+        return images
+    if cpu_module is None:
+        return np.rint(images.clip(0, 1) * np.float32(255)).astype(np.uint8)
+    result = np.empty(images.shape, np.uint8)
+    cpu_module.nearest_bytes(np.ascontiguousarray(images), result)
+    return result
 
 
 def class_spectra(

@@ -76,7 +76,7 @@ class SpectralMarks:
                 weights,
                 torch.from_numpy(self.spectra.curves[classes]),
             )
-            out[rows] = as_bytes(marked).permute(0, 2, 3, 1).numpy()
+            out[rows] = as_bytes(marked.permute(0, 2, 3, 1).numpy())
 
     def _in_groups(
         self, classes: np.ndarray, height: int, width: int
@@ -199,8 +199,6 @@ class Spectral(Method):
     def inverse(
         cls, parameters: dict[str, Any], secret: Secret, name: str, classes: int | Sequence[str]
     ) -> Perturbation:
-        if CONTRAST in parameters:
-            raise UserError("local contrast cannot be undone: it depends on the original's surroundings")
         if "secrets" in parameters:
             raise UserError(
                 "several secrets a class cannot be undone yet: which one a picture got is not kept"

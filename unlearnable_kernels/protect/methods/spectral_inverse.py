@@ -1,4 +1,4 @@
-"""Estimating originals from what ``spectral`` made of them: its tone curves and matrices undone in turn."""
+"""Estimating originals from what ``spectral`` made of them: tone curves, matrices, contrasts undone in turn."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
 from unlearnable_kernels.protect.methods.class_spectra import ClassSpectra, as_bytes
+from unlearnable_kernels.protect.methods.local_contrast import without_contrast
 
 _STEPS = 4096  # of the grid on which a curve is searched, over −0.5 … 1.5
 _DAMPING = 1e-3
@@ -16,7 +17,7 @@ _DAMPING = 1e-3
 
 @dataclass(frozen=True)
 class SpectralInverse:
-    """For every byte the tone that the class's curve brings nearest to it, then the matrices undone.
+    """For every byte the tone that the class's curve brings nearest to it, then matrices and contrasts undone.
 
     Attributes:
         spectra: The parameters of all classes.
@@ -38,7 +39,10 @@ class SpectralInverse:
             weights = undone(self.spectra.weights(np.array([one]), *images.shape[1:3]))
             label = torch.zeros(len(y), dtype=torch.int64)
             x = classwise_spectrum(y, label, weights, torch.zeros(1, 3, 0, 2))
-            out[rows] = as_bytes(x).permute(0, 2, 3, 1).numpy()
+            if self.spectra.contrasts is not None:
+                factors = self.spectra.contrasts[given[rows]]
+                x = torch.from_numpy(without_contrast(x.numpy(), factors))
+            out[rows] = as_bytes(x.permute(0, 2, 3, 1).numpy())
 
 
 def unbent(curves: Tensor) -> Tensor:
