@@ -57,6 +57,11 @@ def _keys(axes: Axes, verdicts: Sequence[Verdict]) -> tuple[list[Line2D], list[s
     return handles, names
 
 
+def _likeness(verdict: Verdict) -> float:
+    """The SSIM of a protection that has one."""
+    return verdict.line.ssim or 0.0
+
+
 def _by_shape(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
     """Protections that differ in strength alone together, by SSIM."""
     groups: dict[tuple[str, ...], list[Verdict]] = {}
@@ -64,7 +69,7 @@ def _by_shape(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
         method, _, settings = next(iter(verdict.line.results.values()))["protection"].partition(":")
         kept = sorted(each for each in settings.split(",") if each.partition("=")[0] not in _STRENGTHS)
         groups.setdefault((method, *kept), []).append(verdict)
-    return [sorted(group, key=lambda verdict: verdict.line.ssim or 0.0) for group in groups.values()]
+    return [sorted(group, key=_likeness) for group in groups.values()]
 
 
 def _curve(axes: Axes, members: Sequence[Verdict], adaptive: bool, shade: str) -> None:
@@ -72,13 +77,13 @@ def _curve(axes: Axes, members: Sequence[Verdict], adaptive: bool, shade: str) -
     mark, style, _ = _KINDS[adaptive]
     measured = [(verdict, verdict.of_kind(adaptive)) for verdict in members]
     measured = [(verdict, own) for verdict, own in measured if own.results]
-    at = [verdict.line.ssim for verdict, _ in measured]
+    at = [_likeness(verdict) for verdict, _ in measured]
     axes.plot(at, [100 * own.results[own.worst]["mean"] for _, own in measured], style, color=shade, lw=1.4)
     for verdict, own in measured:
         whole = verdict.defences(adaptive) <= own.results.keys()
         result = own.results[own.worst]
         axes.errorbar(
-            verdict.line.ssim,
+            _likeness(verdict),
             100 * result["mean"],
             100 * (result["standard_deviation"] or 0),
             fmt=mark,
@@ -88,7 +93,7 @@ def _curve(axes: Axes, members: Sequence[Verdict], adaptive: bool, shade: str) -
         )
         if adaptive and verdict.honest is not None:
             axes.plot(
-                verdict.line.ssim, 100 * verdict.honest["mean"], "_", color="gray", markersize=12, mew=2
+                _likeness(verdict), 100 * verdict.honest["mean"], "_", color="gray", markersize=12, mew=2
             )
 
 
@@ -96,8 +101,8 @@ def _name_above(axes: Axes, verdicts: Sequence[Verdict]) -> None:
     """Names of protections above the axes, each over its marks or, where they are close, a little beside."""
     low, high = axes.get_xlim()
     free = -1.0
-    for verdict in sorted(verdicts, key=lambda verdict: verdict.line.ssim or 0.0):
-        place = ((verdict.line.ssim or 0.0) - low) / (high - low)
+    for verdict in sorted(verdicts, key=_likeness):
+        place = (_likeness(verdict) - low) / (high - low)
         free = max(place, free + _APART)
         axes.annotate(
             shown(verdict.line.protection),
@@ -111,4 +116,4 @@ def _name_above(axes: Axes, verdicts: Sequence[Verdict]) -> None:
             fontsize="small",
             arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
         )
-        axes.axvline(verdict.line.ssim or 0.0, color="gray", lw=0.4, alpha=0.5, zorder=0)
+        axes.axvline(_likeness(verdict), color="gray", lw=0.4, alpha=0.5, zorder=0)
