@@ -129,10 +129,8 @@ def mean_psnr(before: Path, after: Path) -> float:
     return float(np.mean([psnr(one, other) for one, other in pairs]))
 
 
-@pytest.mark.parametrize(
-    ("settings", "least"), [("cell=2,edges=keyed,colours=opponent", 45), (None, 33)], ids=["parts", "default"]
-)
-def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None, least: float) -> None:
+@pytest.mark.parametrize("settings", ["cell=2,edges=keyed,colours=opponent", None], ids=["parts", "default"])
+def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "src" / name).mkdir(parents=True)
         for number in range(3):
@@ -145,9 +143,8 @@ def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None, least
     restore_dataset(tmp_path / "out", tmp_path / "back", secret=KEY, workers=0)
     protected = mean_psnr(tmp_path / "src", tmp_path / "out")
     restored = mean_psnr(tmp_path / "src", tmp_path / "back")
-    print(protected, restored)
     assert protected < 30
-    assert restored > least
+    assert restored > 45
 
 
 def test_several_secrets_cannot_be_restored(tree: Path, tmp_path: Path) -> None:
