@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
 SANITIZED := build/sanitized
 UNDER_SANITIZER := LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv classwise_spectrum crop_flip pgd_step bayes_error bayes_ascent_step)
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,operators classwise_conv classwise_spectrum crop_flip local_contrast pgd_step bayes_error bayes_ascent_step)
 export PATH := $(abspath $(BIN)):$(PATH)
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-enable --benchmark-columns=median,rounds
 

@@ -214,7 +214,7 @@ def test_classes_in_groups_and_images_one_by_one_get_the_same_bytes(monkeypatch:
     assignment = [2, 0, -1, 1, 0, 2]
     whole, grouped, single = (np.full_like(images, 7) for _ in range(3))
     marks.apply(images, assignment, whole)
-    monkeypatch.setattr(module, "_WEIGHTS", 1)
+    monkeypatch.setattr(module, "_GROUP", 1)
     marks.apply(images, assignment, grouped)
     for number, one in enumerate(assignment):
         marks.apply(images[number : number + 1], [one], single[number : number + 1])

@@ -17,7 +17,6 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.class_spectra import Variant, class_spectra
-from unlearnable_kernels.protect.methods.local_contrast import with_contrast
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
@@ -125,34 +124,22 @@ def test_secrets_of_a_class_differ_and_the_key_chooses_among_them_by_name(tree: 
         extend_dataset(tree, tmp_path / "out", secret=KEY, workers=0)
 
 
-@pytest.mark.parametrize(("side", "reaches"), [(9, (1, 1)), (32, (1, 3)), (64, (2, 6))])
-def test_contrast_is_that_of_the_formula(side: int, reaches: tuple[int, int]) -> None:
-    images = np.stack([photo(side, side + 5, 1), photo(side, side + 5, 2)])
-    contrasts = np.array([[[0.5, -0.25], [0.125, 1]], [[0, 0], [0, 0]]], np.float32)
-    result = with_contrast(images, contrasts)
-    x = images[0] / 255
-    for i, j in ((0, 0), (4, 5), (side - 1, side + 4), (side - 1, 3)):
-        expected = x[i, j].copy()
-        for reach, (a, b) in zip(reaches, contrasts[0].astype(float), strict=True):
-            near = x[max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1]
-            d = x[i, j] - near.mean((0, 1))
-            expected += a * d * abs(d) / 0.15 + b * (abs(d) - 0.04)
-        np.testing.assert_allclose(result[0, i, j], expected, atol=1e-6)
-    assert np.array_equal(result[1], (images[1] / 255).astype(np.float32))
-
-
 def mean_psnr(before: Path, after: Path) -> float:
     pairs = zip(load_arrays(before).images.numpy(), load_arrays(after).images.numpy(), strict=True)
     return float(np.mean([psnr(one, other) for one, other in pairs]))
 
 
-def test_restoring_undoes_most_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", ["cell=2,edges=keyed,colours=opponent", None], ids=["parts", "default"])
+def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "src" / name).mkdir(parents=True)
         for number in range(3):
             picture = photo(32, 32, number) // 2 + 64
             Image.fromarray(picture).save(tmp_path / "src" / name / f"{number}.png")
-    protect(tmp_path / "src", tmp_path / "out", "cell=2,edges=keyed,colours=opponent")
+    if settings is None:
+        protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, workers=0, method="spectral")
+    else:
+        protect(tmp_path / "src", tmp_path / "out", settings)
     restore_dataset(tmp_path / "out", tmp_path / "back", secret=KEY, workers=0)
     protected = mean_psnr(tmp_path / "src", tmp_path / "out")
     restored = mean_psnr(tmp_path / "src", tmp_path / "back")
@@ -160,16 +147,9 @@ def test_restoring_undoes_most_of_it(tmp_path: Path) -> None:
     assert restored > 45
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ("parts=tone+contrast", "local contrast cannot be undone"),
-        ("secrets=2", "several secrets a class cannot be undone yet"),
-    ],
-)
-def test_what_cannot_be_restored_says_so(tree: Path, tmp_path: Path, settings: str, message: str) -> None:
-    protect(tree, tmp_path / "out", settings)
-    with pytest.raises(UserError, match=message):
+def test_several_secrets_cannot_be_restored(tree: Path, tmp_path: Path) -> None:
+    protect(tree, tmp_path / "out", "secrets=2")
+    with pytest.raises(UserError, match="several secrets a class cannot be undone yet"):
         restore_dataset(tmp_path / "out", tmp_path / "back", secret=KEY, workers=0)
 
 

@@ -92,7 +92,7 @@ class ClassSpectra:
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:
-    """Images, float32 within ±10⁶, as bytes, clamped to [0, 1] and rounded as the operator rounds; bytes stay."""
+    """Images, float32 within ±10⁶, as bytes, rounded as the operator rounds; bytes as they are."""
     if images.dtype == np.uint8:
         return images
     if cpu_module is None:

@@ -45,7 +45,7 @@ def without_contrast(bent: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, C, H, W], in [0, 1].
     """
-    count, channels, height, width = bent.shape
+    _, channels, height, width = bent.shape
     planes = bent.reshape(-1, height, width, 1)
     each = np.repeat(contrasts, channels, 0)
     estimates = np.empty(planes.shape, np.float32)

@@ -36,7 +36,8 @@ INTENSITIES = {
     "strong": {CELLS: 0.7, COLOUR: 0.7, TONE: 0.07, CONTRAST: 0.7},
 }
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
-_WEIGHTS = 1 << 26  # bytes of matrices at a time, and kept
+_GROUP = 1 << 22  # bytes of matrices at a time: fresh memory costs more than what is computed in it
+_WEIGHTS = 1 << 26  # of them that are kept
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class SpectralMarks:
         self, classes: np.ndarray, height: int, width: int
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """So many classes at a time that their weights stay small, and these, float32 [k, H, W, 3, 3]."""
-        size = max(1, _WEIGHTS // (height * width * 9 * 4))
+        size = max(1, _GROUP // (height * width * 9 * 4))
         for start in range(0, len(classes), size):
             some = classes[start : start + size]
             key = (some.tobytes(), height, width)

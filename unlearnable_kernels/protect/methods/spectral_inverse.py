@@ -1,4 +1,4 @@
-"""Estimating originals from what ``spectral`` made of them: tone curves, matrices, contrasts undone in turn."""
+"""Estimating originals from what ``spectral`` made of them: each of its parts undone, the last one first."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ _DAMPING = 1e-3
 
 @dataclass(frozen=True)
 class SpectralInverse:
-    """For every byte the tone that the class's curve brings nearest to it, then matrices and contrasts undone.
+    """For every byte the tone that the curve brings nearest to it, then matrices and contrasts undone.
 
     Attributes:
         spectra: The parameters of all classes.
