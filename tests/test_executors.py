@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,6 +197,19 @@ def test_without_ray_one_line_says_what_to_install(
     assert not (tmp_path / "dst.partial").exists()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_found_at_once(address: str) -> None:
+    asked: list[str] = []
+    ray = SimpleNamespace(init=lambda address, **_: asked.append(address))
+    with pytest.raises(UserError, match=f"^the Ray cluster at {re.escape(address)} cannot be used: "):
+        by_ray._connect(ray, None, address)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = f"127.0.0.1:{listening.getsockname()[1]}"
+        for each in (there, f"ray://{there}", "local"):
+            by_ray._connect(ray, None, each)
+    assert asked == [there, f"ray://{there}", "local"]
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two machines, as far as Ray is concerned, of one core each."""
@@ -255,12 +270,6 @@ def test_ray_says_what_ails_its_workers(
         assert ray.is_initialized()  # whoever connected goes on
     finally:
         ray.shutdown()
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
-def test_a_cluster_that_is_not_there_is_found_at_once(address: str, cluster: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^the Ray cluster at {re.escape(address)} cannot be used: "):
-        list(by_ray.execute(_OpenFiles(), [CHUNK], 1, address, tmp_path / "lock", {}))
 
 
 def test_the_script_for_ray(tmp_path: Path, cluster: Any) -> None:
