@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from sample_images import photo
 
+from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.methods import class_spectra, local_contrast
 from unlearnable_kernels.protect.methods.class_spectra import as_bytes
 from unlearnable_kernels.protect.methods.local_contrast import with_contrast, without_contrast
 
-needs_native = pytest.mark.skipif(local_contrast.cpu_module is None, reason="needs the native module")
+needs_native = pytest.mark.skipif(cpu_module is None, reason="needs the native module")
 SMALL = [(2, 1, 1, 3), (2, 1, 40, 3), (1, 50, 1, 1), (3, 7, 5, 1), (1, 2, 2, 4), (0, 5, 5, 3)]
 
 
@@ -30,7 +31,8 @@ def test_native_takes_views_and_refuses_what_it_would_misread() -> None:
     whole = with_contrast(images[:, :, ::2].copy(), contrasts)
     assert np.array_equal(with_contrast(images[:, :, ::2], contrasts), whole)
     out = np.empty(images.shape, np.float32)
-    native = local_contrast.cpu_module.local_contrast
+    assert cpu_module is not None
+    native = cpu_module.local_contrast
     for call in ((images, contrasts[:1], 1, 3, out), (images, contrasts, 1, 3, out[:1])):
         with pytest.raises(ValueError, match="of another shape or type"):
             native(*call)

@@ -96,7 +96,8 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if cpu_module is None:
-        return np.rint(images.clip(0, 1) * np.float32(255)).astype(np.uint8)
+        rounded: np.ndarray = np.rint(images.clip(0, 1) * np.float32(255))
+        return rounded.astype(np.uint8)
     result = np.empty(images.shape, np.uint8)
     cpu_module.nearest_bytes(np.ascontiguousarray(images), result)
     return result
