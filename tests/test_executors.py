@@ -197,7 +197,9 @@ def test_without_ray_one_line_says_what_to_install(
     assert not (tmp_path / "dst.partial").exists()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999", "a..b:1"]
+)
 def test_a_cluster_that_is_not_there_is_found_at_once(address: str) -> None:
     asked: list[str] = []
     ray = SimpleNamespace(init=lambda address, **_: asked.append(address))

@@ -1,13 +1,18 @@
 """Local contrast: native and NumPy alike to the bit, both the formula; and undone."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from sample_images import photo
 
 from unlearnable_kernels.ops.native import cpu_module
+from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods import class_spectra, local_contrast
 from unlearnable_kernels.protect.methods.class_spectra import as_bytes
 from unlearnable_kernels.protect.methods.local_contrast import with_contrast, without_contrast
+from unlearnable_kernels.protect.methods.spectral import INTENSITIES, SpectralMarks
+from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason="needs the native module")
 SMALL = [(2, 1, 1, 3), (2, 1, 40, 3), (1, 50, 1, 1), (3, 7, 5, 1), (1, 2, 2, 4), (0, 5, 5, 3)]
@@ -25,6 +30,21 @@ def test_native_is_numpy_to_the_bit(shape: tuple[int, ...], monkeypatch: pytest.
 
 
 @needs_native
+def test_threads_that_begin_amid_an_image_change_no_bit(with_threads: Callable[..., np.ndarray]) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (2, 301, 173, 3)).astype(np.uint8)
+    contrasts = np.full((2, 2, 2), 0.3, np.float32)
+    one, many = (with_threads(threads, lambda: with_contrast(images, contrasts)) for threads in (1, 4))
+    assert np.array_equal(one.view(np.uint32), many.view(np.uint32))
+
+
+@needs_native
+def test_surroundings_too_wide_for_native_sums_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, contrasts = np.zeros((1, 40, 40, 1), np.uint8), np.zeros((1, 2, 2), np.float32)
+    monkeypatch.setattr(local_contrast, "_reaches", lambda height, width: [1, 1401])
+    assert not with_contrast(images, contrasts).any()
+
+
+@needs_native
 def test_native_takes_views_and_refuses_what_it_would_misread() -> None:
     images = np.stack([photo(20, 30, 1), photo(20, 30, 2)])
     contrasts = np.full((2, 2, 2), 0.25, np.float32)
@@ -33,7 +53,12 @@ def test_native_takes_views_and_refuses_what_it_would_misread() -> None:
     out = np.empty(images.shape, np.float32)
     assert cpu_module is not None
     native = cpu_module.local_contrast
-    for call in ((images, contrasts[:1], 1, 3, out), (images, contrasts, 1, 3, out[:1])):
+    for call in (
+        (images, contrasts[:1], 1, 3, out),
+        (images, contrasts, 1, 3, out[:1]),
+        (images.astype(np.int8), contrasts, 1, 3, out),
+        (images, contrasts.view(np.int32), 1, 3, out),
+    ):
         with pytest.raises(ValueError, match="of another shape or type"):
             native(*call)
     with pytest.raises(ValueError, match="reaches 0 to 1400"):
@@ -78,4 +103,22 @@ def test_contrast_is_undone_where_edges_do_not_bend_back() -> None:
     bent = with_contrast(images, contrasts).transpose(0, 3, 1, 2)
     x = without_contrast(bent, contrasts).transpose(0, 2, 3, 1)
     before, after = (np.abs(each - images / 255).mean() for each in (bent.transpose(0, 2, 3, 1), x))
-    assert after < before / 20
+    assert after < before / 20  # 170,000 times nearer; by 4 after three rounds
+
+
+def test_images_that_the_marks_hardly_change_stay_as_they_are() -> None:
+    """Black and white ones, which much of what was clipped would give, too."""
+    names = [str(number) for number in range(10)]
+    spectra = class_spectra.class_spectra(Key(b"k" * 32), "zoo", names, INTENSITIES["normal"])
+    marks = SpectralMarks(spectra)
+    stayed = 0
+    for byte in (0, 255):
+        images = np.full((10, 8, 8, 3), byte, np.uint8)
+        published, again, restored = (np.empty_like(images) for _ in range(3))
+        marks.apply(images, list(range(10)), published)
+        marks.apply(published, list(range(10)), again)
+        SpectralInverse(spectra, marks).apply(published, list(range(10)), restored)
+        stays = np.square(again.astype(float) - published).mean((1, 2, 3)) < 4
+        assert np.array_equal(restored[stays], published[stays])
+        stayed += stays.sum()
+    assert stayed >= 5

@@ -226,6 +226,19 @@ def test_what_shards_are_put_together_with_is_compared(
     finish_dataset(tmp_path / "png", secret=KEY)
 
 
+def test_pictures_are_kept_where_only_what_puts_them_together_is_another(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan(tree, tmp_path / "dst", format="parquet")
+    render(tmp_path / "dst")
+    for module in (plan_module, probe):
+        monkeypatch.setattr(module, "installed", lambda name: "1.0")
+    told: list[str] = []
+    protect(tree, tmp_path / "dst", format="parquet", notify=told.append)
+    assert "resuming: 12 of 12 images are done" in told
+    assert not any("changed" in message for message in told)
+
+
 def test_putting_together_tells_how_far_it_is(tree: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     plan(tree, tmp_path / "dst", format="webdataset")

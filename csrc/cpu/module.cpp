@@ -41,7 +41,7 @@ void resized_crop(const py::buffer& image, const py::buffer& out, std::int64_t h
 template <class T>
 T* values_of(const py::buffer_info& array, const char* name, const std::vector<py::ssize_t>& shape) {
   py::ssize_t step = sizeof(T);
-  bool fits = array.shape == shape && array.itemsize == step;
+  bool fits = array.shape == shape && array.format == py::format_descriptor<T>::format();
   for (std::size_t dim = shape.size(); fits && dim-- > 0; step *= shape[dim])
     fits = shape[dim] < 2 || array.strides[dim] == step;
   if (!fits) throw std::invalid_argument(std::string(name) + " is not contiguous, or of another shape or type");

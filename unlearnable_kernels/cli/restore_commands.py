@@ -24,9 +24,10 @@ def restore(
     config: Config = None,
     plugin: Plugin = None,
 ) -> None:
-    """Estimate the originals of a set of classwise-conv from its key, for an owner who lost them.
+    """Estimate the originals of a set from its key, for an owner who lost them.
 
-    They come near and are not the originals: brightness was lost, and what a filter cut off at the borders.
+    Of classwise-conv and of spectral. They come near and are not the originals; docs/quality.md and
+    docs/spectral.md say how near, and where it fails.
     Interrupted, even killed, it resumes when the same command is run again.
 
     Example: unlearnable restore protected estimates --key-file my.key

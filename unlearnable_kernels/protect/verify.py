@@ -11,7 +11,15 @@ from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from unlearnable_kernels.data.manifest_entries import part_name
-from unlearnable_kernels.data.remote import file_at, forget, is_remote, list_folder, sha256_at, url_of
+from unlearnable_kernels.data.remote import (
+    file_at,
+    forget,
+    is_remote,
+    list_folder,
+    refuse_misread_url,
+    sha256_at,
+    url_of,
+)
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import resolved, sha256_of
 from unlearnable_kernels.progress import Progress, no_progress
@@ -102,6 +110,7 @@ def verify_dataset(
             a file twice; or a remote store does not answer.
     """
     dst = Path(dst)
+    refuse_misread_url(dst)
     if is_remote(dst):
         forget(dst)
     elif not resolved(dst).is_dir():

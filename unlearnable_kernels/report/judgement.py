@@ -24,7 +24,7 @@ class Verdict:
     Attributes:
         line: What was measured of it, by defence, without ``_ALONE``.
         clean: The same of clean images, with it.
-        planned: Names of the recipe's defences, without ``_ALONE``.
+        planned: Names of the recipe's defences of this protection, without ``_ALONE``.
     """
 
     line: Line
@@ -72,13 +72,13 @@ def judged(table: Table, made: Sequence[Table]) -> list[Verdict]:
             for line in other.lines:
                 lines.setdefault(line.protection, {}).update(line.results)
     clean = {name: each for own in lines.values() for name, each in own.items() if each["protection"] is None}
-    planned = {row.name.split("/")[1] for row in ROWS.values() if row.paper == table.place}
-    defences = frozenset(name for name in planned if not name.endswith(_ALONE))
+    planned = [row.name.split("/")[1:] for row in ROWS.values() if row.paper == table.place]
     verdicts = []
     for name, own in lines.items():
         measured = {column: each for column, each in own.items() if not column.endswith(_ALONE)}
         if measured:
-            verdicts.append(Verdict(Line(name, measured), clean, defences))
+            tried = frozenset(each for each, of in planned if of == name and not each.endswith(_ALONE))
+            verdicts.append(Verdict(Line(name, measured), clean, tried))
     return verdicts
 
 

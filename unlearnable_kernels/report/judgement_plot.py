@@ -53,7 +53,7 @@ def _keys(axes: Axes, verdicts: Sequence[Verdict]) -> tuple[list[Line2D], list[s
         if verdict.line.reference and published.results:
             best = published.results[published.worst]["mean"]
             handles.append(axes.axhline(100 * best, color="gray", ls=":", lw=1.2))
-            names.append("clean images at best")
+            names.append("clean images, published defences")
     return handles, names
 
 

@@ -12,6 +12,7 @@ _UNIT = 32
 _CURVED, _MIDDLE = 0.15, 0.04
 _ROUNDS, _STEP = 20, 0.5
 _PIXELS = 1 << 18  # of all channels that are estimated at a time
+_FURTHEST = 1400  # that the native code's sums hold
 
 
 def with_contrast(images: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
@@ -24,11 +25,12 @@ def with_contrast(images: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, H, W, C], not clamped.
     """
-    if cpu_module is None:
+    reaches = _reaches(*images.shape[1:3])
+    if cpu_module is None or max(reaches) > _FURTHEST:
         return _bent(images, 255.0, contrasts).astype(np.float32)
     result = np.empty(images.shape, np.float32)
     given = np.ascontiguousarray(images), np.ascontiguousarray(contrasts)
-    cpu_module.local_contrast(*given, *_reaches(*images.shape[1:3]), result)
+    cpu_module.local_contrast(*given, *reaches, result)
     return result
 
 

@@ -204,7 +204,8 @@ class Spectral(Method):
             raise UserError(
                 "several secrets a class cannot be undone yet: which one a picture got is not kept"
             )
-        return SpectralInverse(_spectra(parameters, secret, name, classes))
+        spectra = _spectra(parameters, secret, name, classes)
+        return SpectralInverse(spectra, SpectralMarks(spectra))
 
     @classmethod
     def heading(cls, parameters: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from unlearnable_kernels.protect.pipeline.plan_file import (
     read_head,
     write_plan,
 )
+from unlearnable_kernels.protect.pipeline.probe import of_rendering
 from unlearnable_kernels.protect.pipeline.records import intact
 from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, differences
 from unlearnable_kernels.protect.sample_quality import sample_quality
@@ -85,7 +86,8 @@ class Job:
             before = read_chunks(staging.folder, staging.secret)
             self.plan = self.plan.cut_as(before)
             self._look_at_times(before, notify)
-            if (head.digest, head.made_on) != (self.plan.digest, self.plan.made_on):
+            made_on = of_rendering(head.made_on), of_rendering(self.plan.made_on)
+            if head.digest != self.plan.digest or made_on[0] != made_on[1]:
                 self._drop_what_changed(before, notify)
         if head != head_of(self.plan, self.skip_bad):
             write_plan(staging.folder, self.plan, staging.secret, self.skip_bad)

@@ -21,7 +21,7 @@ from unlearnable_kernels.protect.keys import Key, Secret
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Task
 from unlearnable_kernels.protect.methods.selection import check_fraction
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
-from unlearnable_kernels.protect.pipeline.probe import fingerprint
+from unlearnable_kernels.protect.pipeline.probe import fingerprint, of_rendering
 
 CHUNK_IMAGES = 256
 CHUNK_BYTES = 16 * 2**20
@@ -102,7 +102,11 @@ class Plan:
         """The same plan in these chunks, with their digests."""
         header, classes = self.header, self.task.source.classes
         names = ("method", "parameters", "dataset_name", "key", "plugins")
-        common: list[Any] = [[header.get(name) for name in names], self.made_on, self.task.scheme]
+        common: list[Any] = [
+            [header.get(name) for name in names],
+            of_rendering(self.made_on),
+            self.task.scheme,
+        ]
         if not self.stands_alone:
             common.append(self.digest)
         elif self.task.scheme == 1:

@@ -35,6 +35,11 @@ def fingerprint() -> dict[str, str]:
     return {**versions(), PROBE: _probe()}
 
 
+def of_rendering(made_on: Mapping[str, str]) -> dict[str, str]:
+    """Of ``Plan.made_on`` what pictures are rendered with, without what is only to put them together."""
+    return {name: version for name, version in made_on.items() if name in fingerprint()}
+
+
 def _probe() -> str:
     """SHA-256, in hex, of a picture decoded, resized, filtered and encoded, each step for itself.
 

@@ -88,7 +88,7 @@ def _refuse_unreachable(address: str) -> None:
     if found := re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address):
         try:
             socket.create_connection((found[1], int(found[2])), _PATIENCE).close()
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise UserError(f"the Ray cluster at {address} cannot be used: {error}") from None
 
 
