@@ -114,7 +114,10 @@ def open_images(place: str) -> Source:
 
 
 def restoring(name: str, method: str, key: Key, format: str = "png") -> dict[str, Any]:
-    """Mean PSNR of protected and of restored pictures, and of these with each one's brightness set right."""
+    """Mean PSNR of protected and of restored pictures, and of these with each one's brightness set right.
+
+    Also how many stay under 30 dB, and how many are further from their originals than before.
+    """
     place, resize = RESTORED[name]
     source = Path(place)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,9 +131,13 @@ def restoring(name: str, method: str, key: Key, format: str = "png") -> dict[str
             for path, size in ((source, resize), (protected, None), (back, None))
         )
     bright = [brightened(found, wanted) for found, wanted in zip(after, before, strict=True)]
-    figures = {
-        what: float(np.mean([psnr(wanted, image) for wanted, image in zip(before, images, strict=True)]))
+    each = {
+        what: [psnr(wanted, image) for wanted, image in zip(before, images, strict=True)]
         for what, images in (("protected", changed), ("restored", after), ("brightened", bright))
+    }
+    figures = {what: float(np.mean(values)) for what, values in each.items()} | {
+        "under_30_db": sum(value < 30 for value in each["restored"]),
+        "worse": sum(now < then for then, now in zip(each["protected"], each["restored"], strict=True)),
     }
     stored = {} if format == "png" else {"stored_as": format}
     return {"dataset": name, "method": method, "key": 0, "pictures": len(before)} | stored | figures

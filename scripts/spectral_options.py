@@ -26,6 +26,7 @@ from unlearnable_kernels.files import write_json
 from unlearnable_kernels.progress import progress
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.class_spectra import TONE
+from unlearnable_kernels.protect.methods.spectral import INTENSITIES
 
 THREE, FOUR = "parts=cells+colour+tone", "parts=cells+colour+tone+contrast"
 AT_FIRST = "cell=3,colours=rgb"  # the defaults when these were first measured, with three parts
@@ -53,6 +54,7 @@ SETTINGS = [
 RESTORED = [
     *(("cifar10", f"{THREE},{AT_FIRST},{strengths}") for strengths in (MILD, NORMAL, STRONG)),
     ("imagenet-sample, 224 px", f"{THREE},{AT_FIRST},{NORMAL}"),
+    *((name, f"intensity={each}") for name in ("cifar10", "imagenet-sample, 224 px") for each in INTENSITIES),
 ]
 
 
