@@ -180,24 +180,25 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("method", ["bayes-error", "beo-aaai2026"])
 def test_a_kill_at_any_moment_leaves_no_trace(tree: Path, tmp_path: Path, method: str) -> None:
-    events = 0
+    events: list[str] = []
     limit = -1
 
     def progress(what: str, done: int, total: int) -> None:
-        nonlocal events
         assert done <= total
-        events += 1
-        if events == limit:
+        events.append(what)
+        if len(events) == limit:
             raise Killed
 
     options: dict[str, Any] = {"method": method, "fraction": 0.5, "progress": progress}
     whole = protect(tree, tmp_path / "whole", **options)
+    rendering = events.index("protecting")
     rng = np.random.default_rng(0)
     resumed: list[str] = []
-    # Reading takes 24 events; the last two are the writing.
-    for moment in [30, events - 2, events, *rng.integers(25, events, 3).tolist()]:
+    # Reading takes 24 events.
+    for moment in [30, rendering, len(events), *rng.integers(25, rendering, 3).tolist()]:
         dst = tmp_path / f"dst{moment}-{len(resumed)}"
-        events, limit = 0, moment
+        events.clear()
+        limit = moment
         with pytest.raises(Killed):
             protect(tree, dst, **options)
         assert not dst.exists()
