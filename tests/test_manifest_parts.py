@@ -220,7 +220,7 @@ def test_a_part_whose_metadata_lie_takes_no_more_than_its_size(
         table = file.read()
     parquet.write_table(table, tmp_path / part_name(0), compression="none")  # one text, in a dictionary
     digest = hashlib.sha256((tmp_path / part_name(0)).read_bytes()).hexdigest()
-    monkeypatch.setattr(manifest_entries, "_is_plain", lambda metadata: True)
+    monkeypatch.setattr(manifest_entries, "is_plain", lambda metadata: True)
     pool = pyarrow.proxy_memory_pool(before := pyarrow.default_memory_pool())
     tracemalloc.start()
     pyarrow.set_memory_pool(pool)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unlearnable_kernels.data.parquet_footer import is_plain
 from unlearnable_kernels.data.remote import file_at, is_remote, read_file, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
@@ -201,7 +202,7 @@ def _unpacked(path: Path, data: bytes) -> Iterator[Entry]:
             raise UserError(f"{url_of(path)}: has other columns than a part of a manifest ({has})")
         if not 1 <= (count := file.metadata.num_rows) <= PART_ENTRIES:
             raise UserError(f"{url_of(path)}: must have 1 to {PART_ENTRIES} entries, not {count}")
-        if not _is_plain(file.metadata):
+        if not is_plain(data):
             raise UserError(f"{url_of(path)}: must be one row group without compression and dictionaries")
     with parquet.ParquetFile(arrow.BufferReader(data), read_dictionary=_TEXTS) as file:
         table = file.read(use_threads=False)
@@ -211,20 +212,6 @@ def _unpacked(path: Path, data: bytes) -> Iterator[Entry]:
         if row[0] is None or None in row[:4]:
             raise UserError(f"{url_of(path)}: damaged: a row of it is not whole")
         yield Entry(row[0], row[1].hex(), *row[2:])
-
-
-def _is_plain(metadata: Any) -> bool:
-    """Whether nothing that a part says of itself makes it larger when it is read."""
-    if metadata.num_row_groups != 1:
-        return False
-    group = metadata.row_group(0)
-    columns = [group.column(number) for number in range(group.num_columns)]
-    return all(
-        column.num_values == metadata.num_rows
-        and column.compression == "UNCOMPRESSED"
-        and not column.has_dictionary_page
-        for column in columns
-    )
 
 
 def _texts(path: Path, column: Any) -> list[str | None]:
