@@ -9,14 +9,13 @@ from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "hardening"
 _STRONG = worst_defence.PROTECTIONS["strong"]
-_FOUR = "spectral:parts=cells+colour+tone+contrast,cell=2,cells=0.6,colour=0.6,tone=0.06,contrast=0.6"
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
     "strong": _STRONG,
     "keyed": f"{_STRONG},edges=keyed",
-    "fine": f"{_FOUR},colours=rgb",
-    "opponent": f"{_FOUR},colours=opponent",  # the default since
+    "fine": f"{worst_defence.FOUR},colours=rgb",
+    "opponent": worst_defence.PROTECTIONS["default"],  # since then
 }
 ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq")
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")

@@ -18,12 +18,12 @@ _NORMAL = "cells=0.55,colour=0.55,tone=0.055"
 _STRONG = "cells=0.6,colour=0.6,tone=0.06"
 _AT_FIRST = "cell=3,colours=rgb"
 _THREE = f"spectral:parts=cells+colour+tone,{_AT_FIRST}"
+FOUR = "spectral:parts=cells+colour+tone+contrast,cell=2,cells=0.6,colour=0.6,tone=0.06,contrast=0.6"
 PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
     "reflect": "classwise-conv:padding=reflect",
-    "default": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent,"
-    "cells=0.6,colour=0.6,tone=0.06,contrast=0.6",
+    "default": f"{FOUR},colours=opponent",
     "strong": f"{_THREE},{_STRONG}",
     "normal": f"{_THREE},{_NORMAL}",
     "mild": f"{_THREE},{_MILD}",
