@@ -38,6 +38,23 @@ def test_a_compression_that_there_is_not_is_not_asked_of_pyarrow() -> None:
 
 
 @pytest.mark.parametrize(
+    "again",
+    [b"\x04\x08\x00", b"\x05\x08\x0c", b"\x05\x88\x80\x08\x0c"],
+    ids=["short", "as 32 bits", "as 65,540"],
+)
+def test_a_compression_given_twice_is_not_plain(again: bytes) -> None:
+    """Whichever a reader takes: 0 the first time, then 0 in 16 bits, or 6, which is Zstandard."""
+    whole = parquet()
+    codec = whole.rindex(b"\x15\x00\x16\x06")
+    length = int.from_bytes(whole[-8:-4], "little") + len(again) + 1
+    # The next field's number is spelled out, since it counts from the one before.
+    changed = whole[: codec + 2] + again + b"\x06\x0a" + whole[codec + 3 : -8]
+    assert not is_plain(changed + length.to_bytes(4, "little") + b"PAR1")
+    without = whole[: codec + 2] + b"\x06\x0a" + whole[codec + 3 : -8]
+    assert is_plain(without + (length - len(again)).to_bytes(4, "little") + b"PAR1")
+
+
+@pytest.mark.parametrize(
     "footer",
     [
         b"",

@@ -48,6 +48,9 @@ class _Reader:
         number = 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._integer()
+            # Which of two counts, and what a larger number becomes, is not the same for all readers.
+            if number in fields or not 0 < number < 2**15:
+                raise ValueError(f"field {number}, again or out of range")
             kind = head & 15
             fields[number] = kind == 1 if kind in (1, 2) else self._value(kind, depth + 1)
         return fields
