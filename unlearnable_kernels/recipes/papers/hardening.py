@@ -16,6 +16,9 @@ PROTECTIONS = {
     "keyed": f"{_STRONG},edges=keyed",
     "fine": f"{worst_defence.FOUR},colours=rgb",
     "opponent": worst_defence.PROTECTIONS["default"],  # since then
+    # The same at a mean SSIM of 0.83, a twelfth stronger.
+    "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
+    ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
 }
 ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq")
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
