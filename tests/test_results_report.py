@@ -199,7 +199,10 @@ def test_pictures_come_from_the_work_folder(tmp_path: Path) -> None:
     for each in (result, other):
         (tmp_path / "r").mkdir(exist_ok=True)
         (tmp_path / "r" / f"{each['protection'][-5:]}.json").write_text(json.dumps(each))
-    write_results_report([tmp_path / "r"], tmp_path / "page.html", work=tmp_path)
+    told: list[tuple[str, int, int]] = []
+    page, work = tmp_path / "page.html", tmp_path
+    write_results_report([tmp_path / "r"], page, work=work, progress=lambda *each: told.append(each))
+    assert told == [("drawing", 0, 1)]
     text = (tmp_path / "page.html").read_text()
     assert text.count("<img") == 2 * 3
     assert f"<h2>{result['dataset']}, {result['protection']}</h2>" in text

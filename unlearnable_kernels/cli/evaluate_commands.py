@@ -229,6 +229,7 @@ def report(
 
     Example: unlearnable report runs/clean runs/protected --out report.html
     """
+    from unlearnable_kernels.progress import progress
     from unlearnable_kernels.report import is_results, write_report, write_results_report
 
     named = {} if title is None else {"title": title}
@@ -236,7 +237,8 @@ def report(
     if len(kinds) > 1:
         raise UserError("a page is about runs or about results of `reproduce`, not both: give either")
     if kinds == {True}:
-        tables = len(write_results_report(runs, out, work=work, **named)) - 1
+        with progress("tables") as drawn:
+            tables = len(write_results_report(runs, out, work=work, progress=drawn, **named)) - 1
         print(shown(f"wrote {out}, and {tables} tables into {out.with_suffix('')}"))
         return
     if work is not None:

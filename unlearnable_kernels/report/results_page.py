@@ -1,6 +1,6 @@
 """One self-contained HTML page about results of rows, with their tables as CSV and LaTeX beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import replacing, writing
+from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.recipes.results import read_results
 from unlearnable_kernels.report.judgement import EXPLANATION as JUDGED
 from unlearnable_kernels.report.judgement import judged, judgement_rows
@@ -66,7 +67,11 @@ def is_results(folder: Path) -> bool:
 
 
 def write_results_report(
-    folders: Sequence[Path], out: Path, title: str = "Measured rows", work: Path | None = None
+    folders: Sequence[Path],
+    out: Path,
+    title: str = "Measured rows",
+    work: Path | None = None,
+    progress: Progress = no_progress,
 ) -> list[Path]:
     """Write an HTML page about results of rows, and each table as CSV and LaTeX beside it.
 
@@ -75,6 +80,7 @@ def write_results_report(
         out: Where to write the page; the tables go into the folder of that name without its suffix.
         title: Its title.
         work: Work folder of ``reproduce``, for pictures of the protected sets; without it there are none.
+        progress: Counts tables.
 
     Returns:
         What was written, the page first.
@@ -97,7 +103,7 @@ def write_results_report(
         title=title,
         explanation=EXPLANATION,
         judged=JUDGED,
-        sections=[_section(table, made) for table in made],
+        sections=list(_sections(made, progress)),
         pictures=pictures,
         missing=missing,
     )
@@ -124,6 +130,12 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
             temporary.write_text(text, encoding="utf-8")
         written.append(folder / name)
     return written
+
+
+def _sections(made: Sequence[Table], progress: Progress) -> Iterator[Section]:
+    for done, table in enumerate(made):
+        progress("drawing", done, len(made))
+        yield _section(table, made)
 
 
 def _section(table: Table, made: Sequence[Table]) -> Section:
