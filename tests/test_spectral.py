@@ -318,7 +318,7 @@ REFUSED = {
     "parts=tone+tone": "parts must be some of cells+colour+tone+contrast, not 'tone+tone'",
     "parts=cells,contrast=0.5": "contrast must be among the parts if it has a strength, not 'cells'",
     "cell=17": "cell must be 1 to 16, not 17",
-    "edges=soft": "edges must be one of fixed, keyed, not 'soft'",
+    "edges=soft": "edges must be one of fixed, keyed, turned, not 'soft'",
     "colours=lab": "colours must be one of rgb, opponent, not 'lab'",
     "secrets=0": "secrets must be 1 to 64, not 0",
     "intensity=huge": "intensity must be one of mild, normal, strong, not 'huge'",

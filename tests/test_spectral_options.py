@@ -29,6 +29,7 @@ OPTIONS = {
     "cell=2": {"cell": 2},
     "cell=1": {"cell": 1},
     "edges=keyed": {"edges": "keyed"},
+    "edges=turned": {"edges": "turned"},
     "colours=opponent": {"colours": "opponent"},
     "secrets=3": {"secrets": 3},
     "parts=cells+contrast": {"contrast": 0.6},
@@ -92,6 +93,45 @@ def test_keyed_edges_are_those_of_the_key_and_in_order() -> None:
             assert np.diff(starts).min() >= 1
         assert np.abs(np.array(each.rings[1:]) / BANDS.rings[1:] - 1).max() <= 0.25
     assert bands[0] == class_spectra(KEY, "zoo", ["dog"], STRONG, Variant(edges="keyed")).bands
+
+
+def test_turned_cells_are_turned_by_the_keys_angle_and_leave_the_mean_colour() -> None:
+    spectra = [
+        class_spectra(Key(bytes([number] * 32)), "zoo", ["cat"], STRONG, Variant(cell=2, edges="turned"))
+        for number in range(20)
+    ]
+    angles = np.degrees([np.arctan2(each.bands.turn[1], each.bands.turn[0]) for each in spectra])
+    assert 15 < angles.min() < 30
+    assert 65 < angles.max() < 75
+    for each in spectra:
+        bands, weights = each.bands, each.weights(np.array([0]), 48, 32)[0]
+        assert torch.equal(weights[0, 0], torch.eye(3))
+        rings = bands.rings_of_cells().numpy()
+        rings[bands.first] = -1
+        assert rings.min() == -1
+        for ring in np.unique(rings[rings >= 0]):
+            np.testing.assert_allclose(each.gains[0][rings == ring].mean(), 1, atol=1e-6)
+
+
+def test_gains_of_turned_cells_are_those_of_the_cells_that_coefficients_lie_in() -> None:
+    bands = Bands.turned(4, 0.8, 0.6)
+    assert bands.first == (0, 5)
+    gains = torch.rand(1, len(bands.rows), len(bands.columns), generator=torch.Generator().manual_seed(0))
+    weights = spectral_weights(gains, torch.zeros(1, 4, 1, 1), 32, 32, bands)[0, ..., 0, 0]
+    hard = 0
+    for p in range(32):
+        for q in range(32):
+            down, across = 0.8 * p + 0.6 * q, 0.8 * q - 0.6 * p + 20
+            if max(down % 4, across % 4) < 2.9:
+                hard += 1
+                assert weights[p, q] == gains[0, int(down // 4), int(across // 4)]
+    assert hard > 400
+    i, j = 1, 6  # the passage from one cell to the next: half way in the middle of its last position
+    down, across = 4 * i + 3.5, 4 * (j - 5) + 1
+    p, q = (0.8 * down - 0.6 * across) * 8, (0.6 * down + 0.8 * across) * 8
+    finer = spectral_weights(gains, torch.zeros(1, 4, 1, 1), 256, 256, bands)[0, ..., 0, 0]
+    expected = (gains[0, i, j] + gains[0, i + 1, j]) / 2
+    assert abs(finer[round(p), round(q)] - expected) < 0.15 * abs(gains[0, i, j] - gains[0, i + 1, j])
 
 
 def test_opponent_mixings_leave_brightness_to_itself() -> None:

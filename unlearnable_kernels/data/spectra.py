@@ -4,6 +4,7 @@ Operations on elements are rounded alike on all machines, so that parameters giv
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,29 +25,52 @@ class Bands:
 
     Attributes:
         rows: First positions of the cells down, ascending from 0.
-        columns: Of those across.
+        columns: Of those across; one is 0.
         rings: Radii at which the four rings begin.
+        turn: Cosine and sine, neither negative, of the angle by which the cells' rows and columns are turned:
+            at row p and column q they are at cos · p + sin · q and cos · q − sin · p.
     """
 
     rows: tuple[float, ...]
     columns: tuple[float, ...]
     rings: tuple[float, ...] = RINGS
+    turn: tuple[float, float] = (1.0, 0.0)
 
     @classmethod
     def of_cells(cls, side: int = CELL) -> "Bands":
         """Cells of ``side`` × ``side`` positions."""
-        starts = tuple(map(float, range(0, UNIT, side)))
-        return cls(starts, starts)
+        return cls.turned(side, 1.0, 0.0)
+
+    @classmethod
+    def turned(cls, side: int, cosine: float, sine: float) -> "Bands":
+        """Cells of ``side`` × ``side`` positions, turned, one of which begins at the lowest position."""
+        down = range(0, math.ceil(UNIT * (cosine + sine)), side)
+        across = range(-side * math.ceil(UNIT * sine / side), math.ceil(UNIT * cosine), side)
+        return cls(tuple(map(float, down)), tuple(map(float, across)), turn=(cosine, sine))
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """Row and column of the cell that the lowest position begins."""
+        return 0, self.columns.index(0.0)
 
     def rings_of_cells(self) -> Tensor:
-        """In which ring each cell's middle lies, int64 [rows, columns]: 0 for the lowest."""
+        """In which ring each cell's middle lies, int64 [rows, columns].
+
+        0 for the lowest ring, −1 where a turned cell's middle lies beyond the positions that an image has.
+        """
         down, across = (self._middles(starts) for starts in (self.rows, self.columns))
         radii = (down[:, None] * down[:, None] + across * across).sqrt()
-        return torch.bucketize(radii, torch.tensor(self.rings[1:]), right=True)
+        rings = torch.bucketize(radii, torch.tensor(self.rings[1:]), right=True)
+        cosine, sine = self.turn
+        if not sine:
+            return rings
+        rows, columns = cosine * down[:, None] - sine * across, sine * down[:, None] + cosine * across
+        inside = (rows.clamp(0, UNIT) == rows) & (columns.clamp(0, UNIT) == columns)
+        return torch.where(inside, rings, -1)
 
     @staticmethod
     def _middles(starts: tuple[float, ...]) -> Tensor:
-        ends = (*starts[1:], starts[-1] + starts[1]) if len(starts) > 1 else (float(UNIT),)
+        ends = (*starts[1:], starts[-1] + starts[1] - starts[0]) if len(starts) > 1 else (float(UNIT),)
         return (torch.tensor(starts) + torch.tensor(ends) - 1) / 2
 
 
@@ -72,7 +96,7 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
         bands: The cells and rings.
 
     Returns:
-        float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the first gain is 1.
+        float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the gain of ``bands.first`` is 1.
     """
     rows, columns, ring, passing, part = _places(height, width, bands.rings, mixings.device)
     grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
@@ -82,7 +106,7 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
     weights = matrices.index_select(1, ring)
     inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
     weights.index_copy_(1, passing, part * outer + (1 - part) * inner)
-    each = _along(_along(gains, rows, bands.rows, 1), columns, bands.columns, 2)
+    each = _turned(gains, rows, columns, bands) if bands.turn[1] else _upright(gains, rows, columns, bands)
     placed: Tensor = weights.unflatten(1, (height, width))
     return placed.mul_(each[..., None, None])
 
@@ -120,12 +144,33 @@ def _smooth(steps: Tensor) -> Tensor:
     return steps * steps * (3 - 2 * steps)
 
 
-def _along(values: Tensor, positions: Tensor, starts: tuple[float, ...], dim: int) -> Tensor:
-    """Values of cells along ``dim``, float32 [K, …], at n positions; a passage ends where a cell begins."""
+def _upright(gains: Tensor, rows: Tensor, columns: Tensor, bands: Bands) -> Tensor:
+    """The gain of each coefficient, float32 [K, H, W]."""
+    for dim, positions, starts in ((1, rows, bands.rows), (2, columns, bands.columns)):
+        here, following, share = _passages(positions, starts)
+        both = gains.index_select(dim, here), gains.index_select(dim, following)
+        gains = _between(*both, share[:, None] if dim == 1 else share)
+    return gains
+
+
+def _turned(gains: Tensor, rows: Tensor, columns: Tensor, bands: Bands) -> Tensor:
+    """The gain of each coefficient, float32 [K, H, W]."""
+    cosine, sine = torch.tensor(bands.turn, device=rows.device)
+    p = rows[:, None]
+    above, below, down = _passages(cosine * p + sine * columns, bands.rows)
+    left, right, across = _passages(cosine * columns - sine * p, bands.columns)
+    upper, lower = (_between(gains[:, i, left], gains[:, i, right], across) for i in (above, below))
+    return _between(upper, lower, down)
+
+
+def _between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    return first + share * (second - first)
+
+
+def _passages(positions: Tensor, starts: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """The cell of each position, the one that follows, and its share; a passage ends where a cell begins."""
     begins = torch.tensor(starts, device=positions.device)
-    here = torch.bucketize(positions, begins, right=True) - 1
+    here = (torch.bucketize(positions, begins, right=True) - 1).clamp(min=0)
     following = (here + 1).clamp(max=len(starts) - 1)
     # Behind the last cell both are the same, so that a share changes nothing.
-    share = _smooth(positions - (begins[following] - 1))
-    first, second = values.index_select(dim, here), values.index_select(dim, following)
-    return first + share.view(-1, *[1] * (values.dim() - 1 - dim)) * (second - first)
+    return here, following, _smooth(positions - (begins[following] - 1))

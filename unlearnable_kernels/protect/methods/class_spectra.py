@@ -21,10 +21,11 @@ CELLS, COLOUR, TONE, CONTRAST = "cells", "colour", "tone", "contrast"
 PARTS = (CELLS, COLOUR, TONE)
 ALL_PARTS = (*PARTS, CONTRAST)
 LIMITS = {CELLS: 1.0, COLOUR: 1.0, TONE: 0.5, CONTRAST: 2.0}
-FIXED, KEYED = EDGES = ("fixed", "keyed")
+FIXED, KEYED, TURNED = EDGES = ("fixed", "keyed", "turned")
 RGB, OPPONENT = COLOURS = ("rgb", "opponent")
 MOST_SECRETS = 64
 _UNIFORMS = 12  # whose sum has variance 1
+_TURNS = 0.13, 0.77  # tangents of half the least and the largest angle by which cells are turned: 15° to 75°
 # Brightness and two oppositions of colours, orthonormal.
 _AXES = [
     [size / math.sqrt(sum(each * each for each in row)) for size in row]
@@ -38,7 +39,8 @@ class Variant:
 
     Attributes:
         cell: Side of the cells, in positions of an image of 32 px.
-        edges: Whether cells and rings begin where everybody knows, or where the key says; one of ``EDGES``.
+        edges: Whether cells and rings begin where everybody knows, or where the key says, and whether the
+            cells are turned by an angle of the key's as well; one of ``EDGES``.
         colours: Coordinates of the mixings, one of ``COLOURS``.
         secrets: How many sets of parameters a class has.
 
@@ -125,8 +127,9 @@ def class_spectra(
     check_strengths(strengths)
     names: Sequence[str | int] = range(classes) if isinstance(classes, int) else classes
     each = [(name, number) for name in names for number in range(variant.secrets)]
-    bands = _keyed_bands(secret, dataset_name, variant.cell) if variant.edges == KEYED else None
-    bands = bands or Bands.of_cells(variant.cell)
+    bands = Bands.of_cells(variant.cell)
+    if variant.edges != FIXED:
+        bands = _keyed_bands(secret, dataset_name, variant.cell, variant.edges == TURNED)
 
     def drawn(part: str, *further: str) -> list[_Draw]:
         tags = [tag for tag in further if tag not in (FIXED, RGB)]
@@ -148,18 +151,24 @@ def _stacked(some: list[np.ndarray]) -> np.ndarray:
     return np.stack(some).astype(np.float32)
 
 
-def _keyed_bands(secret: Secret, dataset_name: str, cell: int) -> Bands:
+def _keyed_bands(secret: Secret, dataset_name: str, cell: int, turned: bool) -> Bands:
     """Cells between 1 and twice the usual side less 1 wide; rings from a quarter before to one behind."""
     usual = Bands.of_cells(cell)
-    count = 2 * len(usual.rows) + len(RINGS)
+    if turned:
+        [part] = _uniform(secret.derive("spectral turn", dataset_name, cell, length=8)).tolist()
+        tangent = _TURNS[0] + (_TURNS[1] - _TURNS[0]) * part
+        whole = 1 + tangent * tangent
+        usual = Bands.turned(cell, (1 - tangent * tangent) / whole, 2 * tangent / whole)
+    count = len(usual.rows) + len(usual.columns) + len(RINGS)
     data = secret.derive("spectral edges", dataset_name, cell, length=8 * count)
     moves = iter((2 * _uniform(data) - 1).tolist())
 
     def moved(starts: tuple[float, ...]) -> tuple[float, ...]:
-        return (0.0, *(start + next(moves) * (cell - 1) / 2 for start in starts[1:]))
+        return tuple(start and start + next(moves) * (cell - 1) / 2 for start in starts)
 
     rows, columns = moved(usual.rows), moved(usual.columns)
-    return Bands(rows, columns, (RINGS[0], *(radius * (1 + next(moves) / 4) for radius in RINGS[1:])))
+    rings = (RINGS[0], *(radius * (1 + next(moves) / 4) for radius in RINGS[1:]))
+    return Bands(rows, columns, rings, usual.turn)
 
 
 def check_strengths(strengths: dict[str, float | None]) -> None:
@@ -210,7 +219,7 @@ def _gains(draw: _Draw, bands: Bands) -> np.ndarray:
     """
     rings = bands.rings_of_cells().numpy()
     signs = 2 * draw.uniform("gains", *rings.shape) - 1
-    rings[0, 0], signs[0, 0] = -1, 0
+    rings[bands.first], signs[bands.first] = -1, 0
     for one in np.unique(rings[rings >= 0]):
         signs[rings == one] -= math.fsum(signs[rings == one]) / (rings == one).sum()
     return 1 + draw.strength * signs

@@ -111,7 +111,7 @@ class Spectral(Method):
         tone: Sum of the waves' amplitudes, images being in [0, 1].
         contrast: Sum of the sizes of the factors on local differences.
         cell: As in ``Variant``, like the settings that follow; the defaults are others.
-        edges: "fixed" or "keyed".
+        edges: "fixed", "keyed" or "turned".
         colours: "rgb" or "opponent".
         secrets: How many sets of parameters a class has, of which the key chooses one for each image.
     """

@@ -19,6 +19,7 @@ PROTECTIONS = {
     # The same at a mean SSIM of 0.83, a twelfth stronger.
     "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
+    "turned": f"{worst_defence.PROTECTIONS['default']},edges=turned",
 }
 ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq")
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
