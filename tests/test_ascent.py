@@ -1,17 +1,18 @@
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from unlearnable_kernels.data.augment import to_float
 from unlearnable_kernels.networks import penultimate_features
 from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.protect.methods import ascent as ascent_module
-from unlearnable_kernels.protect.methods import bayes_ascent
+from unlearnable_kernels.protect.methods import bayes_ascent, embedding
 from unlearnable_kernels.protect.methods.ascent import Budget, Target
 from unlearnable_kernels.protect.methods.ascent_loop import ADAM_LR, Loop, adamw_ascent
 from unlearnable_kernels.protect.methods.bayes_ascent import BayesAscent
@@ -50,27 +51,42 @@ def seed_for(purpose: str, *context: str | int) -> int:
 
 
 def make(
-    loop: Loop, folder: Path, steps: int = 1, norm: str = "linf", sigma: float | str = 0.3
+    loop: Loop,
+    folder: Path,
+    steps: int = 1,
+    norm: str = "linf",
+    sigma: float | str = 0.3,
+    scale: str = "largest",
 ) -> BayesAscent:
     workspace = Workspace(folder, False, lambda message: None, lambda what, done, total: None)
     budget = Budget({"linf": 8 / 255, "l2": 2.0}[norm], norm)
-    return BayesAscent(sigma, target(), budget, steps, "resnet8", loop, seed_for, workspace)
+    return BayesAscent(sigma, scale, target(), budget, steps, "resnet8", loop, seed_for, workspace)
 
 
+DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "largest": lambda z: z.abs().max(),
+    "length": lambda z: z.square().sum(1, keepdim=True).sqrt(),
+    "none": lambda z: torch.ones(()),
+}
+
+
+@pytest.mark.parametrize("scale", DIVISORS)
 @pytest.mark.parametrize("through_divisor", [False, True])
 def test_the_gradient_in_parts_is_that_of_the_whole(
-    full_precision: None, tmp_path: Path, through_divisor: bool
+    full_precision: None, tmp_path: Path, through_divisor: bool, scale: str
 ) -> None:
     """The mean error of all images, through features and scaling, as autograd has it in one piece."""
-    ascent = make(dataclasses.replace(OURS, differentiate_divisor=through_divisor), tmp_path)
+    loop = dataclasses.replace(OURS, differentiate_divisor=through_divisor)
+    sigma = {"largest": 0.3, "length": 0.2, "none": 1.0}[scale]
+    ascent = make(loop, tmp_path, sigma=sigma, scale=scale)
     model = fresh_network("resnet8", 3, 12, 0, CPU)
     found = features_of(model, ascent.current)
     upstream = ascent._feature_gradient(found)
     parts = [pixel_gradient(model, ascent.current[a : a + 7], upstream[a : a + 7]) for a in range(0, 40, 7)]
     pixels = (ascent.current / 255).permute(0, 3, 1, 2).requires_grad_()
     z = penultimate_features(model.eval(), pixels)
-    divisor = z.abs().max()
-    errors = bayes_error(z / (divisor if through_divisor else divisor.detach()), ascent.labels, 3, 0.3)
+    divisor = DIVISORS[scale](z)
+    errors = bayes_error(z / (divisor if through_divisor else divisor.detach()), ascent.labels, 3, sigma)
     (expected,) = torch.autograd.grad(errors.mean(), pixels)
     got = torch.cat(parts).permute(0, 3, 1, 2)
     assert expected.abs().max() > 0
@@ -229,8 +245,11 @@ def test_training_learns_and_repeats() -> None:
     assert (guesses == data.labels).float().mean() > 0.6
 
 
-def test_without_augmentation_all_epochs_show_the_images_as_they_are_in_one_order() -> None:
+def test_without_augmentation_all_epochs_show_the_images_as_they_are_in_one_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = target(10)
+    monkeypatch.setattr(embedding, "fast_precision", lambda device: "fp32")
     for images in (data.images, data.images / 255):
         model = fresh_network("resnet8", 3, 12, 5, CPU)
         shown: list[torch.Tensor] = []

@@ -286,6 +286,7 @@ def test_what_the_method_cannot_take_is_named(tree: Path, tmp_path: Path) -> Non
         ({"strength": 0.3}, "'strength' is not a setting of method bayes-error: choose from eps"),
         ({"colour": 1}, "'colour' is not a setting of method bayes-error"),
         ({"fraction": 0.0}, "fraction must be above 0"),
+        ({"scale": "unit"}, "scale must be one of largest, length, none, not 'unit'"),
         ({"bandwidth": float("nan")}, "bandwidth must be a finite number above 0, or median, not nan"),
         ({"network": "alexnet"}, "unknown network 'alexnet'"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),

@@ -32,7 +32,7 @@ class Loop:
             they are, in one order for all epochs.
         float_images: Whether embeddings see the images as they are moved, before they are rounded to 8 bits.
         ascend_all: Whether all images are moved, and those to protect taken from them at the end.
-        differentiate_divisor: Whether the gradient goes through the division by the largest feature, too.
+        differentiate_divisor: Whether the gradient goes through the division of features, too.
 
     Raises:
         UserError: A value is out of range.

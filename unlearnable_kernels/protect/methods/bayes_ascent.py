@@ -11,6 +11,7 @@ from unlearnable_kernels.ops.bayes_error import bayes_error
 from unlearnable_kernels.protect.methods.ascent import Ascent
 from unlearnable_kernels.training import features_of, pixel_gradient
 
+LARGEST, LENGTH, NONE = SCALES = ("largest", "length", "none")
 _MEDIAN_ROWS = 2000
 
 
@@ -18,16 +19,18 @@ class BayesAscent(Ascent):
     """One run.
 
     Args:
-        bandwidth: σ of the kernel on features whose largest value is 1, or "median".
+        bandwidth: σ of the kernel on scaled features, or "median".
+        scale: What features are divided by: the largest absolute value of all, each image's Euclidean
+            length, or nothing; one of ``SCALES``.
         others: Those of ``Ascent``.
 
     Raises:
         UserError: There is no median, when it is first needed.
     """
 
-    def __init__(self, bandwidth: float | str, *others: Any) -> None:
+    def __init__(self, bandwidth: float | str, scale: str, *others: Any) -> None:
         super().__init__(*others)
-        self.bandwidth = bandwidth
+        self.bandwidth, self.scale = bandwidth, scale
         self._found: list[Tensor] = []  # of each embedding, the features [N, D] of all images
 
     def _measured(self, model: nn.Module) -> tuple[dict[str, float], str]:
@@ -49,9 +52,11 @@ class BayesAscent(Ascent):
         return features_of(model, images, self.precision)
 
     def _scaled(self, found: Tensor) -> Tensor:
-        """Features over their largest absolute value."""
-        largest = found.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-        return found / (largest if self.loop.differentiate_divisor else largest.detach())
+        if self.scale == NONE:
+            return found
+        divisor = found.norm(dim=1, keepdim=True) if self.scale == LENGTH else found.abs().amax()
+        divisor = divisor.clamp_min(torch.finfo(torch.float32).tiny)
+        return found / (divisor if self.loop.differentiate_divisor else divisor.detach())
 
     def _bandwidth(self, scaled: Tensor) -> float:
         if not isinstance(self.bandwidth, str):

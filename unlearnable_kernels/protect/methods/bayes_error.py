@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.methods.ascent import Ascent, Target
-from unlearnable_kernels.protect.methods.bayes_ascent import BayesAscent
+from unlearnable_kernels.protect.methods.bayes_ascent import LARGEST, SCALES, BayesAscent
 from unlearnable_kernels.protect.methods.method import METHODS, Workspace
 from unlearnable_kernels.protect.methods.optimised_images import OptimisedImages
 
@@ -22,14 +22,15 @@ class BayesError(OptimisedImages):
     """Pixels moved within a budget, up the Bayes error that networks' features show (docs/maths.md).
 
     Attributes:
-        bandwidth: σ of the kernel on features whose largest value is 1, or "median" for their median
-            distance.
+        bandwidth: σ of the kernel on scaled features, or "median" for their median distance.
+        scale: What features are divided by, one of ``SCALES``.
         differentiate_divisor: See ``Loop``.
 
     Memory: that of ``OptimisedImages`` and of ``ops.bayes_error``.
     """
 
     bandwidth: float | str = 0.3
+    scale: str = LARGEST
     differentiate_divisor: bool = False
 
     purpose: ClassVar[str] = "bayes-error"
@@ -39,13 +40,24 @@ class BayesError(OptimisedImages):
         sigma = self.bandwidth
         if sigma != "median" and (isinstance(sigma, str) or not (math.isfinite(sigma) and sigma > 0)):
             raise UserError(f"bandwidth must be a finite number above 0, or median, not {sigma}")
+        if self.scale not in SCALES:
+            raise UserError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
 
     def _own_parameters(self) -> dict[str, Any]:
-        return {"bandwidth": self.bandwidth}
+        # Named only if it is not as usual, so that manifests of before stay as they are.
+        return {"bandwidth": self.bandwidth} | ({} if self.scale == LARGEST else {"scale": self.scale})
 
     def _ascent(self, target: Target, seed_for: Callable[..., int], workspace: Workspace) -> Ascent:
         return BayesAscent(
-            self.bandwidth, target, self.budget, self.steps, self.network, self.loop, seed_for, workspace
+            self.bandwidth,
+            self.scale,
+            target,
+            self.budget,
+            self.steps,
+            self.network,
+            self.loop,
+            seed_for,
+            workspace,
         )
 
     @classmethod

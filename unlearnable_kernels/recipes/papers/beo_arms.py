@@ -27,7 +27,10 @@ HALF: Settings = {"protected_fraction": 0.5}
 # Epochs over a half are half as long.
 SEQUENTIAL: Settings = {**HALF, "epochs": 24, "protected_epochs": 4}
 ALONE: Settings = {**HALF, "epochs": 24, "only_clean": True}
-AUGMENTED: dict[str, Settings] = {"augmented": {}, "unaugmented": {"crop_padding": 0, "flip": False}}
+# One-cycle has hardly any rate left for the last epochs, those of the protected share: here it is one throughout.
+STEADY: Settings = {"schedule": "step", "lr_step": 24, "lr": 0.02}
+UNAUGMENTED: Settings = {"crop_padding": 0, "flip": False}
+AUGMENTED: dict[str, Settings] = {"augmented": {}, "unaugmented": UNAUGMENTED}
 
 SHORT = "network=resnet8,embeddings=1,first_epochs=5,epochs=1"
 NOISE = "random-noise"
@@ -39,6 +42,13 @@ PROTECTIONS = {
     "beo-100": f"bayes-error:steps=100,inner_steps=1,{SHORT}",
     "opposition": f"gradient-opposition:steps=10,inner_steps=2,{SHORT}",
 }
+ESTIMATES = {
+    "beo-32-narrow": f"{PROTECTIONS['beo-32']},bandwidth=0.1",
+    "beo-32-median": f"{PROTECTIONS['beo-32']},bandwidth=median",
+    "beo-32-length": f"{PROTECTIONS['beo-32']},scale=length",
+    "beo-32-three": PROTECTIONS["beo-32"].replace("embeddings=1", "embeddings=3"),
+}
+"""The same with another bandwidth, features of another scale or several embeddings: without augmentation."""
 
 
 def _rows() -> Iterator[Row]:
@@ -50,6 +60,12 @@ def _rows() -> Iterator[Row]:
         for augmented, changes in AUGMENTED.items():
             for arm, share in (("joint", HALF), ("sequential", SEQUENTIAL), ("everything", {})):
                 yield _row(f"{arm}-{augmented}/{name}", protection, share | changes)
+    for name, protection in ESTIMATES.items():
+        for arm, share in (("joint", HALF), ("everything", {})):
+            yield _row(f"{arm}-unaugmented/{name}", protection, share | UNAUGMENTED)
+    yield _row("clean-half-steady/none", NOISE, ALONE | UNAUGMENTED | STEADY)
+    for name in ("beo-32", "noise", "conv"):
+        yield _row(f"sequential-steady/{name}", PROTECTIONS[name], SEQUENTIAL | UNAUGMENTED | STEADY)
 
 
 def _row(name: str, protection: str | None, training: Settings) -> Row:
