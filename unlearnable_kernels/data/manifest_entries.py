@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unlearnable_kernels.data.parquet_footer import is_plain
+from unlearnable_kernels.data.plain_parquet import is_plain
 from unlearnable_kernels.data.remote import file_at, is_remote, read_file, url_of
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.extras import extra_module
@@ -196,14 +196,17 @@ def _check_size(path: Path, size: int) -> None:
 
 def _unpacked(path: Path, data: bytes) -> Iterator[Entry]:
     arrow, parquet = extra_module("pyarrow"), extra_module("pyarrow.parquet")
+    if not is_plain(data, len(_schema())):
+        raise UserError(
+            f"{url_of(path)}: damaged, or not a part of a manifest, which is Parquet with one row group, "
+            f"{len(_schema())} columns, and neither compression nor dictionaries"
+        )
     with parquet.ParquetFile(arrow.BufferReader(data)) as file:
         if not file.schema_arrow.equals(_schema()):
             has = shown(", ".join(f"{field.name} {field.type}" for field in file.schema_arrow))
             raise UserError(f"{url_of(path)}: has other columns than a part of a manifest ({has})")
         if not 1 <= (count := file.metadata.num_rows) <= PART_ENTRIES:
             raise UserError(f"{url_of(path)}: must have 1 to {PART_ENTRIES} entries, not {count}")
-        if not is_plain(data):
-            raise UserError(f"{url_of(path)}: must be one row group without compression and dictionaries")
     with parquet.ParquetFile(arrow.BufferReader(data), read_dictionary=_TEXTS) as file:
         table = file.read(use_threads=False)
     files, names = (_texts(path, table[name]) for name in _TEXTS)

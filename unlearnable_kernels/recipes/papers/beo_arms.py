@@ -27,7 +27,7 @@ HALF: Settings = {"protected_fraction": 0.5}
 # Epochs over a half are half as long.
 SEQUENTIAL: Settings = {**HALF, "epochs": 24, "protected_epochs": 4}
 ALONE: Settings = {**HALF, "epochs": 24, "only_clean": True}
-# One-cycle has hardly any rate left for the last epochs, those of the protected share: here it is one throughout.
+# One-cycle has hardly any rate left for the last epochs, those of the protected share.
 STEADY: Settings = {"schedule": "step", "lr_step": 24, "lr": 0.02}
 UNAUGMENTED: Settings = {"crop_padding": 0, "flip": False}
 AUGMENTED: dict[str, Settings] = {"augmented": {}, "unaugmented": UNAUGMENTED}

@@ -1,4 +1,4 @@
-"""Footers that pyarrow itself would end the process over, and those of files that are not plain."""
+"""Files that pyarrow itself would end the process over, or make large, and others that are not plain."""
 
 import io
 from typing import Any
@@ -8,12 +8,16 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from unlearnable_kernels.data.parquet_footer import is_plain  # noqa: E402 (skipped without pyarrow)
+from unlearnable_kernels.data import plain_parquet  # noqa: E402 (skipped without pyarrow)
 
 
-def parquet(**settings: Any) -> bytes:
+def is_plain(data: bytes) -> bool:
+    return plain_parquet.is_plain(data, 2)
+
+
+def parquet(rows: int = 1, **settings: Any) -> bytes:
     stream = io.BytesIO()
-    table = pa.table({"a": ["x", "y", "y"], "b": [1, 2, 3]})
+    table = pa.table({"a": ["x", "y", "y"] * rows, "b": [1, 2, 3] * rows})
     pq.write_table(table, stream, **{"compression": "none", "use_dictionary": False} | settings)
     return stream.getvalue()
 
@@ -21,13 +25,59 @@ def parquet(**settings: Any) -> bytes:
 def test_what_is_written_without_compression_and_dictionaries_is_plain() -> None:
     assert is_plain(parquet())
     assert is_plain(parquet(write_statistics=False, store_schema=False))
+    assert is_plain(parquet(1000, data_page_size=100, write_batch_size=10))
 
 
 @pytest.mark.parametrize(
-    "settings", [{"compression": "zstd"}, {"use_dictionary": True}, {"row_group_size": 2}]
+    "settings",
+    [
+        {"compression": "zstd"},
+        {"use_dictionary": True},
+        {"row_group_size": 2},
+        {"data_page_version": "2.0"},
+        {"column_encoding": {"b": "DELTA_BINARY_PACKED"}},
+    ],
+    ids=str,
 )
 def test_what_could_grow_is_not(settings: dict[str, Any]) -> None:
     assert not is_plain(parquet(**settings))
+
+
+def test_other_columns_are_not_those_asked_for() -> None:
+    assert not plain_parquet.is_plain(parquet(), 1)
+    assert not plain_parquet.is_plain(parquet(), 3)
+
+
+def test_a_row_group_has_the_rows_of_the_file() -> None:
+    """pyarrow reads as many as the group says."""
+    whole = bytearray(parquet())
+    rows = whole.rindex(b"\x16\x06")  # field 3 of the group, 3
+    whole[rows + 1] = 4
+    assert not is_plain(bytes(whole))
+
+
+def test_pages_have_the_values_of_the_rows() -> None:
+    whole = bytearray(parquet())
+    page = whole.index(b"\x2c\x15\x06")  # field 5 of the header, whose field 1 is 3
+    whole[page + 2] = 4
+    assert not is_plain(bytes(whole))
+
+
+def test_a_list_holds_what_the_format_says_and_not_what_it_says_of_itself() -> None:
+    """pyarrow goes by the format, and would find other fields behind it."""
+    whole = bytearray(parquet())
+    encodings = whole.rindex(b"\x19\x25")  # field 2 of a column, two numbers of 32 bits
+    whole[encodings + 1] = 0x26
+    assert not is_plain(bytes(whole))
+
+
+def test_a_footer_is_small() -> None:
+    """pyarrow takes 300 bytes for one of its own."""
+    for size, expected in ((20_000, True), (40_000, False)):
+        stream = io.BytesIO()
+        table = pa.table({"a": ["x"], "b": [1]}).replace_schema_metadata({"k": "v" * size})
+        pq.write_table(table, stream, compression="none", use_dictionary=False)  # it stands there twice
+        assert is_plain(stream.getvalue()) == expected
 
 
 def test_a_compression_that_there_is_not_is_not_asked_of_pyarrow() -> None:
