@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 
 #include "clones.h"
 #include "scratch.h"
@@ -30,27 +31,39 @@ UNLEARN_CLONES void subtract(const std::uint8_t* __restrict row, Sum* __restrict
   for (std::int64_t i = 0; i < size; ++i) sums[i] -= row[i];
 }
 
-struct Bend {
-  const double* x;
-  const Sum *low, *high;  // running sums where a pixel's surroundings begin and end
-  const double* columns;  // 255 times the columns that they have
-  double rows, a, b;
-};
-
-UNLEARN_CLONES void bend(const Bend& call, double* __restrict total, std::int64_t size) {
-  const double *x = call.x, *columns = call.columns;
-  const Sum *low = call.low, *high = call.high;
-  const double rows = call.rows, a = call.a, b = call.b;
-  for (std::int64_t i = 0; i < size; ++i) {
-    const double sum = static_cast<std::int32_t>(high[i] - low[i]);
-    const double difference = x[i] - sum / (rows * columns[i]), amount = std::abs(difference);
-    const double curve = total[i] + a * (difference * amount / curved);
-    total[i] = curve + b * (amount - middle);
+// Running sums of three channels side by side. The fourth lane is of no use, and each pixel's is overwritten by the next
+// one's first: behind both rows there must be room for one more.
+void run_along_colours(const Sum* row, Sum* to, std::int64_t size) {
+  using Lanes = Sum __attribute__((vector_size(16)));
+  Lanes sums{}, next;
+  for (std::int64_t i = 0; i < size; i += 3) {
+    std::memcpy(&next, row + i, sizeof next);
+    sums += next;
+    std::memcpy(to + i, &sums, sizeof sums);
   }
 }
 
-UNLEARN_CLONES void narrow(const double* __restrict from, float* __restrict to, std::int64_t size) {
-  for (std::int64_t i = 0; i < size; ++i) to[i] = static_cast<float>(from[i]);
+// What one scale is to a row.
+struct Scale {
+  const Sum *low, *high;  // running sums where a pixel's surroundings begin and end
+  const double* shares;   // 1 / (255 times the pixels that they have)
+  double a, b;            // a divided by `curved`
+};
+
+inline double bent(const Scale& scale, std::int64_t i, double x, double total) {
+  const double sum = static_cast<std::int32_t>(scale.high[i] - scale.low[i]);
+  const double difference = x - sum * scale.shares[i], amount = std::abs(difference);
+  const double curve = total + scale.a * (difference * amount);
+  return curve + scale.b * (amount - middle);
+}
+
+UNLEARN_CLONES void bend(const std::uint8_t* __restrict row, const Scale& first, const Scale& second,
+                         float* __restrict to, std::int64_t size) {
+  const Scale small = first, large = second;
+  for (std::int64_t i = 0; i < size; ++i) {
+    const double x = row[i] * (1 / 255.0);
+    to[i] = static_cast<float>(bent(large, i, x, bent(small, i, x, x)));
+  }
 }
 
 // One thread's way down the rows of an image.
@@ -60,16 +73,14 @@ class Rows {
     thread_local Scratch<double> kept;
     thread_local Scratch<Sum> kept_sums;
     const std::int64_t furthest = *std::max_element(call.reach.begin(), call.reach.end());
-    x = kept.at_least((2 + LocalContrast::scales) * row);
-    total = x + row;
-    running = kept_sums.at_least((LocalContrast::scales + 1) * row + (2 * furthest + 1) * call.channels);
+    const std::int64_t padded = row + (2 * furthest + 1) * call.channels;
+    double* numbers = kept.at_least(LocalContrast::scales * row);
+    Sum* whole = kept_sums.at_least(LocalContrast::scales * (row + padded));
     for (std::size_t s = 0; s < call.reach.size(); ++s) {
-      columns[s] = x + (2 + s) * row;
-      sums[s] = running + row + (2 * furthest + 1) * call.channels + s * row;
-      for (std::int64_t i = 0; i < row; ++i)
-        columns[s][i] = 255.0 * static_cast<double>(within(i / call.channels, call.reach[s], call.width).size());
+      shares[s] = numbers + s * row;
+      sums[s] = whole + s * row;
+      running[s] = whole + LocalContrast::scales * row + s * padded;
     }
-    for (std::size_t byte = 0; byte < values.size(); ++byte) values[byte] = static_cast<double>(byte) / 255.0;
   }
 
   void start(std::int64_t image, std::int64_t y) {
@@ -90,16 +101,16 @@ class Rows {
   }
 
   void write(std::int64_t image, std::int64_t y) {
-    for (std::int64_t i = 0; i < row; ++i) total[i] = x[i] = values[pixels[y * row + i]];
+    std::array<Scale, LocalContrast::scales> scales;
     for (std::size_t s = 0; s < call.reach.size(); ++s) {
       const std::int64_t reach = call.reach[s];
-      run_along(sums[s], reach);
+      run_along(sums[s], reach, running[s]);
+      share(s, within(y, reach, call.height).size());
       const float* factors = call.factors + (image * LocalContrast::scales + static_cast<std::int64_t>(s)) * 2;
-      const double rows = static_cast<double>(within(y, reach, call.height).size());
-      const Sum* high = running + (2 * reach + 1) * call.channels;
-      bend({x, running, high, columns[s], rows, factors[0], factors[1]}, total, row);
+      const Sum* high = running[s] + (2 * reach + 1) * call.channels;
+      scales[s] = {running[s], high, shares[s], factors[0] / curved, factors[1]};
     }
-    narrow(total, call.out + (image * call.height + y) * row, row);
+    bend(pixels + y * row, scales[0], scales[1], call.out + (image * call.height + y) * row, row);
   }
 
  private:
@@ -112,25 +123,33 @@ class Rows {
     return {std::max(at - reach, std::int64_t{0}), std::min(at + reach + 1, size)};
   }
 
-  // Sums of what lies before each pixel, from `reach` pixels before the row to as many behind it, which add nothing.
-  void run_along(const Sum* columns_of_row, std::int64_t reach) {
-    const std::int64_t step = call.channels;
-    Sum* to = std::fill_n(running, (reach + 1) * step, Sum{0});
-    for (std::int64_t channel = 0; channel < step; ++channel) {
-      Sum sum = 0;
-      for (std::int64_t i = channel; i < row; i += step) to[i] = sum += columns_of_row[i];
-      for (std::int64_t i = row + channel; i < row + reach * step; i += step) to[i] = sum;
+  // The same for all rows whose surroundings do not meet the upper or lower border.
+  void share(std::size_t scale, std::int64_t rows) {
+    if (rows == shared[scale]) return;
+    shared[scale] = rows;
+    for (std::int64_t i = 0; i < row; ++i) {
+      const std::int64_t columns = within(i / call.channels, call.reach[scale], call.width).size();
+      shares[scale][i] = 1 / (255.0 * static_cast<double>(rows * columns));
     }
+  }
+
+  // Sums of what lies before each pixel, from `reach` pixels before the row to as many behind it, which add nothing.
+  void run_along(const Sum* columns_of_row, std::int64_t reach, Sum* running_sums) {
+    const std::int64_t step = call.channels;
+    Sum* to = std::fill_n(running_sums, (reach + 1) * step, Sum{0});
+    if (step == 3)
+      run_along_colours(columns_of_row, to, row);
+    else
+      for (std::int64_t i = 0; i < row; ++i) to[i] = columns_of_row[i] + (i < step ? 0 : to[i - step]);
+    for (std::int64_t i = row; i < row + reach * step; ++i) to[i] = to[i - step];
   }
 
   const LocalContrast& call;
   const std::int64_t row;
-  std::array<double, 256> values;
   const std::uint8_t* pixels = nullptr;
-  double *x, *total;
-  Sum* running;
-  std::array<double*, LocalContrast::scales> columns;
-  std::array<Sum*, LocalContrast::scales> sums;
+  std::array<std::int64_t, LocalContrast::scales> shared{};  // the rows that `shares` are for
+  std::array<double*, LocalContrast::scales> shares;
+  std::array<Sum*, LocalContrast::scales> sums, running;
 };
 
 }  // namespace

@@ -77,13 +77,13 @@ def _reaches(height: int, width: int) -> list[int]:
 
 def _bent(values: np.ndarray, whole: float, contrasts: np.ndarray) -> np.ndarray:
     """What ``with_contrast`` computes, in float64, of uint8 or float64 values, read as x/whole."""
-    x = values / whole
+    x = values * (1 / whole)
     total = x.copy()
     for number, reach in enumerate(_reaches(*values.shape[1:3])):
         difference = x - _local_means(values, whole, reach)
         size = np.abs(difference)
         a, b = contrasts[:, number].astype(np.float64).T[:, :, None, None, None]
-        total += a * (difference * size / _CURVED)
+        total += a / _CURVED * (difference * size)
         total += b * (size - _MIDDLE)
     return total
 
@@ -100,5 +100,5 @@ def _local_means(values: np.ndarray, whole: float, reach: int) -> np.ndarray:
         running = np.concatenate([below, sums.cumsum(axis)], axis)
         sums = running.take(high, axis) - running.take(low, axis)
         counts = counts * (high - low).reshape([-1 if place == axis else 1 for place in range(4)])
-    means: np.ndarray = sums / (whole * counts)
+    means: np.ndarray = sums * (1 / (whole * counts))
     return means
