@@ -100,7 +100,7 @@ def test_the_bound_is_chernoffs_with_the_best_s() -> None:
     classifier = protected_classifier(mu, 0.05, 0.3)
 
     def moment(sign: int, s: float) -> float:
-        """E exp(s·sign·Q) in the class ``sign``: (T6) of docs/maths.md."""
+        """E exp(s·sign·Q) in the class ``sign``: (T4) of docs/maths.md."""
         room = 1 - 2 * s * sign * classifier.quadratic
         slope = classifier.linear + 2 * classifier.quadratic * sign * mu
         exponent = s * sign * classifier((sign * mu)[None])[0] + s**2 / 2 * (slope**2 / room).sum()
