@@ -1,6 +1,7 @@
 """The papers' rows: whether they are what was published, and how they are run, shared, resumed and listed."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,16 @@ def work(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path
 def run(data: dict[str, str], work: Path, names: list[str], **changes: Any) -> dict[str, Any]:
     settings = {"seeds": 2, "scale": SCALE, "data": data} | changes
     return reproduce([ROWS[name] for name in names], work, work / "results", **settings)
+
+
+def test_titles_say_where_attacks_take_fewer_steps_than_published() -> None:
+    shorter = set()
+    for paper in PAPERS:
+        for row in paper:
+            for steps in re.findall(r"^(?:at-\w+|dat):.*steps=(\d+)", "\n".join(row.defences), re.MULTILINE):
+                assert f"takes {steps} steps" in paper.title, row.name
+                shorter.add(paper.name)
+    assert shorter == {"small-grid", "worst-defence"}
 
 
 def test_every_row_can_be_planned_or_says_what_it_lacks() -> None:

@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import multivariate_normal, ncx2
 
 from unlearnable_kernels.cli import app
@@ -21,7 +22,7 @@ from unlearnable_kernels.theory.gaussian_mixture import (
     sine_basis,
     wilson_interval,
 )
-from unlearnable_kernels.theory.sweep import agreement, check_picture, sweep
+from unlearnable_kernels.theory.sweep import agreement, check_picture, summary, sweep
 
 D = 12
 
@@ -75,6 +76,49 @@ def test_sampling_agrees_and_the_bound_holds(norm: float) -> None:
         assert exact < accuracy(clean_classifier(mu), mu)
 
 
+@pytest.mark.parametrize("norm", [0.1, 1.0, 2.5])
+@pytest.mark.parametrize("direction", ["random", "lowest frequency", "highest frequency"])
+def test_whatever_a_minus_every_other_a_plus_lowers_the_accuracy(norm: float, direction: str) -> None:
+    where = {
+        "random": np.random.default_rng(5).standard_normal(20),
+        "lowest frequency": np.eye(20)[0],
+        "highest frequency": np.eye(20)[-1],
+    }[direction]
+    mu = norm * where / np.linalg.norm(where)
+    clean = accuracy(clean_classifier(mu), mu)
+    for minus in np.linspace(0, 0.5, 6):
+        others = [plus for plus in np.linspace(0, 0.5, 6) if plus != minus]
+        classifiers = [protected_classifier(mu, minus, plus) for plus in others]
+        left = [accuracy(classifier, mu) for classifier in classifiers]
+        assert max(left) < clean - 1e-5
+        assert min(left) < 0.51
+        assert min(accuracy_bound(classifier, mu) for classifier in classifiers) < min(clean, 0.51)
+
+
+def test_the_bound_is_chernoffs_with_the_best_s() -> None:
+    mu = sine_basis(mean_of(1.0))
+    classifier = protected_classifier(mu, 0.05, 0.3)
+
+    def moment(sign: int, s: float) -> float:
+        """E exp(s·sign·Q) in the class ``sign``: (T4) of docs/maths.md."""
+        room = 1 - 2 * s * sign * classifier.quadratic
+        slope = classifier.linear + 2 * classifier.quadratic * sign * mu
+        exponent = s * sign * classifier((sign * mu)[None])[0] + s**2 / 2 * (slope**2 / room).sum()
+        return float(np.exp(exponent) / np.sqrt(room.prod()))
+
+    points = np.random.default_rng(6).standard_normal((100_000, D))
+    sampled = np.exp(-0.02 * classifier(points - mu)).mean()
+    assert moment(-1, 0.02) == pytest.approx(sampled, rel=0.01)
+
+    bound = accuracy_bound(classifier, mu)
+    least = []
+    for sign in (1, -1):
+        end = 0.5 / (sign * classifier.quadratic).max()
+        least.append(min(moment(sign, s) for s in np.linspace(0, end, 1000, endpoint=False)))
+    assert 0.5 < bound < 0.99
+    assert bound == pytest.approx(sum(least) / 2, rel=1e-4)
+
+
 def test_the_bound_says_something_where_filters_differ_much() -> None:
     mu = sine_basis(mean_of(1.0, 100))
     assert accuracy_bound(protected_classifier(mu, 0.0, 0.5), mu) < 0.51
@@ -90,13 +134,28 @@ def test_a_sweep_is_drawn_with_its_figures(tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "theory.png"
     line = ["theory", "--out", str(out), "--norm", "1", "--points", "3", "--samples", "2000"]
     app([*line, "--dimension", "20"], standalone_mode=False)
-    assert "‖μ‖ 1: clean 84.13%" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "‖μ‖ 1: clean 84.13%, protected from 50.00% to 84.13%"
+    assert "by the bound 50.05%" in lines[1]
     result = json.loads(out.with_suffix(".json").read_text())
     values = np.array(result["sweeps"][0]["accuracy"])
     assert values.shape == (3, 3)
     assert values[0, 0] == pytest.approx(NormalDist().cdf(1), abs=1e-9)
     assert agreement(result) >= 7 / 9
-    assert out.read_bytes()[:4] == b"\x89PNG"
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+        assert picture.height > 1.5 * picture.width  # the accuracies' square above the bounds'
+
+
+def test_the_bounds_are_printed_beside_what_they_bound() -> None:
+    # By row of a₋: of the accuracies the second row has the higher minimum, of the bounds the first.
+    accuracies, bounds = [[0.8, 0.6], [0.85, 0.7]], [[1, 0.95], [0.85, 0.89]]
+    each = {"norm": 1, "clean": 0.9, "accuracy": accuracies, "bound": bounds}
+    assert summary(each).splitlines() == [
+        "‖μ‖ 1: clean 90.00%, protected from 60.00% to 85.00%",
+        "  for every a₋ some a₊ leaves at most 70.00%, by the bound 95.00%; "
+        "the bound is below clean for 2 of 4 pairs",
+    ]
 
 
 def test_what_is_out_of_range_is_refused() -> None:

@@ -19,18 +19,17 @@ def theory(
     """Compute what class-wise convolution does to two Gaussian classes, and draw it.
 
     For every pair of strengths, the accuracy on clean points of the classifier that is optimal on protected
-    ones: the theory of CUDA (Sadasivan et al., CVPR 2023).
+    ones, and an upper bound on it (docs/maths.md): the theory of CUDA (Sadasivan et al., CVPR 2023).
 
     Example: unlearnable theory --norm 1 --norm 5 --out theory.png
     """
     from unlearnable_kernels.progress import progress
-    from unlearnable_kernels.theory.sweep import NORMS, agreement, check_picture, sweep, write_sweep
+    from unlearnable_kernels.theory.sweep import NORMS, agreement, check_picture, summary, sweep, write_sweep
 
     check_picture(out)
     with progress("strengths") as report:
         result = sweep(norm or NORMS, dimension, points, samples, seed, report)
     write_sweep(result, out)
     for each in result["sweeps"]:
-        low, high = min(map(min, each["accuracy"])), max(map(max, each["accuracy"]))
-        print(f"‖μ‖ {each['norm']:g}: clean {each['clean']:.2%}, protected from {low:.2%} to {high:.2%}")
+        print(summary(each))
     print(f"wrote {out}; {agreement(result):.1%} of the exact figures lie within the sampled 95 % intervals")

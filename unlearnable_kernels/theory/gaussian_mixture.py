@@ -9,7 +9,7 @@ In that basis the protected mixture has independent coordinates and its optimal 
     δ = Σ_k log(e₋ₖ / e₊ₖ),
 
 e₊ and e₋ the eigenvalues of A₊ and A₋: the log-likelihood ratio of N(A₊μ, A₊²) and N(−A₋μ, A₋²). That of the
-clean mixture is sign μᵀx, with accuracy Φ(‖μ‖).
+clean mixture is sign μᵀx, with accuracy Φ(‖μ‖). docs/maths.md has the derivations.
 """
 
 import math
@@ -98,7 +98,7 @@ def accuracy(classifier: QuadraticClassifier, mu: np.ndarray) -> float:
         mu: μ in the sine basis, float64 [d].
 
     Raises:
-        UserError: The integral does not converge, as may be in fewer than eight dimensions.
+        UserError: The integral does not converge, as may be in few dimensions.
     """
     right = probability_positive(classifier, mu)
     wrong = probability_positive(classifier, -mu)
@@ -128,7 +128,10 @@ def accuracy_by_sampling(
 
 
 def accuracy_bound(classifier: QuadraticClassifier, mu: np.ndarray) -> float:
-    """An upper bound on the accuracy on the clean mixture: Chernoff's, the smallest E exp(sQ), in each class.
+    """An upper bound on the accuracy on the clean mixture: in each class Chernoff's, with the best s.
+
+    The probability of Q > 0 is at most E exp(sQ) for every s ≥ 0. The bound is 1 where the mean of Q has the
+    right sign in both classes. It is ours: the paper has a bound, too, whose statement we lack.
 
     Args:
         classifier: In the sine basis.
@@ -176,7 +179,7 @@ def probability_positive(classifier: QuadraticClassifier, mean: np.ndarray) -> f
             # Left of the pole at 0 the integral is the probability of the other sign, negated.
             return min(1.0, max(0.0, found if point > 0 else 1 + found))
         nodes, before = 2 * nodes, found
-    raise UserError(f"the accuracy in {len(mean)} dimensions cannot be integrated: use at least 8 dimensions")
+    raise UserError(f"the accuracy in {len(mean)} dimensions cannot be integrated: use more dimensions")
 
 
 class _Cumulants:

@@ -20,7 +20,7 @@ from unlearnable_kernels.theory.gaussian_mixture import (
 )
 
 NORMS = (1.0, 2.5, 5.0)  # of the paper's figure
-SMALLEST_DIMENSION = 8  # below it the integral may converge too slowly
+SMALLEST_DIMENSION = 8  # below it the integral converges too slowly more often
 
 
 def sweep(
@@ -111,6 +111,18 @@ def agreement(result: dict[str, Any]) -> float:
     return float(np.mean(inside))
 
 
+def summary(each: dict[str, Any]) -> str:
+    """Two lines on one of a result's "sweeps": its accuracies, and what a₊ can be chosen to leave of them."""
+    accuracies, bounds = np.array(each["accuracy"]), np.array(each["bound"])
+    return (
+        f"‖μ‖ {each['norm']:g}: clean {each['clean']:.2%}, "
+        f"protected from {accuracies.min():.2%} to {accuracies.max():.2%}\n"
+        f"  for every a₋ some a₊ leaves at most {accuracies.min(1).max():.2%}, "
+        f"by the bound {bounds.min(1).max():.2%}; "
+        f"the bound is below clean for {(bounds < each['clean']).sum()} of {bounds.size} pairs"
+    )
+
+
 def check_picture(out: Path) -> str:
     """The kind of picture that ``out`` is to be, before a sweep takes its time.
 
@@ -126,7 +138,9 @@ def check_picture(out: Path) -> str:
 
 
 def write_sweep(result: dict[str, Any], out: Path) -> None:
-    """Draw a sweep as a picture, one square for every ‖μ‖, and write its figures beside it as JSON.
+    """Draw a sweep as a picture and write its figures beside it as JSON.
+
+    For every ‖μ‖ there are two squares, of the exact accuracies and below of their bounds.
 
     Args:
         result: What ``sweep`` returned.
@@ -140,19 +154,21 @@ def write_sweep(result: dict[str, Any], out: Path) -> None:
 
     kind = check_picture(out)
     sweeps = result["sweeps"]
-    figure = Figure(figsize=(3.4 * len(sweeps) + 0.8, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(sweeps), squeeze=False)[0]
+    figure = Figure(figsize=(3.4 * len(sweeps) + 0.8, 7), layout="constrained")
+    panels = figure.subplots(2, len(sweeps), squeeze=False)
     half = STRONGEST / (len(result["strengths"]) - 1) / 2
-    for axes, each in zip(panels, sweeps, strict=True):
-        image = axes.imshow(
-            100 * np.array(each["accuracy"]).T,
-            origin="lower",
-            extent=(-half, STRONGEST + half) * 2,
-            vmin=50,
-            vmax=100,
-        )
-        axes.set(xlabel="a₋", ylabel="a₊", title=f"‖μ‖ = {each['norm']:g} (clean {each['clean']:.1%})")
-    figure.colorbar(image, ax=list(panels), label="accuracy on clean points in %", shrink=0.85)
+    for each, column in zip(sweeps, panels.T, strict=True):
+        titles = f"‖μ‖ = {each['norm']:g} (clean {each['clean']:.1%})", "Chernoff's bound"
+        for axes, values, title in zip(column, ("accuracy", "bound"), titles, strict=True):
+            image = axes.imshow(
+                100 * np.array(each[values]).T,
+                origin="lower",
+                extent=(-half, STRONGEST + half) * 2,
+                vmin=50,
+                vmax=100,
+            )
+            axes.set(xlabel="a₋", ylabel="a₊", title=title)
+    figure.colorbar(image, ax=list(panels.flat), label="accuracy on clean points in %", shrink=0.6)
     with replacing(out) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
     write_json(out.with_suffix(".json"), result)

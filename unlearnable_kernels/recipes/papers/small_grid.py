@@ -50,7 +50,7 @@ def _row(defence: str, name: str, protection: str | None) -> Row:
 
 PAPER = Paper(
     NAME,
-    "what defences recover of each protection, on two CPU cores",
+    "what defences recover of each protection, on two CPU cores; adversarial training takes 3 steps of PGD",
     (
         *(_row(defence, *each) for defence in DEFENCES for each in PROTECTIONS.items()),
         *(_row("plain", *each) for each in PLAIN_ALONE.items()),
