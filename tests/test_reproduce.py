@@ -67,6 +67,15 @@ def test_every_row_can_be_planned_or_says_what_it_lacks() -> None:
             TrainConfig(**settings)
 
 
+def test_a_line_of_a_table_is_of_one_protection_stored_in_one_way() -> None:
+    lines: dict[tuple[str, str], set[tuple[str | None, str | None]]] = {}
+    for row in ROWS.values():
+        table, _, protection = row.name.rsplit("/", 2)
+        used = None if row.training.get("only_clean") else row.protection
+        lines.setdefault((table, protection), set()).add((used, row.stored_as))
+    assert {line: sets for line, sets in lines.items() if len(sets) > 1} == {}
+
+
 def test_the_matrix_is_the_published_one() -> None:
     """Their means are published, too; that of REM, 51.47, is not the mean of its eight figures, 50.155."""
     means = {"cuda": 39.58, "dune": 23.29, "sem": 40.90, "rem": 50.155, "em": 63.00}
@@ -286,14 +295,14 @@ def test_fine_tuning_begins_with_a_training_on_other_images(data: dict[str, str]
 
 
 def test_a_set_stored_with_loss_is_another(data: dict[str, str], tmp_path: Path) -> None:
-    row = ROWS["formats/jpeg-25/reflect"]
+    row = ROWS["formats/plain/reflect-jpeg-25"]
     row = replace(row, dataset="cifar10", training={"crop_padding": 1, "batch_size": 8, "epochs": 1})
     found = {}
-    for each in (row, replace(row, name="formats/lossless/reflect", stored_as=None)):
+    for each in (row, replace(row, name="formats/plain/reflect-lossless", stored_as=None)):
         result = reproduce([each], tmp_path, tmp_path / "results", data=data)[each.name]
         assert result is not None
         found[each.name] = result
-    lossy, lossless = (found[f"formats/{name}/reflect"] for name in ("jpeg-25", "lossless"))
+    lossy, lossless = (found[f"formats/plain/reflect-{name}"] for name in ("jpeg-25", "lossless"))
     assert (lossy["stored_as"], lossless.get("stored_as")) == ("jpeg:quality=25", None)
     assert lossy["quality"][0]["psnr"] != lossless["quality"][0]["psnr"]
     assert len(list((tmp_path / "sets").glob("*/train/cat/*.jpg"))) == 10

@@ -15,7 +15,8 @@ class Row:
     """One figure, and how to measure it.
 
     Attributes:
-        name: PAPER/DATA SET/…, unique among all papers.
+        name: TABLE/DEFENCE OR PROTOCOL/PROTECTION, unique; TABLE is PAPER/DATA SET, or PAPER alone. Within a
+            table the last part stands for one protection, stored in one way.
         published: Lowest and highest published accuracy in percent; both are the same where there is one
             figure. None for a row of our own.
         dataset: As ``open_source`` takes it.

@@ -12,13 +12,13 @@ from unlearnable_kernels.recipes.row import CLEAN
 Result = dict[str, Any]
 
 DEFENCES, PARTS, TESTS = "defences", "parts", "tests"
-"""What the columns of a table are."""
+"""What the columns of a table are; of ``DEFENCES`` some, or all, may be trainings without one."""
 _TITLES = {DEFENCES: "", PARTS: ", a part of the images protected", TESTS: ", other test images"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured of one protection.
+    """What was measured of one protection, and one way of storing: the sets of its rows differ in nothing.
 
     Attributes:
         protection: The last part of its rows' names.
@@ -54,7 +54,7 @@ class Line:
         return self._quality("ssim")
 
     def _quality(self, name: str) -> float | None:
-        # Columns share their sets; more seeds are more sets.
+        # Columns share their sets: more seeds are more sets.
         quality = max((result["quality"] for result in self.results.values()), key=len)
         found = [each[name] for each in quality if each[name] is not None]
         return fmean(found) if found else None
@@ -82,6 +82,11 @@ class Table:
     def results(self) -> list[Result]:
         """All results in it."""
         return [result for line in self.lines for result in line.results.values()]
+
+    @property
+    def defended(self) -> bool:
+        """Whether a defence was tried: columns that are none, such as protocols, have no worst one."""
+        return self.kind == DEFENCES and any(result["training"]["defences"] for result in self.results)
 
     @property
     def scaled(self) -> str:
