@@ -78,6 +78,7 @@ def test_published_figures_stand_beside_full_rows_only() -> None:
     assert figure(sample_result(name, [0.2])) == "20.0 (18.48 to 25.48)"
     assert figure(sample_result(name, [0.3])) == "30.0 (18.48 to 25.48, outside)"
     assert figure(sample_result(f"{PLACE}/at/cuda", [0.3])) == "30.0 (44.40)"
+    assert figure(sample_result("later-breaks/cifar10/erm/vuda", [0.3], about=True)) == "30.0 (about 41)"
     assert figure(sample_result(name, [0.3], scaled=SCALED)) == "30.0"
 
 

@@ -124,14 +124,15 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """Put results together into tables, in the order of the papers' rows.
 
     Args:
-        results: As ``read_results`` gives them.
+        results: As ``read_results`` gives them; detections, which are no accuracies, are left out.
 
     Returns:
         Tables of full rows first.
     """
     order = {name: position for position, name in enumerate(ROWS)}
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in sorted(results, key=lambda result: order.get(result["row"], len(order))):
+    trained = [result for result in results if result["training"] is not None]
+    for result in sorted(trained, key=lambda result: order.get(result["row"], len(order))):
         place = result["row"].rsplit("/", 2)[0]
         key = place, _kind(result), result["training"]["network"], circumstances(result)
         groups.setdefault(key, []).append(result)

@@ -49,7 +49,7 @@ def figure(result: Result) -> str:
     if published is None:
         return accuracy(result)
     mark = ", outside" if outside(published, result["mean"]) else ""
-    return f"{accuracy(result)} ({band(published)}{mark})"
+    return f"{accuracy(result)} ({band(published, result.get('about', False))}{mark})"
 
 
 def accuracy(result: Result) -> str:
