@@ -24,11 +24,12 @@ from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes import filtered_tests
 from unlearnable_kernels.recipes import reproduce as module
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
-from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX
+from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX, MEANS
 from unlearnable_kernels.recipes.reproduce import Scale, place, reproduce
-from unlearnable_kernels.recipes.results import listing, read_results, write_result
+from unlearnable_kernels.recipes.results import listing, read_result, read_results, write_result
 from unlearnable_kernels.recipes.row import TESTS
-from unlearnable_kernels.training import TrainConfig
+from unlearnable_kernels.report.matrix import tables
+from unlearnable_kernels.training import TrainConfig, evaluate_detection
 
 __all__ = ["one_thread"]  # a fixture
 PLACE = "cuda-cvpr2023/cifar10"
@@ -78,9 +79,18 @@ def test_every_row_can_be_planned_or_says_what_it_lacks() -> None:
             TrainConfig(**settings)
 
 
+def test_a_line_of_a_table_is_of_one_protection_stored_in_one_way() -> None:
+    lines: dict[tuple[str, str], set[tuple[str | None, str | None]]] = {}
+    for row in ROWS.values():
+        table, _, protection = row.name.rsplit("/", 2)
+        used = None if row.training.get("only_clean") else row.protection
+        lines.setdefault((table, protection), set()).add((used, row.stored_as))
+    assert {line: sets for line, sets in lines.items() if len(sets) > 1} == {}
+
+
 def test_the_matrix_is_the_published_one() -> None:
-    """Their means are published, too; that of REM, 51.47, is not the mean of its eight figures, 50.155."""
-    means = {"cuda": 39.58, "dune": 23.29, "sem": 40.90, "rem": 50.155, "em": 63.00}
+    """That of REM, 51.47, is not the mean of its eight figures, 50.155."""
+    means = MEANS | {"rem": 50.155}
     for name, figures in MATRIX.items():
         assert sum(figures) / len(figures) == pytest.approx(means[name], abs=0.0051)
 
@@ -92,7 +102,7 @@ def test_rows_are_chosen_by_name_pattern_or_paper() -> None:
         "later-breaks/imagenet100/coin/cuda",
         "dune-icml2026/cifar10/coin/cuda",
     }
-    assert len(select(["dune-icml2026"])) == 40
+    assert len(select(["dune-icml2026"])) == 45
     assert select([]) == list(ROWS.values())
     with pytest.raises(UserError, match="no row is called 'nobody'"):
         select(["nobody"])
@@ -239,6 +249,7 @@ def test_a_scaled_row_never_passes_for_a_full_one(work: Path) -> None:
     assert "OUTSIDE" in text
     assert "OUTSIDE" not in listing([row], [full[0] | {"mean": 0.2}])
     assert "(-1.00)" in listing([replace(row, published=(31.0, 31.0))], full)
+    assert "  about 31  " in listing([replace(row, published=(31.0, 31.0), about=True)], full)
 
 
 @pytest.mark.parametrize(
@@ -297,17 +308,40 @@ def test_fine_tuning_begins_with_a_training_on_other_images(data: dict[str, str]
 
 
 def test_a_set_stored_with_loss_is_another(data: dict[str, str], tmp_path: Path) -> None:
-    row = ROWS["formats/jpeg-25/reflect"]
+    row = ROWS["formats/plain/reflect-jpeg-25"]
     row = replace(row, dataset="cifar10", training={"crop_padding": 1, "batch_size": 8, "epochs": 1})
     found = {}
-    for each in (row, replace(row, name="formats/lossless/reflect", stored_as=None)):
+    for each in (row, replace(row, name="formats/plain/reflect-lossless", stored_as=None)):
         result = reproduce([each], tmp_path, tmp_path / "results", data=data)[each.name]
         assert result is not None
         found[each.name] = result
-    lossy, lossless = (found[f"formats/{name}/reflect"] for name in ("jpeg-25", "lossless"))
+    lossy, lossless = (found[f"formats/plain/reflect-{name}"] for name in ("jpeg-25", "lossless"))
     assert (lossy["stored_as"], lossless.get("stored_as")) == ("jpeg:quality=25", None)
     assert lossy["quality"][0]["psnr"] != lossless["quality"][0]["psnr"]
     assert len(list((tmp_path / "sets").glob("*/train/cat/*.jpg"))) == 10
+
+
+def test_a_detection_is_a_row_without_a_training(data: dict[str, str], tmp_path: Path) -> None:
+    name = "later-breaks/cifar10/epd/cuda"
+    names = [name, f"{PLACE}/erm/cuda"]
+    events: list[tuple[str, int, int]] = []
+    found = run(data, tmp_path, names, progress=lambda *event: events.append(event))[name]
+    assert run(data, tmp_path, names)[name] == found
+    assert (len(list((tmp_path / "runs").iterdir())), len(list((tmp_path / "sets").iterdir()))) == (2, 2)
+    assert events[-1] == ("reproducing", 4000, 4000)
+    sets = [Path(data["cifar10"]), *sorted((tmp_path / "sets").iterdir())]
+    rates = [evaluate_detection(sets[0], protected, 0)["hit_rate"] for protected in sets[1:]]
+    assert found["accuracy"]["last"][0] in rates
+    assert found["mean"] == pytest.approx(sum(found["accuracy"]["last"]) / 2)
+    assert (found["training"], found["scaled"], found["test_images"]) == (None, None, 20)
+    assert found["data"] == {"clean": {"images": 20}, "protected": {"images": 20}}
+    results = read_results(tmp_path / "results")
+    assert [table.place for table in tables(results)] == [PLACE]
+    assert f"({100 * found['mean'] - 89:+.2f})  2 " in listing([ROWS[name]], results)
+    [path] = (tmp_path / "results" / names[1]).glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": found["data"]}))
+    with pytest.raises(UserError, match="'data' is missing or malformed"):
+        read_result(path)
 
 
 def test_the_command(

@@ -53,6 +53,20 @@ def test_the_worst_defence_comes_first_beside_the_picture_quality() -> None:
     ]
 
 
+def test_where_no_defence_was_tried_none_is_the_worst(tmp_path: Path) -> None:
+    names = ("beo-arms/joint-augmented/conv", "beo-arms/everything-augmented/conv", "formats/plain/none")
+    for table in tables([sample_result(name, [0.5]) for name in names]):
+        assert text_rows(table)[0][:4] == ["protection", "PSNR, dB", "SSIM", "seeds"]
+        assert "worst" not in csv_text(table)
+        assert "**" not in "".join(markdown(table))
+        assert "textbf" not in latex(table)
+    (tmp_path / "one.json").write_text(json.dumps(sample_result(names[-1], [0.5])))
+    write_results_report([tmp_path], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "at best" not in page
+    assert "class=worst" not in page
+
+
 def test_quality_is_the_mean_over_the_seeds_sets() -> None:
     quality = [{"psnr": 20.0, "ssim": 0.5}, {"psnr": 30.0, "ssim": None}]
     result = sample_result("small-grid/plain/zeros", [0.2, 0.2], quality=quality)
@@ -64,6 +78,7 @@ def test_published_figures_stand_beside_full_rows_only() -> None:
     assert figure(sample_result(name, [0.2])) == "20.0 (18.48 to 25.48)"
     assert figure(sample_result(name, [0.3])) == "30.0 (18.48 to 25.48, outside)"
     assert figure(sample_result(f"{PLACE}/at/cuda", [0.3])) == "30.0 (44.40)"
+    assert figure(sample_result("later-breaks/cifar10/erm/vuda", [0.3], about=True)) == "30.0 (about 41)"
     assert figure(sample_result(name, [0.3], scaled=SCALED)) == "30.0"
 
 

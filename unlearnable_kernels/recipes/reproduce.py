@@ -23,9 +23,10 @@ from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.recipes.detections import detected, run_detection, summarise_detections
 from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
 from unlearnable_kernels.recipes.results import write_result
-from unlearnable_kernels.recipes.row import CLEAN, Row
+from unlearnable_kernels.recipes.row import CLEAN, DETECTED, Row
 from unlearnable_kernels.training import TrainConfig, train
 from unlearnable_kernels.training.run_folder import CHECKPOINT, RECORD, read_metrics, read_run
 
@@ -75,7 +76,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a row, from one seed.
+    """One training of a row, or one detection, from one seed.
 
     Attributes:
         row: The row.
@@ -83,7 +84,7 @@ class Job:
         key: A key that everybody knows, for reproduction only.
         protected: Where the protected set is or will be; None for a row without one.
         config: The training.
-        folder: Its run folder, which rows with the same training share.
+        folder: Its run folder, which rows with the same training share; for a detection a folder of its own.
         pretraining: What has to be trained before; None where nothing has.
     """
 
@@ -98,6 +99,8 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the run is there, whole."""
+        if self.row.test == DETECTED:
+            return detected(self.folder)
         return (self.folder / RECORD).is_file() and read_run(self.folder)[1]["status"] == "finished"
 
 
@@ -162,6 +165,8 @@ def place(name: str, known: Mapping[str, str]) -> str:
 
 def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
     """What one run of a row is, and where it and its protected set belong."""
+    if row.test == DETECTED:
+        scale = Scale()  # nothing is trained
     key = Key(hashlib.sha256(f"unlearnable reproduce {seed}".encode()).digest())
     source, protected = places[row.dataset], None
     settings: dict[str, Any] = {"network": row.network, "defences": row.defences, **row.training}
@@ -187,7 +192,10 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
         classes = len(open_source(Path(source), "train").classes)
         settings["limit_per_class"] = max(1, scale.images // classes)
     config = TrainConfig(**settings)
-    return Job(row, seed, key, protected, config, work / "runs" / _digest(config.as_dict()), pretraining)
+    folder = work / "runs" / _digest(config.as_dict())
+    if row.test == DETECTED:
+        folder = work / "detections" / _digest([source, str(protected), seed])
+    return Job(row, seed, key, protected, config, folder, pretraining)
 
 
 def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
@@ -214,7 +222,7 @@ def run_jobs(
         first = job.pretraining or job
         groups.setdefault(first.folder, {first.folder: first})[job.folder] = job
     mine = [job for group in list(groups.values())[rank::world] for job in group.values()]
-    weights = [_effort(job.config) for job in mine]
+    weights = [_effort(job) for job in mine]
     total, before = sum(weights), 0
     for job, weight in zip(mine, weights, strict=True):
 
@@ -236,7 +244,11 @@ def run_jobs(
                 resize=size,
                 progress=report,
             )
-        train(job.config, job.folder, report)
+        if job.row.test == DETECTED:
+            assert job.protected is not None
+            run_detection(Path(places[job.row.dataset]), job.protected, job.seed, job.folder)
+        else:
+            train(job.config, job.folder, report)
         before += weight
     if mine:
         progress("reproducing", total * _PARTS, total * _PARTS)
@@ -246,15 +258,16 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
     """What the finished runs of a row have shown, written as its JSON file.
 
     Accuracies are in [0, 1]: of the last epoch, which is the row's figure, of the best one, the mean of the
-    last five, and those of all epochs, for each seed.
+    last five, and those of all epochs, for each seed. Of a detection the last one is the hit rate.
     """
     row, config = jobs[0].row, jobs[0].config
-    records = [read_run(job.folder)[1] for job in jobs]
-    curves = [_curve(job) for job in jobs]
-    last = [curve[-1] for curve in curves]
+    if row.test == DETECTED:
+        measured, records = summarise_detections([job.folder for job in jobs])
+    else:
+        measured, records = _summarise_trainings(jobs, scale)
+    last, images = measured["accuracy"]["last"], measured["test_images"]
     mean = sum(last) / len(last)
     spread = math.sqrt(sum((each - mean) ** 2 for each in last) / (len(last) - 1)) if len(last) > 1 else None
-    images = records[0]["test"]["images"]
     sets = [job.protected for job in jobs if job.protected is not None]
     result = {
         "row": row.name,
@@ -262,16 +275,11 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         "dataset": row.dataset,
         "protection": row.protection,
         "test": row.test,
-        "training": _training(config, row),
-        "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
-        "scaled": scale.as_dict(),
+        "training": measured["training"],
+        "data": measured["data"],
+        "scaled": measured["scaled"],
         "seeds": [job.seed for job in jobs],
-        "accuracy": {
-            "last": last,
-            "best": [max(curve) for curve in curves],
-            "mean_of_last_five": [sum(curve[-5:]) / len(curve[-5:]) for curve in curves],
-            "by_epoch": curves,
-        },
+        "accuracy": measured["accuracy"],
         "mean": mean,
         "standard_deviation": spread,
         "test_images": images,
@@ -283,11 +291,33 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         # No secrets: whoever reads this can make the same sets.
         "burnt_keys": [] if row.protection is None else [job.key.material.hex() for job in jobs],
     }
+    if row.about:
+        result["about"] = True
     if row.stored_as is not None:
         result["stored_as"] = row.stored_as
     if row.pretraining:
         result["pretraining"] = dict(row.pretraining)
     return write_result(result, results)
+
+
+def _summarise_trainings(jobs: Sequence[Job], scale: Scale) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the JSON file says of the trainings, and their records."""
+    config = jobs[0].config
+    records: list[dict[str, Any]] = [read_run(job.folder)[1] for job in jobs]
+    curves = [_curve(job) for job in jobs]
+    summary = {
+        "training": _training(config, jobs[0].row),
+        "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
+        "scaled": scale.as_dict(),
+        "accuracy": {
+            "last": [curve[-1] for curve in curves],
+            "best": [max(curve) for curve in curves],
+            "mean_of_last_five": [sum(curve[-5:]) / len(curve[-5:]) for curve in curves],
+            "by_epoch": curves,
+        },
+        "test_images": records[0]["test"]["images"],
+    }
+    return summary, records
 
 
 def _curve(job: Job) -> list[float]:
@@ -340,8 +370,11 @@ def _quality(source: str, protected: Path) -> dict[str, Any]:
     return picture_quality(source, protected)
 
 
-def _effort(config: TrainConfig) -> int:
+def _effort(job: Job) -> int:
     """Passes of the network over the training set, roughly."""
+    config = job.config
+    if job.row.test == DETECTED:
+        return 1
     return config.epochs * (1 + sum(getattr(each, "steps", 0) for each in config.make_defences()))
 
 

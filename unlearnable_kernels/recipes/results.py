@@ -17,12 +17,15 @@ _NEEDED: dict[str, Any] = {
     "published": (type(None), [_NUMBER]),
     "dataset": str,
     "protection": str | None,
-    "training": {
-        "network": str,
-        "epochs": int,
-        "protected_fraction": _NUMBER | None,
-        "defences": [{"name": str}],
-    },
+    "training": (
+        type(None),
+        {
+            "network": str,
+            "epochs": int,
+            "protected_fraction": _NUMBER | None,
+            "defences": [{"name": str}],
+        },
+    ),
     "test": str,
     "test_images": int,
     "scaled": (
@@ -36,7 +39,7 @@ _NEEDED: dict[str, Any] = {
     "standard_error": _NUMBER,
     "quality": [{"psnr": _NUMBER | None, "ssim": _NUMBER | None}],
     "machine": {"cpu": str, "gpu": str | None, "cores": int},
-    "data": {"train": {"sha256": str}},
+    "data": dict,
     "runs": [{"versions": {"torch": str}}],
     "date": str,
 }
@@ -99,6 +102,7 @@ def read_result(path: Path) -> dict[str, Any]:
             "row": result["row"].count("/") >= 2 and result["row"].isprintable(),
             "published": result["published"] is None or len(result["published"]) == 2,
             "runs": result["runs"],
+            "data": result["training"] is None or _fits(result["data"], {"train": {"sha256": str}}),
             "accuracy": _fits(curves, [[_NUMBER]]) and len(set(map(len, curves))) <= 1,
         }
         damaged = [name for name, well in well_formed.items() if not well]
@@ -127,10 +131,10 @@ def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
         full = [result for result in own if result["scaled"] is None]
         if not full:
             missing = f"not here: {row.lacking}" if row.lacking else "not yet measured"
-            lines.append((row.name, band(row.published), missing))
+            lines.append((row.name, band(row.published, row.about), missing))
         for result in full:
             figure = _ours(result) + _verdict(row, result)
-            lines.append((row.name, band(row.published), figure, *_where(result)))
+            lines.append((row.name, band(row.published, row.about), figure, *_where(result)))
         for result in own:
             if result["scaled"] is not None:
                 what = f"  scaled: {', '.join(scale_words(result['scaled']))}"
@@ -145,11 +149,13 @@ def listing(rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def band(published: Sequence[float] | None) -> str:
+def band(published: Sequence[float] | None, about: bool = False) -> str:
     """The published figure in percent, or the band of several; "-" where there is none."""
     if published is None:
         return "-"
     low, high = published
+    if about:
+        return f"about {low:g}"
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 
 

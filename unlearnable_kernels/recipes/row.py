@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CLEAN, PROTECTED, PERMUTED, SHARED = "clean", "protected", "permuted", "shared"
-TESTS = (CLEAN, PROTECTED, PERMUTED, SHARED)
+CLEAN, PROTECTED, PERMUTED, SHARED, DETECTED = "clean", "protected", "permuted", "shared", "detected"
+TESTS = (CLEAN, PROTECTED, PERMUTED, SHARED, DETECTED)
 """Test images as they are, filtered as their own class was in training, as the next class was, or all of them
-as the first class was."""
+as the first class was. Or no training at all: how often EPD tells the protected images from clean ones."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Row:
     """One figure, and how to measure it.
 
     Attributes:
-        name: PAPER/DATA SET/…, unique among all papers.
+        name: TABLE/DEFENCE OR PROTOCOL/PROTECTION, unique; TABLE is PAPER/DATA SET, or PAPER alone. Within a
+            table the last part stands for one protection, stored in one way.
         published: Lowest and highest published accuracy in percent; both are the same where there is one
             figure. None for a row of our own.
         dataset: As ``open_source`` takes it.
@@ -28,6 +29,7 @@ class Row:
         test: One of ``TESTS``.
         stored_as: As ``protect --format`` takes it; None stores without loss.
         lacking: What it needs that is not here; it cannot be run, then. Empty where nothing is lacking.
+        about: Whether the figure was published as "about" so much.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Row:
     test: str = CLEAN
     stored_as: str | None = None
     lacking: str = ""
+    about: bool = False
 
     @property
     def paper(self) -> str:

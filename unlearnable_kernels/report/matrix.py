@@ -12,13 +12,13 @@ from unlearnable_kernels.recipes.row import CLEAN
 Result = dict[str, Any]
 
 DEFENCES, PARTS, TESTS = "defences", "parts", "tests"
-"""What the columns of a table are."""
+"""What the columns of a table are; of ``DEFENCES`` some, or all, may be trainings without one."""
 _TITLES = {DEFENCES: "", PARTS: ", a part of the images protected", TESTS: ", other test images"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured of one protection.
+    """What was measured of one protection, and one way of storing: the sets of its rows differ in nothing.
 
     Attributes:
         protection: The last part of its rows' names.
@@ -54,7 +54,7 @@ class Line:
         return self._quality("ssim")
 
     def _quality(self, name: str) -> float | None:
-        # Columns share their sets; more seeds are more sets.
+        # Columns share their sets: more seeds are more sets.
         quality = max((result["quality"] for result in self.results.values()), key=len)
         found = [each[name] for each in quality if each[name] is not None]
         return fmean(found) if found else None
@@ -82,6 +82,11 @@ class Table:
     def results(self) -> list[Result]:
         """All results in it."""
         return [result for line in self.lines for result in line.results.values()]
+
+    @property
+    def defended(self) -> bool:
+        """Whether a defence was tried: columns that are none, such as protocols, have no worst one."""
+        return self.kind == DEFENCES and any(result["training"]["defences"] for result in self.results)
 
     @property
     def scaled(self) -> str:
@@ -119,14 +124,15 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """Put results together into tables, in the order of the papers' rows.
 
     Args:
-        results: As ``read_results`` gives them.
+        results: As ``read_results`` gives them; detections, which are no accuracies, are left out.
 
     Returns:
         Tables of full rows first.
     """
     order = {name: position for position, name in enumerate(ROWS)}
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in sorted(results, key=lambda result: order.get(result["row"], len(order))):
+    trained = [result for result in results if result["training"] is not None]
+    for result in sorted(trained, key=lambda result: order.get(result["row"], len(order))):
         place = result["row"].rsplit("/", 2)[0]
         key = place, _kind(result), result["training"]["network"], circumstances(result)
         groups.setdefault(key, []).append(result)

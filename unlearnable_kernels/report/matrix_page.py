@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from unlearnable_kernels.recipes.papers.small_grid import NAME as GRID
 from unlearnable_kernels.report.judgement import EXPLANATION as JUDGED
 from unlearnable_kernels.report.judgement import judged, judgement_rows
-from unlearnable_kernels.report.matrix import DEFENCES, Table
+from unlearnable_kernels.report.matrix import Table
 from unlearnable_kernels.report.matrix_text import EXPLANATION, figure, markdown, markdown_lines, text_rows
 
 HEAD = """## Protections against defences
@@ -48,7 +48,7 @@ def grid_block(made: Sequence[Table]) -> list[str]:
     """Lines of Markdown on our own grid: for each protection the worst defence, plain training, the mean."""
     lines: list[str] = []
     for table in made:
-        if (table.place, table.kind, table.scaled) == (GRID, DEFENCES, ""):
+        if (table.place, table.defended, table.scaled) == (GRID, True, ""):
             lines += [""] if lines else []
             lines += [*markdown_lines(_short_rows(table)), "", " ".join(table.conditions)]
     return lines or [NOT_MEASURED]

@@ -7,20 +7,20 @@ from typing import Any
 
 from unlearnable_kernels.errors import shown
 from unlearnable_kernels.recipes.results import band, outside
-from unlearnable_kernels.report.matrix import DEFENCES, Line, Result, Table
+from unlearnable_kernels.report.matrix import Line, Result, Table
 
 EXPLANATION = (
     "Accuracy on clean test images in percent after training on protected ones: the mean ± the standard "
-    "deviation over seeds. The lower, the better a protection. Worst: the defence that recovers most, and "
-    "what it leaves; a protection is worth no more than that, since whoever trains chooses the defence. "
-    "Mean: over the defences measured, plain training among them. PSNR and SSIM compare protected training "
-    "images with their originals: means over up to 256 images of each seed's set, PSNR over those that "
-    "changed, SSIM with a Gaussian window of σ 1.5 px. Published figures stand in brackets, beside full rows "
-    "only, marked where ours lies outside a band of several."
+    "deviation over seeds. The lower, the better a protection. Worst, where any was tried: the defence that "
+    "recovers most, and what it leaves; a protection is worth no more than that, since whoever trains "
+    "chooses the defence. Mean: over the defences measured, plain training among them. PSNR and SSIM compare "
+    "protected training images with their originals: means over up to 256 images of each seed's set, PSNR "
+    "over those that changed, SSIM with a Gaussian window of σ 1.5 px. Published figures stand in brackets, "
+    "beside full rows only, marked where ours lies outside a band of several."
 )
 
 WORST = 3
-"""Where the worst defence stands in a row of a table whose columns are defences."""
+"""Where the worst defence stands in a row of a table in which any was tried."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,10 +33,10 @@ _LATEX = {
 
 def text_rows(table: Table) -> list[list[str]]:
     """The table as cells of text, the heading first: picture quality, the worst defence, then all."""
-    compared = ["worst", "mean"] if table.kind == DEFENCES else []
+    compared = ["worst", "mean"] if table.defended else []
     rows = [["protection", "PSNR, dB", "SSIM", *compared, "seeds", *table.columns]]
     for line in table.lines:
-        compared = _compared(line, table) if table.kind == DEFENCES else []
+        compared = _compared(line, table) if table.defended else []
         quality = [number(line.psnr, ".1f"), number(line.ssim, ".2f")]
         figures = [figure(line.results[c]) if c in line.results else "-" for c in table.columns]
         rows.append([line.protection, *quality, *compared, seeds(line), *figures])
@@ -49,7 +49,7 @@ def figure(result: Result) -> str:
     if published is None:
         return accuracy(result)
     mark = ", outside" if outside(published, result["mean"]) else ""
-    return f"{accuracy(result)} ({band(published)}{mark})"
+    return f"{accuracy(result)} ({band(published, result.get('about', False))}{mark})"
 
 
 def accuracy(result: Result) -> str:
@@ -61,7 +61,7 @@ def accuracy(result: Result) -> str:
 def markdown(table: Table) -> list[str]:
     """The table as lines of Markdown, the worst defence in bold."""
     heading, *rows = text_rows(table)
-    if table.kind == DEFENCES:
+    if table.defended:
         rows = [[*row[:WORST], f"**{row[WORST]}**", *row[WORST + 1 :]] for row in rows]
     return markdown_lines([heading, *rows])
 
@@ -76,7 +76,7 @@ def csv_text(table: Table) -> str:
     """The table as CSV, accuracies in percent, a column for each part of a figure."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    compared = ["worst_defence", "worst", "mean"] if table.kind == DEFENCES else []
+    compared = ["worst_defence", "worst", "mean"] if table.defended else []
     parts = ["", " sd", " published low", " published high"]
     columns = [f"{column}{part}" for column in table.columns for part in parts]
     writer.writerow(["protection", "psnr_db", "ssim", *compared, "seeds", "scaled", *columns])
@@ -101,7 +101,7 @@ def _csv_cells(result: Result | None) -> list[Any]:
 def latex(table: Table) -> str:
     """The table as a LaTeX tabular, the worst defence in bold; what it shows stands above as a comment."""
     heading, *rows = ([_escaped(cell) for cell in row] for row in text_rows(table))
-    if table.kind == DEFENCES:
+    if table.defended:
         rows = [[*row[:WORST], rf"\textbf{{{row[WORST]}}}", *row[WORST + 1 :]] for row in rows]
     body = "\n".join(f"{' & '.join(row)} \\\\" for row in rows)
     return (

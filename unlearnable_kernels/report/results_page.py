@@ -14,7 +14,7 @@ from unlearnable_kernels.recipes.results import read_results
 from unlearnable_kernels.report.judgement import EXPLANATION as JUDGED
 from unlearnable_kernels.report.judgement import judged, judgement_rows
 from unlearnable_kernels.report.judgement_plot import against_ssim
-from unlearnable_kernels.report.matrix import DEFENCES, Line, Table, tables
+from unlearnable_kernels.report.matrix import Line, Table, tables
 from unlearnable_kernels.report.matrix_text import (
     EXPLANATION,
     WORST,
@@ -141,8 +141,8 @@ def _sections(made: Sequence[Table], progress: Progress) -> Iterator[Section]:
 def _section(table: Table, made: Sequence[Table]) -> Section:
     drawn = [(what, draw(table)) for what, draw in _FIGURES]
     figures = [(what, svg) for what, svg in drawn if svg is not None]
-    summary = [_sentence(line, table) for line in table.lines] if table.kind == DEFENCES else []
-    worst = WORST if table.kind == DEFENCES else None
+    summary = [_sentence(line, table) for line in table.lines] if table.defended else []
+    worst = WORST if table.defended else None
     verdicts = judged(table, made)
     judgement = judgement_rows(verdicts) if verdicts else []
     return Section(

@@ -120,7 +120,7 @@ def _tests() -> Iterator[Row]:
     # Not published: which class the network sees in a filter, whatever the image shows.
     yield Row(f"{place}-shared/cuda", None, "cifar10", CUDA, test=SHARED)
     # Trained on, and tested on clean images: without a filter for each class nothing is protected.
-    yield Row(f"{NAME}/cifar10/one-filter/cuda", once(90.47), "cifar10", f"{CUDA},filters=shared")
+    yield Row(f"{NAME}/cifar10/erm/one-filter", once(90.47), "cifar10", f"{CUDA},filters=shared")
 
 
 def _fractions() -> Iterator[Row]:

@@ -31,18 +31,22 @@ MATRIX = {
     "em": (18.26, 69.72, 82.08, 64.37, 89.09, 78.91, 82.07, 19.49),
 }
 
+# As published; that of REM is not the mean of its figures, 50.16.
+MEANS = {"cuda": 39.58, "dune": 23.29, "sem": 40.90, "rem": 51.47, "em": 63.00}
+
 
 def _rows() -> Iterator[Row]:
     for protection, figures in MATRIX.items():
+        method = CUDA if protection == "cuda" else None
+        absent = "" if method else f"the protection {protection.upper()}, which is not built here"
         for (column, defences), figure in zip(COLUMNS, figures, strict=True):
             name = f"{NAME}/cifar10/{column}/{protection}"
-            if protection != "cuda":
-                lacking = f"the protection {protection.upper()}, which is not built here"
-                yield Row(name, once(figure), "cifar10", lacking=lacking)
-            elif defences is None:
-                yield Row(name, once(figure), "cifar10", CUDA, lacking=DIFFUSION)
+            if absent or defences is None:
+                yield Row(name, once(figure), "cifar10", method, lacking=absent or DIFFUSION)
             else:
-                yield Row(name, once(figure), "cifar10", CUDA, defences=defences, training=TRAINING)
+                yield Row(name, once(figure), "cifar10", method, defences=defences, training=TRAINING)
+        name, mean = f"{NAME}/cifar10/mean/{protection}", once(MEANS[protection])
+        yield Row(name, mean, "cifar10", method, lacking=absent or f"ECLIPSE among the others: {DIFFUSION}")
 
 
 PAPER = Paper(NAME, "DUNE, ICML 2026 (arXiv 2605.01718)", tuple(_rows()))

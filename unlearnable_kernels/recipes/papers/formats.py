@@ -11,17 +11,15 @@ FORMATS = {"lossless": None} | {f"jpeg-{quality}": f"jpeg:quality={quality}" for
 
 
 def _row(protection: str, name: str, stored_as: str | None) -> Row:
-    method = PROTECTIONS[protection]
-    return Row(
-        f"{NAME}/{name}/{protection}", None, DATASET, method, "resnet8", (), TRAINING, stored_as=stored_as
-    )
+    row = f"{NAME}/plain/{protection}-{name}"
+    return Row(row, None, DATASET, PROTECTIONS[protection], "resnet8", (), TRAINING, stored_as=stored_as)
 
 
 PAPER = Paper(
     NAME,
     "what JPEG leaves of a protection, on two CPU cores",
     (
-        _row("none", "lossless", None),
-        *(_row(protection, *each) for each in FORMATS.items() for protection in ("zeros", "reflect")),
+        Row(f"{NAME}/plain/none", None, DATASET, None, "resnet8", (), TRAINING),
+        *(_row(protection, *each) for protection in ("zeros", "reflect") for each in FORMATS.items()),
     ),
 )

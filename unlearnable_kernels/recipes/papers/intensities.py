@@ -15,7 +15,7 @@ def _row(name: str, centred: bool) -> Row:
     protection = f"classwise-conv:{_SETTINGS[name]}" + (",centred=true" if centred else "")
     if protection == "classwise-conv:intensity=normal":
         protection = PROTECTIONS["reflect"] or ""  # the same set, which is then made and trained on once
-    row = f"{NAME}/{name}/{'centred' if centred else 'displaced'}"
+    row = f"{NAME}/plain/{name}-{'centred' if centred else 'displaced'}"
     return Row(row, None, DATASET, protection, "resnet8", (), TRAINING)
 
 
@@ -23,7 +23,7 @@ PAPER = Paper(
     NAME,
     "what weaker, normal and strong filters protect, centred or not, on two CPU cores",
     (
-        Row(f"{NAME}/none/none", None, DATASET, None, "resnet8", (), TRAINING),
+        Row(f"{NAME}/plain/none", None, DATASET, None, "resnet8", (), TRAINING),
         *(_row(name, centred) for name in _SETTINGS for centred in (False, True)),
     ),
 )
