@@ -11,6 +11,11 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
+# Inductor goes by the processor's flags, without a program compiled and run for each set of instructions.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+# One that compiles little starts no processes for it, which would import torch each.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 # By day the same few cases each time; `make fuzz` gives --hypothesis-profile=night.
 settings.register_profile("day", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("night", max_examples=10_000, deadline=None)
