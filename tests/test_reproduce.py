@@ -18,10 +18,13 @@ from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.environment import commit
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.protect.methods.filters import class_filters
+from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes import filtered_tests
 from unlearnable_kernels.recipes import reproduce as module
+from unlearnable_kernels.recipes.effort import Extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX
 from unlearnable_kernels.recipes.reproduce import Scale, place, reproduce
@@ -128,16 +131,72 @@ def test_what_is_finished_is_not_done_again(
     events: list[tuple[str, int, int]] = []
     run(data, work, NAMES, progress=lambda *event: events.append(event))
     assert {path: path.read_bytes() for path in (work / "runs").rglob("metrics.jsonl")} == before
-    assert events[-1] == ("reproducing", 6000, 6000)
+    assert events == []
 
 
-def test_one_bar_for_everything(data: dict[str, str], tmp_path: Path) -> None:
-    events: list[tuple[str, int, int]] = []
-    run(data, tmp_path, NAMES[:2], seeds=1, progress=lambda *event: events.append(event))
-    assert {(what, total) for what, _, total in events} == {("reproducing", 2000)}
-    done = [done for _, done, _ in events]
-    assert done == sorted(done)
-    assert done[-1] == 2000
+OPTIMISED = "bayes-error:steps=2,network=tiny,embeddings=1,first_epochs=2,epochs=1,inner_steps=2"
+
+
+def test_one_bar_moves_throughout_as_a_set_is_optimised_too(
+    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movers: set[str] = set()
+
+    def watched(progress: Progress, efforts: Any) -> list[Progress]:
+        def watch(report: Progress) -> Progress:
+            def told(what: str, done: int, total: int) -> None:
+                before = bar[-1]
+                report(what, done, total)
+                movers.update({what} if bar[-1] > before else ())
+
+            return told
+
+        return [watch(report) for report in on_one_bar(progress, efforts)]
+
+    monkeypatch.setattr(module, "on_one_bar", watched)
+    bar: list[tuple[str, int, int]] = [("reproducing", 0, 10_000)]
+    rows = [ROWS[NAMES[0]], replace(ROWS[NAMES[1]], protection=OPTIMISED)]
+    scale = replace(SCALE, network="tiny")
+    reproduce(rows, tmp_path, tmp_path, scale=scale, data=data, progress=lambda *now: bar.append(now))
+    assert {(what, total) for what, _, total in bar} == {("reproducing", 10_000)}
+    places = [done for _, done, _ in bar]
+    assert places == sorted(places)
+    assert places[-1] == 10_000
+    assert movers == {"training embeddings", "ascending", "protecting", "training"}
+
+
+def test_the_bar_never_goes_back() -> None:
+    bar: list[int] = []
+    first, second = on_one_bar(lambda what, done, total: bar.append(done), [{"a": 1, "b": 2}, {"a": 1}])
+    for job, what, done in ((first, "a", 5), (first, "b", 10), (first, "b", 1), (second, "a", 10)):
+        job(what, done, 10)
+    first("c", 1, 1)
+    assert bar == [0, 5000, 5000, 7500]
+
+
+def test_the_bar_goes_by_what_a_set_s_embeddings_and_ascents_take() -> None:
+    effort = protection_effort(METHODS.create(OPTIMISED), None, Extent(20, 2, 16))
+    ascents, epochs = 2 * 2, 2 * (2 + 1) + 2  # an embedding to ascend, one that measures, and this once more
+    assert effort["training embeddings"] / effort["ascending"] == epochs / ascents
+    opposition = METHODS.create(OPTIMISED.replace("bayes-error", "gradient-opposition"))
+    assert protection_effort(opposition, None, Extent(20, 2, 16))["ascending"] == 4 * effort["ascending"]
+
+
+def test_the_bar_goes_by_images_epochs_networks_and_attacks() -> None:
+    def effort(network: str = "resnet8", **changes: Any) -> int:
+        config = TrainConfig("x", network=network, **{"epochs": 10, **changes})
+        return training_effort(config, Extent(50_000, 10, 32))["training"]
+
+    plain = effort()
+    assert effort(epochs=30) == 3 * plain
+    assert effort(limit_per_class=500) * 10 == plain
+    assert effort(defences=["at-linf:steps=6"]) == 5 * plain  # two passes a step, beside three
+    half = {"clean": "y", "protected_fraction": 0.5}
+    assert effort(**half) == plain
+    assert effort(**half, only_clean=True) * 2 == plain
+    assert effort(**half, protected_epochs=2) * 2 == plain
+    assert 2 < effort("resnet18") / plain < 100
+    assert 3 < effort(image_size=64) / plain < 5
 
 
 def test_parts_give_what_one_gives(work: Path, data: dict[str, str], tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def reproduce(
         raise UserError("no row is left that can be run here")
     taken = ("train", "test", "clean", "network", "epochs", "limit_per_class", "seed", "defences")
     scale = Scale(epochs_scale, limit_train, network, parse_settings(set or [], taken))
-    with progress("thousandths") as report:
+    with progress(None) as report:
         found = run_rows(
             runnable,
             work,

@@ -23,13 +23,13 @@ from unlearnable_kernels.progress import Progress, no_progress
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.recipes.effort import extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
 from unlearnable_kernels.recipes.results import write_result
 from unlearnable_kernels.recipes.row import CLEAN, Row
 from unlearnable_kernels.training import TrainConfig, train
 from unlearnable_kernels.training.run_folder import CHECKPOINT, RECORD, read_metrics, read_run
 
-_PARTS = 1000  # of a run's progress
 _OF_A_RUN = ("train", "test", "clean", "seed")  # settings that are not the row's
 
 WHERE = {"imagenet100": "imagenet100:"}
@@ -81,6 +81,7 @@ class Job:
         row: The row.
         seed: Of weights, order, augmentation and, by way of the key, of the protection.
         key: A key that everybody knows, for reproduction only.
+        source: Where the row's data set is.
         protected: Where the protected set is or will be; None for a row without one.
         config: The training.
         folder: Its run folder, which rows with the same training share.
@@ -90,6 +91,7 @@ class Job:
     row: Row
     seed: int
     key: Key
+    source: str
     protected: Path | None
     config: TrainConfig
     folder: Path
@@ -124,7 +126,7 @@ def reproduce(
         data: Where data sets are, by the rows' names for them; the name itself by default.
         rank: Which part of the trainings to do; the parts share ``work`` and ``results``.
         world: How many parts there are.
-        progress: Called with thousandths of a training.
+        progress: Called with shares of all that is left to do.
 
     Returns:
         For each row's name what its JSON file holds; None where another part has not finished its trainings.
@@ -143,7 +145,7 @@ def reproduce(
     names = {row.dataset for row in rows} | {row.pretraining["train"] for row in rows if row.pretraining}
     places = {name: place(name, {**WHERE, **(data or {})}) for name in names}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
-    run_jobs(jobs, places, rank, world, progress)
+    run_jobs(jobs, rank, world, progress)
     found: dict[str, dict[str, Any] | None] = {}
     for row in rows:
         ready = all(job.finished for job in jobs[row.name])
@@ -187,7 +189,8 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
         classes = len(open_source(Path(source), "train").classes)
         settings["limit_per_class"] = max(1, scale.images // classes)
     config = TrainConfig(**settings)
-    return Job(row, seed, key, protected, config, work / "runs" / _digest(config.as_dict()), pretraining)
+    folder = work / "runs" / _digest(config.as_dict())
+    return Job(row, seed, key, source, protected, config, folder, pretraining)
 
 
 def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
@@ -205,41 +208,52 @@ def _beginning_with(weights: Path, defences: Sequence[str]) -> list[Defence]:
     return [replace(each, weights=str(weights)) if isinstance(each, FinetuneAll) else each for each in made]
 
 
-def run_jobs(
-    jobs: Mapping[str, Sequence[Job]], places: Mapping[str, str], rank: int, world: int, progress: Progress
-) -> None:
+def run_jobs(jobs: Mapping[str, Sequence[Job]], rank: int, world: int, progress: Progress) -> None:
     """Do this part of the trainings, each once, and what has to be protected for them."""
     groups: dict[Path, dict[Path, Job]] = {}  # what begins with the same weights stays together
     for job in (job for part in jobs.values() for job in part):
         first = job.pretraining or job
         groups.setdefault(first.folder, {first.folder: first})[job.folder] = job
     mine = [job for group in list(groups.values())[rank::world] for job in group.values()]
-    weights = [_effort(job.config) for job in mine]
-    total, before = sum(weights), 0
-    for job, weight in zip(mine, weights, strict=True):
-
-        def report(what: str, done: int, count: int, before: int = before, weight: int = weight) -> None:
-            # One bar over everything: what else there is to report takes little beside the trainings.
-            if what == "training":
-                progress("reproducing", before * _PARTS + weight * _PARTS * done // count, total * _PARTS)
-
+    efforts = _efforts(mine)
+    for job, effort, report in zip(mine, efforts, on_one_bar(progress, efforts), strict=True):
         if job.protected is not None:
-            source = Path(places[job.row.dataset])
-            assert job.row.protection is not None
-            method, size = METHODS.create(job.row.protection), job.config.image_size
-            protect_dataset(
-                source,
-                job.protected,
-                secret=job.key,
-                method=method,
-                format=job.row.stored_as or open_source(source).lossless_as,
-                resize=size,
-                progress=report,
-            )
+            _protect(job, job.protected, report)
         train(job.config, job.folder, report)
-        before += weight
-    if mine:
-        progress("reproducing", total * _PARTS, total * _PARTS)
+        for what in effort:
+            report(what, 1, 1)
+
+
+def _efforts(jobs: Sequence[Job]) -> list[dict[str, int]]:
+    """What is left to do of each job; a set that several share is that of the first one."""
+    sets: set[Path] = set()
+    efforts: list[dict[str, int]] = []
+    for job in jobs:
+        effort: dict[str, int] = {}
+        if job.protected is not None and job.protected not in sets and not job.protected.exists():
+            assert job.row.protection is not None
+            sets.add(job.protected)
+            method = METHODS.create(job.row.protection)
+            effort |= protection_effort(method, job.config.image_size, extent(job.source))
+        if not job.finished:
+            effort |= training_effort(job.config, extent(job.source))
+        efforts.append(effort)
+    return efforts
+
+
+def _protect(job: Job, dst: Path, progress: Progress) -> None:
+    """Make the protected set of a job."""
+    source = Path(job.source)
+    assert job.row.protection is not None
+    protect_dataset(
+        source,
+        dst,
+        secret=job.key,
+        method=METHODS.create(job.row.protection),
+        format=job.row.stored_as or open_source(source).lossless_as,
+        resize=job.config.image_size,
+        progress=progress,
+    )
 
 
 def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any]:
@@ -338,11 +352,6 @@ def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
 def _quality(source: str, protected: Path) -> dict[str, Any]:
     """Once for each set, however many rows share it."""
     return picture_quality(source, protected)
-
-
-def _effort(config: TrainConfig) -> int:
-    """Passes of the network over the training set, roughly."""
-    return config.epochs * (1 + sum(getattr(each, "steps", 0) for each in config.make_defences()))
 
 
 def _digest(value: Any) -> str:
