@@ -1,8 +1,13 @@
 """The papers' rows: whether they are what was published, and how they are run, shared, resumed and listed."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +21,12 @@ from torch import Tensor
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.environment import commit
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import BusyError, UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
 from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.protect.methods.filters import class_filters
 from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.pipeline import staging
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes import filtered_tests
 from unlearnable_kernels.recipes import reproduce as module
@@ -208,6 +214,72 @@ def test_parts_give_what_one_gives(work: Path, data: dict[str, str], tmp_path: P
         assert result["accuracy"] == whole[name]["accuracy"]
 
 
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(
+    ("names", "world", "what"),
+    [(NAMES[1::2], 2, "makes the protected set"), (NAMES[:1], 1, "does the training")],
+)
+def test_what_another_process_is_at_is_waited_for(
+    data: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    world: int,
+    what: str,
+    dies: bool,
+) -> None:
+    monkeypatch.setattr(staging, "LOCK_WAIT", 0.05)
+    monkeypatch.setattr(module, "_BETWEEN_TRIES", 0.05)
+    monkeypatch.setattr(module, "protect_dataset", partial(protect_dataset, workers=0))
+    forked = multiprocessing.get_context("fork")
+    begun, waiting, told = forked.Event(), forked.Event(), forked.SimpleQueue()
+
+    def at_work(*_: Any) -> None:
+        begun.set()
+        assert waiting.wait(30)
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def notify(message: str) -> None:
+        told.put(message)
+        waiting.set()
+
+    def start(**how: Any) -> int:
+        if child := os.fork():
+            return child
+        status = 1
+        try:
+            run(data, tmp_path, names, seeds=1, world=world, **how)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    first = start(rank=0, progress=at_work)
+    assert begun.wait(30)
+    second = start(rank=world - 1, notify=notify)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in (first, second)]
+    assert ends == [-signal.SIGKILL if dies else 0, 0]
+    assert told.get().startswith(f"waiting for another process, which {what} of {names[-1]}, seed 0, ")
+    assert told.empty()
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")]
+    assert [record["status"] for record in records] == ["finished"] * (1 if dies else len(names))
+    assert [path.suffix for path in tmp_path.glob("sets/*")] == [""] * (world - 1)
+
+
+def test_processes_that_train_one_network_together_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "locks" / "run"
+    with module._alone(lock):
+        with pytest.raises(BusyError), module._alone(lock):
+            pass
+        monkeypatch.setenv("RANK", "1")
+        with module._alone(lock):
+            pass
+
+
 @pytest.mark.parametrize("kind", ["square", "vertical"])
 @pytest.mark.parametrize(("test", "shown"), [("protected", 0), ("permuted", 1), ("shared", None)])
 def test_images_are_tested_behind_the_filters_that_were_asked_for(
@@ -306,6 +378,12 @@ def test_sets_of_two_sizes_stay_apart(data: dict[str, str], tmp_path: Path) -> N
         for size in (8, 16)
     }
     assert len(folders) == 2
+
+
+def test_a_scaled_row_has_the_set_of_the_full_one(data: dict[str, str], tmp_path: Path) -> None:
+    scales = (Scale(), SCALE, replace(SCALE, images=8))
+    sets = {module.plan(ROWS[NAMES[1]], 0, tmp_path, data, scale).protected for scale in scales}
+    assert len(sets) == 1
 
 
 def test_fine_tuning_begins_with_a_training_on_other_images(data: dict[str, str], tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The command that measures rows of the papers' tables: reproduce."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 
 def reproduce(
@@ -35,6 +36,7 @@ def reproduce(
     """Measure rows of the papers' tables, each with its protection, training and defence.
 
     Interrupted, it goes on where it was. A scaled row is marked as such and never takes a full one's place.
+    Parts may run at the same time, each on the first GPU that CUDA_VISIBLE_DEVICES shows it.
 
     Example: unlearnable reproduce cuda-cvpr2023/cifar10/erm/cuda --seeds 3
     """
@@ -70,6 +72,7 @@ def reproduce(
             rank=rank,
             world=world,
             progress=report,
+            notify=lambda message: print(shown(message), file=sys.stderr, flush=True),
         )
     waiting = [name for name, result in found.items() if result is None]
     print(listing(runnable, [result for result in found.values() if result is not None]))

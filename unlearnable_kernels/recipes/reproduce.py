@@ -4,11 +4,14 @@ Read ``reproduce`` first. Rows share what they have in common: a protected set i
 trainings one is run. Both stay in a work folder, where what was interrupted goes on.
 """
 
+import fcntl
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,22 @@ from unlearnable_kernels.data.quality import picture_quality
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.defences import DEFENCES, Defence
 from unlearnable_kernels.defences.finetune import FinetuneAll
-from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.errors import BusyError, UserError
+from unlearnable_kernels.files import writing
+from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.pipeline.staging import holding
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes.effort import extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
 from unlearnable_kernels.recipes.results import write_result
 from unlearnable_kernels.recipes.row import CLEAN, Row
 from unlearnable_kernels.training import TrainConfig, train
+from unlearnable_kernels.training.processes import is_first_process
 from unlearnable_kernels.training.run_folder import CHECKPOINT, RECORD, read_metrics, read_run
 
+_BETWEEN_TRIES = 1.0  # seconds
 _OF_A_RUN = ("train", "test", "clean", "seed")  # settings that are not the row's
 
 WHERE = {"imagenet100": "imagenet100:"}
@@ -102,6 +109,11 @@ class Job:
         """Whether the run is there, whole."""
         return (self.folder / RECORD).is_file() and read_run(self.folder)[1]["status"] == "finished"
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.row.name}, seed {self.seed}"
+
 
 def reproduce(
     rows: Sequence[Row],
@@ -114,8 +126,11 @@ def reproduce(
     rank: int = 0,
     world: int = 1,
     progress: Progress = no_progress,
+    notify: Notify = lambda message: None,
 ) -> dict[str, dict[str, Any] | None]:
     """Measure rows, and write what came out.
+
+    Several processes may do so at once in one ``work``: what another one is making is waited for.
 
     Args:
         rows: None that lacks something.
@@ -127,6 +142,7 @@ def reproduce(
         rank: Which part of the trainings to do; the parts share ``work`` and ``results``.
         world: How many parts there are.
         progress: Called with shares of all that is left to do.
+        notify: Takes messages of one line: what is waited for.
 
     Returns:
         For each row's name what its JSON file holds; None where another part has not finished its trainings.
@@ -145,7 +161,7 @@ def reproduce(
     names = {row.dataset for row in rows} | {row.pretraining["train"] for row in rows if row.pretraining}
     places = {name: place(name, {**WHERE, **(data or {})}) for name in names}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
-    run_jobs(jobs, rank, world, progress)
+    run_jobs(jobs, work, rank, world, progress, notify)
     found: dict[str, dict[str, Any] | None] = {}
     for row in rows:
         ready = all(job.finished for job in jobs[row.name])
@@ -208,7 +224,14 @@ def _beginning_with(weights: Path, defences: Sequence[str]) -> list[Defence]:
     return [replace(each, weights=str(weights)) if isinstance(each, FinetuneAll) else each for each in made]
 
 
-def run_jobs(jobs: Mapping[str, Sequence[Job]], rank: int, world: int, progress: Progress) -> None:
+def run_jobs(
+    jobs: Mapping[str, Sequence[Job]],
+    work: Path,
+    rank: int,
+    world: int,
+    progress: Progress,
+    notify: Notify,
+) -> None:
     """Do this part of the trainings, each once, and what has to be protected for them."""
     groups: dict[Path, dict[Path, Job]] = {}  # what begins with the same weights stays together
     for job in (job for part in jobs.values() for job in part):
@@ -218,10 +241,12 @@ def run_jobs(jobs: Mapping[str, Sequence[Job]], rank: int, world: int, progress:
     efforts = _efforts(mine)
     for job, effort, report in zip(mine, efforts, on_one_bar(progress, efforts), strict=True):
         if job.protected is not None:
-            _protect(job, job.protected, report)
-        train(job.config, job.folder, report)
+            protect = functools.partial(_protect, job, job.protected, report)
+            _patiently(protect, f"makes the protected set of {job.title}, {job.protected}", notify)
+        one = functools.partial(_train, job, work / "locks" / job.folder.name, report)
+        _patiently(one, f"does the training of {job.title}, {job.folder}", notify)
         for what in effort:
-            report(what, 1, 1)
+            report(what, 1, 1)  # even where another process did it
 
 
 def _efforts(jobs: Sequence[Job]) -> list[dict[str, int]]:
@@ -242,7 +267,7 @@ def _efforts(jobs: Sequence[Job]) -> list[dict[str, int]]:
 
 
 def _protect(job: Job, dst: Path, progress: Progress) -> None:
-    """Make the protected set of a job."""
+    """Make the protected set of a job. Raises BusyError while another process does."""
     source = Path(job.source)
     assert job.row.protection is not None
     protect_dataset(
@@ -254,6 +279,42 @@ def _protect(job: Job, dst: Path, progress: Progress) -> None:
         resize=job.config.image_size,
         progress=progress,
     )
+
+
+def _train(job: Job, lock: Path, progress: Progress) -> None:
+    """Do the training of a job. Raises BusyError while another process does."""
+    with _alone(lock):
+        train(job.config, job.folder, progress)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock, which the system frees when this process dies. Raises BusyError where another has it."""
+    if not is_first_process():  # of several that train together
+        yield
+        return
+    with ExitStack() as held:
+        with writing(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(holding(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise BusyError(f"another process holds {lock}") from None
+        yield
+
+
+def _patiently(action: Callable[[], None], what: str, notify: Notify) -> None:
+    """Do what another process may be doing: then wait until it has done it, or died."""
+    waiting = False
+    while True:
+        try:
+            action()
+            return
+        except BusyError:
+            if not waiting:
+                notify(f"waiting for another process, which {what}")
+            waiting = True
+            time.sleep(_BETWEEN_TRIES)
 
 
 def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any]:
