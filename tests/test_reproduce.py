@@ -461,6 +461,15 @@ def test_the_command(
     assert config["limit_per_class"] == 4
 
 
+def test_as_many_images_are_recorded_as_there_were(data: dict[str, str], tmp_path: Path) -> None:
+    for limit, images in ((7, 6), (500, 20)):
+        scale = replace(SCALE, images=limit, network="tiny")
+        [result] = run(data, tmp_path, NAMES[:1], seeds=1, scale=scale).values()
+        assert result["scaled"]["images"] == result["data"]["train"]["images"] == images
+    with pytest.raises(UserError, match="limit_train must be at least 2, one image of each class of cifar10"):
+        run(data, tmp_path, NAMES[:1], scale=Scale(images=1))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -471,6 +480,12 @@ def test_the_command(
 def test_bad_calls(data: dict[str, str], tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(data, tmp_path, NAMES, **changes)
+
+
+def test_a_place_of_no_row_s_data_set_is_refused(data: dict[str, str], tmp_path: Path) -> None:
+    known = "cifar10, cifar100, imagenet100, tiny-imagenet"
+    with pytest.raises(UserError, match=f"no row's data set is called 'cifar1O'; there are {known}"):
+        run(data | {"cifar1O": "x"}, tmp_path, NAMES)
 
 
 def test_a_sequence_is_scaled_with_its_epochs(data: dict[str, str], tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ def reproduce(
     list_rows: Annotated[bool, typer.Option("--list", help="List rows and what was measured.")] = False,
     seeds: Annotated[int, typer.Option(help="Runs of each row, with the seeds from 0 on.")] = 1,
     epochs_scale: Annotated[float, typer.Option(help="Factor on the epochs: a scaled row.")] = 1.0,
-    limit_train: Annotated[int | None, typer.Option(help="Training images in all: a scaled row.")] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(help="Training images in all, as many of each class: a scaled row.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="For every row: scaled rows.")] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="name=value, repeatable, for every row: scaled rows.")

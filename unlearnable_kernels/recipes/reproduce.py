@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from unlearnable_kernels.protect.pipeline.staging import holding
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes.effort import extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
+from unlearnable_kernels.recipes.papers import ROWS
 from unlearnable_kernels.recipes.results import write_result
 from unlearnable_kernels.recipes.row import CLEAN, Row
 from unlearnable_kernels.training import TrainConfig, train
@@ -49,7 +50,8 @@ class Scale:
 
     Attributes:
         epochs: Factor on the number of epochs, above 0 and at most 1.
-        images: Training images in all, the same number of each class; None takes all.
+        images: Training images in all, the same number of each class, so that a rest is left out; None takes
+            all.
         network: Instead of every row's network.
         training: Fields of ``TrainConfig`` instead of every row's.
 
@@ -138,7 +140,7 @@ def reproduce(
         results: Folder for the JSON files.
         seeds: How many runs a row has, with the seeds from 0 on.
         scale: What to leave out.
-        data: Where data sets are, by the rows' names for them; the name itself by default.
+        data: Where data sets are, by the names that rows have for them; the name itself by default.
         rank: Which part of the trainings to do; the parts share ``work`` and ``results``.
         world: How many parts there are.
         progress: Called with shares of all that is left to do.
@@ -158,7 +160,11 @@ def reproduce(
     for row in rows:
         if row.lacking:
             raise UserError(f"{row.name} cannot be run: it needs {row.lacking}")
-    names = {row.dataset for row in rows} | {row.pretraining["train"] for row in rows if row.pretraining}
+    names = dataset_names(rows)
+    known = sorted({_whole(name) for name in names | dataset_names(ROWS.values())})
+    for name in data or {}:
+        if name not in known:
+            raise UserError(f"data: no row's data set is called {name!r}; there are {', '.join(known)}")
     places = {name: place(name, {**WHERE, **(data or {})}) for name in names}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
     run_jobs(jobs, work, rank, world, progress, notify)
@@ -167,6 +173,16 @@ def reproduce(
         ready = all(job.finished for job in jobs[row.name])
         found[row.name] = summarise(jobs[row.name], scale, results) if ready else None
     return found
+
+
+def dataset_names(rows: Iterable[Row]) -> set[str]:
+    """What rows call their data sets, those of pretrainings included."""
+    return {name for row in rows for name in (row.dataset, row.pretraining.get("train")) if name is not None}
+
+
+def _whole(name: str) -> str:
+    """NAME of "subset:NAME,…", otherwise the name itself."""
+    return name.partition(":")[2].partition(",")[0] or name
 
 
 def place(name: str, known: Mapping[str, str]) -> str:
@@ -202,8 +218,13 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
         last = settings["protected_epochs"] = max(1, round(settings["protected_epochs"] * scale.epochs))
         settings["epochs"] = max(settings["epochs"], last + 1)
     if scale.images is not None:
-        classes = len(open_source(Path(source), "train").classes)
-        settings["limit_per_class"] = max(1, scale.images // classes)
+        classes = extent(source).classes
+        if scale.images < classes:
+            raise UserError(
+                f"limit_train must be at least {classes}, one image of each class of {row.dataset}, "
+                f"not {scale.images}"
+            )
+        settings["limit_per_class"] = scale.images // classes
     config = TrainConfig(**settings)
     folder = work / "runs" / _digest(config.as_dict())
     return Job(row, seed, key, source, protected, config, folder, pretraining)
@@ -339,7 +360,7 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         "test": row.test,
         "training": _training(config, row),
         "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
-        "scaled": scale.as_dict(),
+        "scaled": _scaled(scale, jobs[0]),
         "seeds": [job.seed for job in jobs],
         "accuracy": {
             "last": last,
@@ -382,6 +403,15 @@ def _training(config: TrainConfig, row: Row) -> dict[str, Any]:
             for each in settings["defences"]
         ]
     return settings
+
+
+def _scaled(scale: Scale, job: Job) -> dict[str, Any] | None:
+    """What was left out, with the number of images that there were."""
+    scaled, per_class = scale.as_dict(), job.config.limit_per_class
+    if scaled is not None and scale.images is not None and per_class is not None:
+        data = extent(job.source)
+        scaled["images"] = min(per_class * data.classes, data.images)
+    return scaled
 
 
 def _seen(data: Mapping[str, Any]) -> dict[str, Any]:
