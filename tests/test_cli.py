@@ -375,8 +375,8 @@ def test_from_key_to_report(run, digits, tmp_path):
     assert "extra: train/0/extra.png" in run("verify", "protected").stdout
 
 
-def report_thirteen_times():
-    with progress.progress() as report:
+def report_thirteen_times(unit="images"):
+    with progress.progress(unit) as report:
         for done in range(13):
             report("working", done, 12)
             time.sleep(0.02)
@@ -389,15 +389,17 @@ def test_progress_is_lines_in_a_pipe(capsys, monkeypatch):
     assert re.fullmatch(line, capsys.readouterr().err)
 
 
-def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+@pytest.mark.parametrize(("unit", "amount"), [("images", "0/12"), (None, "0.0 %")])
+def test_progress_is_a_bar_on_a_terminal(monkeypatch, unit, amount):
     terminal, child_side = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     with os.fdopen(child_side, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        report_thirteen_times()
+        report_thirteen_times(unit)
         shown = os.read(terminal, 65536).decode(errors="replace")
     os.close(terminal)
     assert "working" in shown
-    assert "images/s" in shown
+    assert amount in shown
+    assert ("/s" in shown) == (unit is not None)
     assert "left" in shown

@@ -1,9 +1,14 @@
 """The papers' rows: whether they are what was published, and how they are run, shared, resumed and listed."""
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
+import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +22,16 @@ from torch import Tensor
 from unlearnable_kernels.cli import app
 from unlearnable_kernels.data.arrays import LabelledImages, load_arrays
 from unlearnable_kernels.environment import commit
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import BusyError, UserError
 from unlearnable_kernels.ops.classwise_conv import classwise_conv
+from unlearnable_kernels.progress import Progress
 from unlearnable_kernels.protect.methods.filters import class_filters
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.pipeline import staging
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes import filtered_tests
 from unlearnable_kernels.recipes import reproduce as module
+from unlearnable_kernels.recipes.effort import Extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX, MEANS
 from unlearnable_kernels.recipes.reproduce import Scale, place, reproduce
@@ -149,16 +158,72 @@ def test_what_is_finished_is_not_done_again(
     events: list[tuple[str, int, int]] = []
     run(data, work, NAMES, progress=lambda *event: events.append(event))
     assert {path: path.read_bytes() for path in (work / "runs").rglob("metrics.jsonl")} == before
-    assert events[-1] == ("reproducing", 6000, 6000)
+    assert events == []
 
 
-def test_one_bar_for_everything(data: dict[str, str], tmp_path: Path) -> None:
-    events: list[tuple[str, int, int]] = []
-    run(data, tmp_path, NAMES[:2], seeds=1, progress=lambda *event: events.append(event))
-    assert {(what, total) for what, _, total in events} == {("reproducing", 2000)}
-    done = [done for _, done, _ in events]
-    assert done == sorted(done)
-    assert done[-1] == 2000
+OPTIMISED = "bayes-error:steps=2,network=tiny,embeddings=1,first_epochs=2,epochs=1,inner_steps=2"
+
+
+def test_one_bar_moves_throughout_as_a_set_is_optimised_too(
+    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movers: set[str] = set()
+
+    def watched(progress: Progress, efforts: Any) -> list[Progress]:
+        def watch(report: Progress) -> Progress:
+            def told(what: str, done: int, total: int) -> None:
+                before = bar[-1]
+                report(what, done, total)
+                movers.update({what} if bar[-1] > before else ())
+
+            return told
+
+        return [watch(report) for report in on_one_bar(progress, efforts)]
+
+    monkeypatch.setattr(module, "on_one_bar", watched)
+    bar: list[tuple[str, int, int]] = [("reproducing", 0, 10_000)]
+    rows = [ROWS[NAMES[0]], replace(ROWS[NAMES[1]], protection=OPTIMISED)]
+    scale = replace(SCALE, network="tiny")
+    reproduce(rows, tmp_path, tmp_path, scale=scale, data=data, progress=lambda *now: bar.append(now))
+    assert {(what, total) for what, _, total in bar} == {("reproducing", 10_000)}
+    places = [done for _, done, _ in bar]
+    assert places == sorted(places)
+    assert places[-1] == 10_000
+    assert movers == {"training embeddings", "ascending", "protecting", "training"}
+
+
+def test_the_bar_never_goes_back() -> None:
+    bar: list[int] = []
+    first, second = on_one_bar(lambda what, done, total: bar.append(done), [{"a": 1, "b": 2}, {"a": 1}])
+    for job, what, done in ((first, "a", 5), (first, "b", 10), (first, "b", 1), (second, "a", 10)):
+        job(what, done, 10)
+    first("c", 1, 1)
+    assert bar == [0, 5000, 5000, 7500]
+
+
+def test_the_bar_goes_by_what_a_set_s_embeddings_and_ascents_take() -> None:
+    effort = protection_effort(METHODS.create(OPTIMISED), None, Extent(20, 2, 16))
+    ascents, epochs = 2 * 2, 2 * (2 + 1) + 2  # an embedding to ascend, one that measures, and this once more
+    assert effort["training embeddings"] / effort["ascending"] == epochs / ascents
+    opposition = METHODS.create(OPTIMISED.replace("bayes-error", "gradient-opposition"))
+    assert protection_effort(opposition, None, Extent(20, 2, 16))["ascending"] == 4 * effort["ascending"]
+
+
+def test_the_bar_goes_by_images_epochs_networks_and_attacks() -> None:
+    def effort(network: str = "resnet8", **changes: Any) -> int:
+        config = TrainConfig("x", network=network, **{"epochs": 10, **changes})
+        return training_effort(config, Extent(50_000, 10, 32))["training"]
+
+    plain = effort()
+    assert effort(epochs=30) == 3 * plain
+    assert effort(limit_per_class=500) * 10 == plain
+    assert effort(defences=["at-linf:steps=6"]) == 5 * plain  # two passes a step, beside three
+    half = {"clean": "y", "protected_fraction": 0.5}
+    assert effort(**half) == plain
+    assert effort(**half, only_clean=True) * 2 == plain
+    assert effort(**half, protected_epochs=2) * 2 == plain
+    assert 2 < effort("resnet18") / plain < 100
+    assert 3 < effort(image_size=64) / plain < 5
 
 
 def test_parts_give_what_one_gives(work: Path, data: dict[str, str], tmp_path: Path) -> None:
@@ -168,6 +233,72 @@ def test_parts_give_what_one_gives(work: Path, data: dict[str, str], tmp_path: P
     whole = {result["row"]: result for result in read_results(work / "results")}
     for name, result in second.items():
         assert result["accuracy"] == whole[name]["accuracy"]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(
+    ("names", "world", "what"),
+    [(NAMES[1::2], 2, "makes the protected set"), (NAMES[:1], 1, "does the training")],
+)
+def test_what_another_process_is_at_is_waited_for(
+    data: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    world: int,
+    what: str,
+    dies: bool,
+) -> None:
+    monkeypatch.setattr(staging, "LOCK_WAIT", 0.05)
+    monkeypatch.setattr(module, "_BETWEEN_TRIES", 0.05)
+    monkeypatch.setattr(module, "protect_dataset", partial(protect_dataset, workers=0))
+    forked = multiprocessing.get_context("fork")
+    begun, waiting, told = forked.Event(), forked.Event(), forked.SimpleQueue()
+
+    def at_work(*_: Any) -> None:
+        begun.set()
+        assert waiting.wait(30)
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def notify(message: str) -> None:
+        told.put(message)
+        waiting.set()
+
+    def start(**how: Any) -> int:
+        if child := os.fork():
+            return child
+        status = 1
+        try:
+            run(data, tmp_path, names, seeds=1, world=world, **how)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    first = start(rank=0, progress=at_work)
+    assert begun.wait(30)
+    second = start(rank=world - 1, notify=notify)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in (first, second)]
+    assert ends == [-signal.SIGKILL if dies else 0, 0]
+    assert told.get().startswith(f"waiting for another process, which {what} of {names[-1]}, seed 0, ")
+    assert told.empty()
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")]
+    assert [record["status"] for record in records] == ["finished"] * (1 if dies else len(names))
+    assert [path.suffix for path in tmp_path.glob("sets/*")] == [""] * (world - 1)
+
+
+def test_processes_that_train_one_network_together_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "locks" / "run"
+    with module._alone(lock):
+        with pytest.raises(BusyError), module._alone(lock):
+            pass
+        monkeypatch.setenv("RANK", "1")
+        with module._alone(lock):
+            pass
 
 
 @pytest.mark.parametrize("kind", ["square", "vertical"])
@@ -271,6 +402,12 @@ def test_sets_of_two_sizes_stay_apart(data: dict[str, str], tmp_path: Path) -> N
     assert len(folders) == 2
 
 
+def test_a_scaled_row_has_the_set_of_the_full_one(data: dict[str, str], tmp_path: Path) -> None:
+    scales = (Scale(), SCALE, replace(SCALE, images=8))
+    sets = {module.plan(ROWS[NAMES[1]], 0, tmp_path, data, scale).protected for scale in scales}
+    assert len(sets) == 1
+
+
 def test_fine_tuning_begins_with_a_training_on_other_images(data: dict[str, str], tmp_path: Path) -> None:
     """Run once for the rows that share it, in one part of the work, and recorded by its images."""
     others = tmp_path / "others"
@@ -328,7 +465,7 @@ def test_a_detection_is_a_row_without_a_training(data: dict[str, str], tmp_path:
     found = run(data, tmp_path, names, progress=lambda *event: events.append(event))[name]
     assert run(data, tmp_path, names)[name] == found
     assert (len(list((tmp_path / "runs").iterdir())), len(list((tmp_path / "sets").iterdir()))) == (2, 2)
-    assert events[-1] == ("reproducing", 4000, 4000)
+    assert events[-1] == ("reproducing", 10_000, 10_000)
     sets = [Path(data["cifar10"]), *sorted((tmp_path / "sets").iterdir())]
     rates = [evaluate_detection(sets[0], protected, 0)["hit_rate"] for protected in sets[1:]]
     assert found["accuracy"]["last"][0] in rates
@@ -369,6 +506,15 @@ def test_the_command(
     assert config["limit_per_class"] == 4
 
 
+def test_as_many_images_are_recorded_as_there_were(data: dict[str, str], tmp_path: Path) -> None:
+    for limit, images in ((7, 6), (500, 20)):
+        scale = replace(SCALE, images=limit, network="tiny")
+        [result] = run(data, tmp_path, NAMES[:1], seeds=1, scale=scale).values()
+        assert result["scaled"]["images"] == result["data"]["train"]["images"] == images
+    with pytest.raises(UserError, match="limit_train must be at least 2, one image of each class of cifar10"):
+        run(data, tmp_path, NAMES[:1], scale=Scale(images=1))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -379,6 +525,12 @@ def test_the_command(
 def test_bad_calls(data: dict[str, str], tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(data, tmp_path, NAMES, **changes)
+
+
+def test_a_place_of_no_row_s_data_set_is_refused(data: dict[str, str], tmp_path: Path) -> None:
+    known = "cifar10, cifar100, imagenet100, tiny-imagenet"
+    with pytest.raises(UserError, match=f"no row's data set is called 'cifar1O'; there are {known}"):
+        run(data | {"cifar1O": "x"}, tmp_path, NAMES)
 
 
 def test_a_sequence_is_scaled_with_its_epochs(data: dict[str, str], tmp_path: Path) -> None:

@@ -23,5 +23,9 @@ class ImageError(UserError):
     """An image that cannot be processed as it is; ``--on-error skip`` lists it and goes on."""
 
 
+class BusyError(UserError):
+    """Another process is at work on the same; once it has ended, the same call goes on from there."""
+
+
 class WriteError(UserError):
     """A file that cannot be written: a full disk, a read-only folder, no permission."""

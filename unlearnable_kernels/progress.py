@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 
 FIRST_LINE_AFTER = 1.0  # seconds
@@ -31,11 +32,11 @@ def by_share(progress: Progress, units: int, what: str) -> Callable[[int, int], 
 
 
 @contextmanager
-def progress(unit: str = "images") -> Iterator[Progress]:
+def progress(unit: str | None = "images") -> Iterator[Progress]:
     """Show progress on stderr: bars on a terminal, with rich, otherwise a line every few seconds.
 
     Args:
-        unit: What is counted.
+        unit: What is counted; None shows per cent of work of several kinds, and no speed.
 
     Yields:
         The function to report progress to.
@@ -48,7 +49,7 @@ def progress(unit: str = "images") -> Iterator[Progress]:
 
 
 @contextmanager
-def _bars(unit: str) -> Iterator[Progress]:
+def _bars(unit: str | None) -> Iterator[Progress]:
     from rich import progress as bars
     from rich.console import Console
     from rich.text import Text
@@ -58,15 +59,19 @@ def _bars(unit: str) -> Iterator[Progress]:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
 
+    amount: tuple[bars.ProgressColumn, ...] = (bars.MofNCompleteColumn(), SpeedColumn())
+    if unit is None:
+        amount = (bars.TaskProgressColumn("{task.percentage:.1f} %"),)
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        SpeedColumn(),
+        *amount,
         bars.TimeRemainingColumn(),
         bars.TextColumn("left"),
     )
-    with bars.Progress(*columns, console=Console(stderr=True)) as display:
+    # What is of several kinds goes now faster, now slower.
+    over = 30 if unit is not None else 3600
+    with bars.Progress(*columns, console=Console(stderr=True), speed_estimate_period=over) as display:
         tasks: dict[str, bars.TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -77,7 +82,7 @@ def _bars(unit: str) -> Iterator[Progress]:
         yield report
 
 
-def _lines(unit: str) -> Progress:
+def _lines(unit: str | None) -> Progress:
     begun: dict[str, tuple[float, int]] = {}
     last = time.monotonic() - SECONDS_BETWEEN_LINES + FIRST_LINE_AFTER
 
@@ -91,10 +96,11 @@ def _lines(unit: str) -> Progress:
             return
         last = now
         speed = (done - first) / (now - start)
-        print(
-            f"{what}: {done:,}/{total:,} {unit}, {speed:,.0f}/s, {(total - done) / speed:,.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = (total - done) / speed
+        if unit is None:
+            shown = f"{100 * done / total:.1f} %, {timedelta(seconds=round(left))} left"
+        else:
+            shown = f"{done:,}/{total:,} {unit}, {speed:,.0f}/s, {left:,.0f} s left"
+        print(f"{what}: {shown}", file=sys.stderr, flush=True)
 
     return report

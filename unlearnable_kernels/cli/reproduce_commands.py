@@ -1,11 +1,12 @@
 """The command that measures rows of the papers' tables: reproduce."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.errors import UserError, shown
 
 
 def reproduce(
@@ -15,7 +16,9 @@ def reproduce(
     list_rows: Annotated[bool, typer.Option("--list", help="List rows and what was measured.")] = False,
     seeds: Annotated[int, typer.Option(help="Runs of each row, with the seeds from 0 on.")] = 1,
     epochs_scale: Annotated[float, typer.Option(help="Factor on the epochs: a scaled row.")] = 1.0,
-    limit_train: Annotated[int | None, typer.Option(help="Training images in all: a scaled row.")] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(help="Training images in all, as many of each class: a scaled row.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="For every row: scaled rows.")] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="name=value, repeatable, for every row: scaled rows.")
@@ -35,6 +38,7 @@ def reproduce(
     """Measure rows of the papers' tables, each with its protection, training and defence.
 
     Interrupted, it goes on where it was. A scaled row is marked as such and never takes a full one's place.
+    Parts may run at the same time, each on the first GPU that CUDA_VISIBLE_DEVICES shows it.
 
     Example: unlearnable reproduce cuda-cvpr2023/cifar10/erm/cuda --seeds 3
     """
@@ -59,7 +63,7 @@ def reproduce(
         raise UserError("no row is left that can be run here")
     taken = ("train", "test", "clean", "network", "epochs", "limit_per_class", "seed", "defences")
     scale = Scale(epochs_scale, limit_train, network, parse_settings(set or [], taken))
-    with progress("thousandths") as report:
+    with progress(None) as report:
         found = run_rows(
             runnable,
             work,
@@ -70,6 +74,7 @@ def reproduce(
             rank=rank,
             world=world,
             progress=report,
+            notify=lambda message: print(shown(message), file=sys.stderr, flush=True),
         )
     waiting = [name for name, result in found.items() if result is None]
     print(listing(runnable, [result for result in found.values() if result is not None]))

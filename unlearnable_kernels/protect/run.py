@@ -99,6 +99,7 @@ def protect_dataset(
         The path of the manifest.
 
     Raises:
+        BusyError: Another process is working on ``dst``.
         UserError: A parameter is bad, the source cannot be read, the disk is full, or ``dst`` holds
             something else, was damaged since, lies within ``src`` or around it.
     """

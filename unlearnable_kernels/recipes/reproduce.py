@@ -4,11 +4,14 @@ Read ``reproduce`` first. Rows share what they have in common: a protected set i
 trainings one is run. Both stay in a work folder, where what was interrupted goes on.
 """
 
+import fcntl
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,24 @@ from unlearnable_kernels.data.quality import picture_quality
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.defences import DEFENCES, Defence
 from unlearnable_kernels.defences.finetune import FinetuneAll
-from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.progress import Progress, no_progress
+from unlearnable_kernels.errors import BusyError, UserError
+from unlearnable_kernels.files import writing
+from unlearnable_kernels.progress import Notify, Progress, no_progress
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.pipeline.staging import holding
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes.detections import detected, run_detection, summarise_detections
+from unlearnable_kernels.recipes.effort import extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
+from unlearnable_kernels.recipes.papers import ROWS
 from unlearnable_kernels.recipes.results import write_result
 from unlearnable_kernels.recipes.row import CLEAN, DETECTED, Row
 from unlearnable_kernels.training import TrainConfig, train
+from unlearnable_kernels.training.processes import is_first_process
 from unlearnable_kernels.training.run_folder import CHECKPOINT, RECORD, read_metrics, read_run
 
-_PARTS = 1000  # of a run's progress
+_BETWEEN_TRIES = 1.0  # seconds
 _OF_A_RUN = ("train", "test", "clean", "seed")  # settings that are not the row's
 
 WHERE = {"imagenet100": "imagenet100:"}
@@ -43,7 +51,8 @@ class Scale:
 
     Attributes:
         epochs: Factor on the number of epochs, above 0 and at most 1.
-        images: Training images in all, the same number of each class; None takes all.
+        images: Training images in all, the same number of each class, so that a rest is left out; None takes
+            all.
         network: Instead of every row's network.
         training: Fields of ``TrainConfig`` instead of every row's.
 
@@ -82,6 +91,7 @@ class Job:
         row: The row.
         seed: Of weights, order, augmentation and, by way of the key, of the protection.
         key: A key that everybody knows, for reproduction only.
+        source: Where the row's data set is.
         protected: Where the protected set is or will be; None for a row without one.
         config: The training.
         folder: Its run folder, which rows with the same training share; for a detection a folder of its own.
@@ -91,6 +101,7 @@ class Job:
     row: Row
     seed: int
     key: Key
+    source: str
     protected: Path | None
     config: TrainConfig
     folder: Path
@@ -102,6 +113,11 @@ class Job:
         if self.row.test == DETECTED:
             return detected(self.folder)
         return (self.folder / RECORD).is_file() and read_run(self.folder)[1]["status"] == "finished"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.row.name}, seed {self.seed}"
 
 
 def reproduce(
@@ -115,8 +131,11 @@ def reproduce(
     rank: int = 0,
     world: int = 1,
     progress: Progress = no_progress,
+    notify: Notify = lambda message: None,
 ) -> dict[str, dict[str, Any] | None]:
     """Measure rows, and write what came out.
+
+    Several processes may do so at once in one ``work``: what another one is making is waited for.
 
     Args:
         rows: None that lacks something.
@@ -124,10 +143,11 @@ def reproduce(
         results: Folder for the JSON files.
         seeds: How many runs a row has, with the seeds from 0 on.
         scale: What to leave out.
-        data: Where data sets are, by the rows' names for them; the name itself by default.
+        data: Where data sets are, by the names that rows have for them; the name itself by default.
         rank: Which part of the trainings to do; the parts share ``work`` and ``results``.
         world: How many parts there are.
-        progress: Called with thousandths of a training.
+        progress: Called with shares of all that is left to do.
+        notify: Takes messages of one line: what is waited for.
 
     Returns:
         For each row's name what its JSON file holds; None where another part has not finished its trainings.
@@ -143,15 +163,29 @@ def reproduce(
     for row in rows:
         if row.lacking:
             raise UserError(f"{row.name} cannot be run: it needs {row.lacking}")
-    names = {row.dataset for row in rows} | {row.pretraining["train"] for row in rows if row.pretraining}
+    names = dataset_names(rows)
+    known = sorted({_whole(name) for name in names | dataset_names(ROWS.values())})
+    for name in data or {}:
+        if name not in known:
+            raise UserError(f"data: no row's data set is called {name!r}; there are {', '.join(known)}")
     places = {name: place(name, {**WHERE, **(data or {})}) for name in names}
     jobs = {row.name: [plan(row, seed, work, places, scale) for seed in range(seeds)] for row in rows}
-    run_jobs(jobs, places, rank, world, progress)
+    run_jobs(jobs, work, rank, world, progress, notify)
     found: dict[str, dict[str, Any] | None] = {}
     for row in rows:
         ready = all(job.finished for job in jobs[row.name])
         found[row.name] = summarise(jobs[row.name], scale, results) if ready else None
     return found
+
+
+def dataset_names(rows: Iterable[Row]) -> set[str]:
+    """What rows call their data sets, those of pretrainings included."""
+    return {name for row in rows for name in (row.dataset, row.pretraining.get("train")) if name is not None}
+
+
+def _whole(name: str) -> str:
+    """NAME of "subset:NAME,…", otherwise the name itself."""
+    return name.partition(":")[2].partition(",")[0] or name
 
 
 def place(name: str, known: Mapping[str, str]) -> str:
@@ -189,13 +223,18 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
         last = settings["protected_epochs"] = max(1, round(settings["protected_epochs"] * scale.epochs))
         settings["epochs"] = max(settings["epochs"], last + 1)
     if scale.images is not None:
-        classes = len(open_source(Path(source), "train").classes)
-        settings["limit_per_class"] = max(1, scale.images // classes)
+        classes = extent(source).classes
+        if scale.images < classes:
+            raise UserError(
+                f"limit_train must be at least {classes}, one image of each class of {row.dataset}, "
+                f"not {scale.images}"
+            )
+        settings["limit_per_class"] = scale.images // classes
     config = TrainConfig(**settings)
     folder = work / "runs" / _digest(config.as_dict())
     if row.test == DETECTED:
         folder = work / "detections" / _digest([source, str(protected), seed])
-    return Job(row, seed, key, protected, config, folder, pretraining)
+    return Job(row, seed, key, source, protected, config, folder, pretraining)
 
 
 def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:
@@ -214,7 +253,12 @@ def _beginning_with(weights: Path, defences: Sequence[str]) -> list[Defence]:
 
 
 def run_jobs(
-    jobs: Mapping[str, Sequence[Job]], places: Mapping[str, str], rank: int, world: int, progress: Progress
+    jobs: Mapping[str, Sequence[Job]],
+    work: Path,
+    rank: int,
+    world: int,
+    progress: Progress,
+    notify: Notify,
 ) -> None:
     """Do this part of the trainings, each once, and what has to be protected for them."""
     groups: dict[Path, dict[Path, Job]] = {}  # what begins with the same weights stays together
@@ -222,36 +266,87 @@ def run_jobs(
         first = job.pretraining or job
         groups.setdefault(first.folder, {first.folder: first})[job.folder] = job
     mine = [job for group in list(groups.values())[rank::world] for job in group.values()]
-    weights = [_effort(job) for job in mine]
-    total, before = sum(weights), 0
-    for job, weight in zip(mine, weights, strict=True):
-
-        def report(what: str, done: int, count: int, before: int = before, weight: int = weight) -> None:
-            # One bar over everything: what else there is to report takes little beside the trainings.
-            if what == "training":
-                progress("reproducing", before * _PARTS + weight * _PARTS * done // count, total * _PARTS)
-
+    efforts = _efforts(mine)
+    for job, effort, report in zip(mine, efforts, on_one_bar(progress, efforts), strict=True):
         if job.protected is not None:
-            source = Path(places[job.row.dataset])
+            protect = functools.partial(_protect, job, job.protected, report)
+            _patiently(protect, f"makes the protected set of {job.title}, {job.protected}", notify)
+        one = functools.partial(_train, job, work / "locks" / job.folder.name, report)
+        _patiently(one, f"does the training of {job.title}, {job.folder}", notify)
+        for what in effort:
+            report(what, 1, 1)  # even where another process did it
+
+
+def _efforts(jobs: Sequence[Job]) -> list[dict[str, int]]:
+    """What is left to do of each job; a set that several share is that of the first one."""
+    sets: set[Path] = set()
+    efforts: list[dict[str, int]] = []
+    for job in jobs:
+        effort: dict[str, int] = {}
+        if job.protected is not None and job.protected not in sets and not job.protected.exists():
             assert job.row.protection is not None
-            method, size = METHODS.create(job.row.protection), job.config.image_size
-            protect_dataset(
-                source,
-                job.protected,
-                secret=job.key,
-                method=method,
-                format=job.row.stored_as or open_source(source).lossless_as,
-                resize=size,
-                progress=report,
-            )
+            sets.add(job.protected)
+            method = METHODS.create(job.row.protection)
+            effort |= protection_effort(method, job.config.image_size, extent(job.source))
+        if not job.finished and job.row.test != DETECTED:
+            effort |= training_effort(job.config, extent(job.source))
+        efforts.append(effort)
+    return efforts
+
+
+def _protect(job: Job, dst: Path, progress: Progress) -> None:
+    """Make the protected set of a job. Raises BusyError while another process does."""
+    source = Path(job.source)
+    assert job.row.protection is not None
+    protect_dataset(
+        source,
+        dst,
+        secret=job.key,
+        method=METHODS.create(job.row.protection),
+        format=job.row.stored_as or open_source(source).lossless_as,
+        resize=job.config.image_size,
+        progress=progress,
+    )
+
+
+def _train(job: Job, lock: Path, progress: Progress) -> None:
+    """Do the training, or the detection, of a job. Raises BusyError while another process does."""
+    with _alone(lock):
         if job.row.test == DETECTED:
             assert job.protected is not None
-            run_detection(Path(places[job.row.dataset]), job.protected, job.seed, job.folder)
+            run_detection(Path(job.source), job.protected, job.seed, job.folder)
         else:
-            train(job.config, job.folder, report)
-        before += weight
-    if mine:
-        progress("reproducing", total * _PARTS, total * _PARTS)
+            train(job.config, job.folder, progress)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock, which the system frees when this process dies. Raises BusyError where another has it."""
+    if not is_first_process():  # of several that train together
+        yield
+        return
+    with ExitStack() as held:
+        with writing(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(holding(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise BusyError(f"another process holds {lock}") from None
+        yield
+
+
+def _patiently(action: Callable[[], None], what: str, notify: Notify) -> None:
+    """Do what another process may be doing: then wait until it has done it, or died."""
+    waiting = False
+    while True:
+        try:
+            action()
+            return
+        except BusyError:
+            if not waiting:
+                notify(f"waiting for another process, which {what}")
+            waiting = True
+            time.sleep(_BETWEEN_TRIES)
 
 
 def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any]:
@@ -308,7 +403,7 @@ def _summarise_trainings(jobs: Sequence[Job], scale: Scale) -> tuple[dict[str, A
     summary = {
         "training": _training(config, jobs[0].row),
         "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
-        "scaled": scale.as_dict(),
+        "scaled": _scaled(scale, jobs[0]),
         "accuracy": {
             "last": [curve[-1] for curve in curves],
             "best": [max(curve) for curve in curves],
@@ -337,6 +432,15 @@ def _training(config: TrainConfig, row: Row) -> dict[str, Any]:
             for each in settings["defences"]
         ]
     return settings
+
+
+def _scaled(scale: Scale, job: Job) -> dict[str, Any] | None:
+    """What was left out, with the number of images that there were."""
+    scaled, per_class = scale.as_dict(), job.config.limit_per_class
+    if scaled is not None and scale.images is not None and per_class is not None:
+        data = extent(job.source)
+        scaled["images"] = min(per_class * data.classes, data.images)
+    return scaled
 
 
 def _seen(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -368,14 +472,6 @@ def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
 def _quality(source: str, protected: Path) -> dict[str, Any]:
     """Once for each set, however many rows share it."""
     return picture_quality(source, protected)
-
-
-def _effort(job: Job) -> int:
-    """Passes of the network over the training set, roughly."""
-    config = job.config
-    if job.row.test == DETECTED:
-        return 1
-    return config.epochs * (1 + sum(getattr(each, "steps", 0) for each in config.make_defences()))
 
 
 def _digest(value: Any) -> str:

@@ -166,13 +166,7 @@ class Ascent(ABC):
 
     def _to_train(self) -> int:
         """Images in all trainings of a run that is not interrupted."""
-        return self._trained_in(self.steps) + self.loop.first_epochs * len(self.labels)
-
-    def _trained_in(self, steps: int) -> int:
-        """Images in the trainings of so many outer steps, 1 at least."""
-        loop = self.loop
-        later = loop.epochs if loop.warm_start else loop.first_epochs
-        return len(self._names()) * (loop.first_epochs + (steps - 1) * later) * len(self.labels)
+        return (self.loop.epochs_in(self.steps) + self.loop.first_epochs) * len(self.labels)
 
     def _note(self) -> None:
         """Measure the current images on the embedding that is there for it, and log what was found."""
@@ -262,7 +256,7 @@ class Ascent(ABC):
         write_jsonl(log, self.log)
         for part in self._parts():
             self._see(part)
-        self._trained = self._trained_in(self.done)
+        self._trained = self.loop.epochs_in(self.done) * len(self.labels)
         self.workspace.notify(f"resuming after step {self.done} of {self.steps}")
 
 

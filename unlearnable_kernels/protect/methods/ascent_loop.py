@@ -65,6 +65,11 @@ class Loop:
         """How far the steps of "pgd" lead in all, over eps; a single one crosses the whole budget."""
         return 2.0 if self.inner_steps == 1 else 1.5
 
+    def epochs_in(self, steps: int) -> int:
+        """Epochs of all embeddings together, of the one that only measures too, in 1 outer step or more."""
+        later = self.epochs if self.warm_start else self.first_epochs
+        return (self.embeddings + self.warm_start) * (self.first_epochs + (steps - 1) * later)
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON. Details left as they were before they could be set are left out, as they were then."""
         details = {"augment", "float_images", "ascend_all", "differentiate_divisor"}

@@ -96,6 +96,7 @@ class GradientOpposition(OptimisedImages):
     batch: int = 8
 
     purpose: ClassVar[str] = "gradient-opposition"
+    passes_for_ascent: ClassVar[int] = 12  # two gradients, of which one is differentiated
 
     def check(self) -> None:
         super().check()

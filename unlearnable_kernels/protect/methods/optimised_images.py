@@ -64,6 +64,8 @@ class OptimisedImages(Method):
     per_image: ClassVar[bool] = False
     purpose: ClassVar[str]
     """Of everything that is derived from the secret."""
+    passes_for_ascent: ClassVar[int] = 3
+    """Forward passes that take as long as one ascent of an image on one embedding, roughly."""
 
     @abstractmethod
     def _ascent(self, target: Target, seed_for: Callable[..., int], workspace: Workspace) -> Ascent:

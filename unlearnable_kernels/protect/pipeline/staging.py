@@ -26,7 +26,7 @@ from typing import Any
 
 from unlearnable_kernels.data.manifest import MANIFEST_NAME
 from unlearnable_kernels.data.remote import is_remote, refuse_misread_url, url_of
-from unlearnable_kernels.errors import UserError, shown
+from unlearnable_kernels.errors import BusyError, UserError, shown
 from unlearnable_kernels.files import parse_json, read_regular, resolved, writing
 from unlearnable_kernels.protect.keys import Secret
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME, read_head
@@ -55,8 +55,8 @@ class Staging:
         shared: Whether others may work there in the same way: ranks, which render what is planned.
 
     Raises:
-        UserError: Another process is working there, it holds something else or a symbolic link, or is not
-            there although it must be.
+        BusyError: Another process is working there.
+        UserError: It holds something else or a symbolic link, or is not there although it must be.
         WriteError: It cannot be written.
     """
 
@@ -116,7 +116,7 @@ class Staging:
                 pass
             self.close()
             if time.monotonic() > deadline:
-                raise UserError(f"another process is working on {self.folder}; wait for it, or end it")
+                raise BusyError(f"another process is working on {self.folder}; wait for it, or end it")
             time.sleep(0.05)
 
     def check(self) -> None:
