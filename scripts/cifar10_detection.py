@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
-from unlearnable_kernels.environment import machine, versions
+from unlearnable_kernels.environment import commit, machine, versions
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.files import write_json
 from unlearnable_kernels.ops.classwise_conv import PADDINGS
@@ -55,7 +55,8 @@ def main() -> None:
         f"EPD on CIFAR-10, {len(clean[0]):,} clean images and the same protected by classwise_conv, "
         f"{options.keys} keys, {options.splits} splits each"
     )
-    write_json(options.out, {"what": what, "machine": machine(), "versions": versions(), "detections": found})
+    made_by = {"machine": machine(), "versions": versions(), "commit": commit(), "threads": get_num_threads()}
+    write_json(options.out, {"what": what, **made_by, "detections": found})
 
 
 def protected_features(source: Path, number: int, padding: str) -> tuple[list[str], Tensor]:

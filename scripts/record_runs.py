@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from unlearnable_kernels.files import read_jsonl, write_json
+from unlearnable_kernels.recipes.results import accuracies, origin, standard_error
 
 
 def collect(run: Path) -> dict:
@@ -19,7 +20,15 @@ def collect(run: Path) -> dict:
     if config["pretrained"] is not None:
         config["pretrained"] = Path(config["pretrained"]).name
     kept = {name: record[name] for name in ("train", "test", "final", "image_size")}
-    return {"name": run.name, "config": config, **kept, "metrics": read_jsonl(run / "metrics.jsonl")}
+    metrics = read_jsonl(run / "metrics.jsonl")
+    return {"name": run.name, "config": config, **kept, **summary(record, metrics), "metrics": metrics}
+
+
+def summary(record: dict, metrics: list[dict]) -> dict:
+    """What a table's row has of a run as well: its accuracies, their standard error, what trained it."""
+    accuracy = accuracies([[line["test_accuracy"] for line in metrics]])
+    error = standard_error(accuracy["last"][0], record["test"]["images"])
+    return {"accuracy": accuracy, "standard_error": error, "origin": origin(record)}
 
 
 def collect_runs(runs: list[Path], what: str, out: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unlearnable_kernels.recipes.papers import ROWS
-from unlearnable_kernels.recipes.results import read_results
+from unlearnable_kernels.recipes.results import accuracies, read_results
 from unlearnable_kernels.report.matrix import tables
 from unlearnable_kernels.report.results_page import table_files
 
@@ -38,6 +38,16 @@ def test_rows_still_name_the_protection_that_was_measured():
     for result in read_results(ROOT / "results" / "reproduce"):
         row = ROWS[result["row"]]
         assert (result["protection"], result.get("stored_as")) == (row.protection, row.stored_as), row.name
+
+
+def test_trainings_say_by_what_they_were_made_and_how_sure_their_figures_are():
+    runs = [run for record in RECORDS.values() for run in record.get("runs", ())]
+    assert len(runs) > 10
+    for run in runs:
+        curve = [line["test_accuracy"] for line in run["metrics"]]
+        assert run["accuracy"] == accuracies([curve])
+        assert 0 < run["standard_error"] < 0.03
+        assert run["origin"].keys() == {"commit", "threads", "device", "machine", "versions"}
 
 
 def test_the_readme_has_every_block_and_its_figures_are_those_of_the_results():

@@ -32,7 +32,7 @@ from unlearnable_kernels.recipes.detections import detected, run_detection, summ
 from unlearnable_kernels.recipes.effort import extent, on_one_bar, protection_effort, training_effort
 from unlearnable_kernels.recipes.filtered_tests import accuracy_on_filtered
 from unlearnable_kernels.recipes.papers import ROWS
-from unlearnable_kernels.recipes.results import write_result
+from unlearnable_kernels.recipes.results import accuracies, origin, standard_error, write_result
 from unlearnable_kernels.recipes.row import CLEAN, DETECTED, Row
 from unlearnable_kernels.training import TrainConfig, train
 from unlearnable_kernels.training.processes import is_first_process
@@ -378,11 +378,10 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         "mean": mean,
         "standard_deviation": spread,
         "test_images": images,
-        # Of one run's accuracy, for the size of the test set.
-        "standard_error": math.sqrt(mean * (1 - mean) / images),
+        "standard_error": standard_error(mean, images),
         "quality": [] if config.only_clean else [_quality(config.test, protected) for protected in sets],
         "machine": _machine(records[-1]),
-        "runs": [_origin(record) for record in records],
+        "runs": [origin(record) for record in records],
         # No secrets: whoever reads this can make the same sets.
         "burnt_keys": [] if row.protection is None else [job.key.material.hex() for job in jobs],
     }
@@ -404,12 +403,7 @@ def _summarise_trainings(jobs: Sequence[Job], scale: Scale) -> tuple[dict[str, A
         "training": _training(config, jobs[0].row),
         "data": {part: _seen(records[-1][part]) for part in ("train", "test")} | {"choice": _choice(config)},
         "scaled": _scaled(scale, jobs[0]),
-        "accuracy": {
-            "last": [curve[-1] for curve in curves],
-            "best": [max(curve) for curve in curves],
-            "mean_of_last_five": [sum(curve[-5:]) / len(curve[-5:]) for curve in curves],
-            "by_epoch": curves,
-        },
+        "accuracy": accuracies(curves),
         "test_images": records[0]["test"]["images"],
     }
     return summary, records
@@ -461,11 +455,6 @@ def _machine(record: Mapping[str, Any]) -> dict[str, Any]:
     """Where a run was trained, without a GPU that it did not use."""
     used: dict[str, Any] = record["machine"]
     return used if record["device"] == "cuda" else used | {"gpu": None}
-
-
-def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was trained by; None where an earlier version did not record it."""
-    return {name: record.get(name) for name in ("commit", "threads", "device", "machine", "versions")}
 
 
 @functools.cache

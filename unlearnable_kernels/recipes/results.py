@@ -1,8 +1,9 @@
 """What was measured of the papers' rows: a JSON file for each row, machine and scale; and their listing."""
 
 import datetime
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,26 @@ def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     return result
+
+
+def accuracies(curves: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """What a file says of accuracies in [0, 1], given those of each run by epoch."""
+    return {
+        "last": [curve[-1] for curve in curves],
+        "best": [max(curve) for curve in curves],
+        "mean_of_last_five": [sum(curve[-5:]) / len(curve[-5:]) for curve in curves],
+        "by_epoch": curves,
+    }
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """Of one run's accuracy, for the size of the test set."""
+    return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was trained by, from its run.json; None where an earlier version did not record it."""
+    return {name: record.get(name) for name in ("commit", "threads", "device", "machine", "versions")}
 
 
 def circumstances(result: dict[str, Any]) -> str:

@@ -63,9 +63,10 @@ def _rows() -> Iterator[Row]:
     for name, protection in ESTIMATES.items():
         for arm, share in (("joint", HALF), ("everything", {})):
             yield _row(f"{arm}-unaugmented/{name}", protection, share | UNAUGMENTED)
-    yield _row("clean-half-steady-unaugmented/none", NOISE, ALONE | UNAUGMENTED | STEADY)
+    steady = UNAUGMENTED | STEADY
+    yield _row("clean-half-steady-unaugmented/none", NOISE, ALONE | steady)
     for name in ("beo-32", "noise", "conv"):
-        yield _row(f"sequential-steady-unaugmented/{name}", PROTECTIONS[name], SEQUENTIAL | UNAUGMENTED | STEADY)
+        yield _row(f"sequential-steady-unaugmented/{name}", PROTECTIONS[name], SEQUENTIAL | steady)
 
 
 def _row(name: str, protection: str | None, training: Settings) -> Row:
