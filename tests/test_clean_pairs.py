@@ -1,11 +1,22 @@
-"""The attack of examples/clean_pairs.py on ``spectral``: pairs of one class give its other pictures back."""
+"""Pairs of a class give its other pictures back, of ``spectral``: examples/clean_pairs.py, and a defence."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from example_scripts import example, one_class
+from PIL import Image
 from sample_images import photo
+
+from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.quality import psnr
+from unlearnable_kernels.defences import DEFENCES, clean_pairs
+from unlearnable_kernels.errors import UserError
+from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.run import protect_dataset
 
 
 def test_pairs_of_a_class_undo_spectral(
@@ -13,7 +24,7 @@ def test_pairs_of_a_class_undo_spectral(
 ) -> None:
     src = one_class(tmp_path / "src", (photo(32, 32, number) for number in range(14)))
     script = example("clean_pairs")
-    monkeypatch.setattr(script, "ROUNDS", 3)
+    monkeypatch.setattr(clean_pairs, "ROUNDS", 3)
     options = ["--pairs", "1", "12", "--others", "2", "--method", "spectral:intensity=strong"]
     monkeypatch.setattr(sys, "argv", ["clean_pairs.py", str(src), *options])
     script.main()
@@ -22,3 +33,47 @@ def test_pairs_of_a_class_undo_spectral(
     )
     assert twelve > published + 6
     assert twelve > one
+
+
+def marked(folder: Path) -> tuple[Path, Path]:
+    """A set of two classes, and the same after ``spectral`` without contrast."""
+    src = folder / "src"
+    for number in range(24):
+        path = src / f"c{number % 2}" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo(32, 32, number)).save(path)
+    method = METHODS.create("spectral:parts=cells+colour+tone")
+    protect_dataset(src, folder / "out", secret=Key(bytes(32)), workers=0, method=method)
+    return src, folder / "out"
+
+
+def test_trained_on_are_clean_pairs_and_what_they_restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clean_pairs, "ROUNDS", 3)
+    monkeypatch.setattr(clean_pairs, "AT_ONCE", 2 * 32 * 32 * 3)
+    src, out = marked(tmp_path)
+    before, after = load_arrays(src), load_arrays(out)
+    defence = DEFENCES.create(f"clean-pairs:pairs=10,clean={src}")
+    images, labels = defence.prepare(after.images, after.labels, torch.Generator())
+    assert torch.equal(labels, after.labels)
+    for label in (0, 1):
+        rows = after.labels == label
+        clean, seen, restored = (each[rows].numpy() for each in (before.images, after.images, images))
+        assert np.array_equal(restored[:10], clean[:10])
+        gain = [psnr(c, r) - psnr(c, s) for c, s, r in zip(clean, seen, restored, strict=True)]
+        assert np.mean(gain[10:]) > 6
+    few = DEFENCES.create(f"clean-pairs:pairs=20,clean={src}").prepare(after.images, after.labels, None)[0]
+    assert torch.equal(few, before.images)
+
+
+def test_pairs_that_there_are_not(tmp_path: Path) -> None:
+    src, out = marked(tmp_path)
+    after = load_arrays(out)
+    with pytest.raises(UserError, match="clean-pairs: needs the data set as it was: clean=PATH"):
+        DEFENCES.create("clean-pairs").prepare(after.images, after.labels, torch.Generator())
+    next((src / "c1").iterdir()).unlink()
+    with pytest.raises(UserError, match="src must have the training set's images, in the same order"):
+        DEFENCES.create(f"clean-pairs:clean={src}").prepare(after.images, after.labels, torch.Generator())
+    with pytest.raises(UserError, match="pairs must be at least 1, not 0"):
+        DEFENCES.create("clean-pairs:pairs=0")

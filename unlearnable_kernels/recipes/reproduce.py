@@ -20,6 +20,7 @@ from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.data.quality import picture_quality
 from unlearnable_kernels.data.source import open_source
 from unlearnable_kernels.defences import DEFENCES, Defence
+from unlearnable_kernels.defences.clean_pairs import CleanPairs
 from unlearnable_kernels.defences.finetune import FinetuneAll
 from unlearnable_kernels.errors import BusyError, UserError
 from unlearnable_kernels.files import writing
@@ -213,8 +214,8 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     if "protected_fraction" in settings:
         settings["clean"] = source
     pretraining = _plan_pretraining(row, seed, work, places, scale) if row.pretraining else None
-    if pretraining is not None:
-        settings["defences"] = _beginning_with(pretraining.folder / CHECKPOINT, row.defences)
+    weights = None if pretraining is None else pretraining.folder / CHECKPOINT
+    settings["defences"] = _with_places(row.defences, weights, source)
     settings |= scale.training
     settings["network"] = scale.network or settings["network"]
     epochs = settings.get("epochs", TrainConfig(source).epochs)
@@ -246,10 +247,18 @@ def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str]
     return plan(replace(plain, training=training), seed, work, places, scale)
 
 
-def _beginning_with(weights: Path, defences: Sequence[str]) -> list[Defence]:
-    """Defences, of which those that fine-tune take these weights."""
-    made = [DEFENCES.create(text) for text in defences]
-    return [replace(each, weights=str(weights)) if isinstance(each, FinetuneAll) else each for each in made]
+def _with_places(defences: Sequence[str], weights: Path | None, clean: str) -> Sequence[str | Defence]:
+    """Defences, of which those that fine-tune take these weights, those that go by pairs this data set."""
+    made: list[str | Defence] = []
+    for text in defences:
+        defence = DEFENCES.create(text)
+        if isinstance(defence, FinetuneAll) and weights is not None:
+            made.append(replace(defence, weights=str(weights)))
+        elif isinstance(defence, CleanPairs):
+            made.append(replace(defence, clean=clean))
+        else:
+            made.append(text)
+    return made
 
 
 def run_jobs(
@@ -418,13 +427,12 @@ def _curve(job: Job) -> list[float]:
 
 
 def _training(config: TrainConfig, row: Row) -> dict[str, Any]:
-    """The row's settings, without the place of the weights that it begins with."""
+    """The row's settings, without the places of weights and clean images."""
     settings = {name: value for name, value in config.as_dict().items() if name not in _OF_A_RUN}
-    if row.pretraining:
-        settings["defences"] = [
-            {name: value for name, value in each.items() if name != "weights"}
-            for each in settings["defences"]
-        ]
+    places = {"clean", "weights"} if row.pretraining else {"clean"}
+    settings["defences"] = [
+        {name: value for name, value in each.items() if name not in places} for each in settings["defences"]
+    ]
     return settings
 
 

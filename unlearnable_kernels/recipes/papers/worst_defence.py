@@ -72,6 +72,8 @@ ADAPTIVE = {
     "colour-cells-histeq": ("band-whiten", _CELLS, "histeq"),
     "colour-by-cell-histeq": ("band-whiten:mode=cell", "histeq"),
     "random": ("random-spectral",),
+    "pairs-1": ("clean-pairs:pairs=1",),
+    "pairs-10": ("clean-pairs:pairs=10",),
 }
 DEFENCES = PUBLISHED | ADAPTIVE
 OWN_IMAGES = {"own-1": {"protected_fraction": 0.99}, "own-10": {"protected_fraction": 0.9}}
