@@ -533,6 +533,14 @@ def test_a_place_of_no_row_s_data_set_is_refused(data: dict[str, str], tmp_path:
         run(data | {"cifar1O": "x"}, tmp_path, NAMES)
 
 
+def test_a_thief_with_pairs_is_given_the_clean_set(data: dict[str, str], tmp_path: Path) -> None:
+    row = ROWS["worst-defence/pairs-10/default"]
+    places = {row.dataset: data["cifar10"]}
+    config = module.plan(row, 0, tmp_path, places, Scale()).config
+    assert config.defences == [{"name": "clean-pairs", "pairs": 10, "clean": data["cifar10"]}]
+    assert module._training(config, row)["defences"] == [{"name": "clean-pairs", "pairs": 10}]
+
+
 def test_a_sequence_is_scaled_with_its_epochs(data: dict[str, str], tmp_path: Path) -> None:
     places, row = {"cifar10": data["cifar10"]}, ROWS["beo-aaai2026/cifar10/half-sequential/noise"]
     lengths = {}
