@@ -29,14 +29,16 @@ from unlearnable_kernels.protect.methods.filters import class_filters
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline import staging
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.recipes import filtered_tests
+from unlearnable_kernels.recipes import filtered_tests, summary
 from unlearnable_kernels.recipes import reproduce as module
 from unlearnable_kernels.recipes.effort import Extent, on_one_bar, protection_effort, training_effort
+from unlearnable_kernels.recipes.jobs import Scale, digest, place, plan
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX, MEANS
-from unlearnable_kernels.recipes.reproduce import Scale, place, reproduce
+from unlearnable_kernels.recipes.reproduce import reproduce
 from unlearnable_kernels.recipes.results import listing, read_result, read_results, write_result
 from unlearnable_kernels.recipes.row import TESTS
+from unlearnable_kernels.recipes.summary import summarise
 from unlearnable_kernels.report.matrix import tables
 from unlearnable_kernels.training import TrainConfig, evaluate_detection
 
@@ -312,7 +314,7 @@ def test_images_are_tested_behind_the_filters_that_were_asked_for(
     test: str,
     shown: int | None,
 ) -> None:
-    job = module.plan(ROWS[NAMES[1]], 0, work, data, SCALE)
+    job = plan(ROWS[NAMES[1]], 0, work, data, SCALE)
     source, protected = Path(data["cifar10"]), tmp_path / "protected"
     protect_dataset(
         source, protected, secret=job.key, padding="zeros", filters=kind, dataset_name="x", workers=0
@@ -345,22 +347,22 @@ def test_a_result_that_is_there_keeps_its_date(work: Path) -> None:
 def test_where_no_protected_image_is_used_none_is_measured(
     work: Path, data: dict[str, str], tmp_path: Path
 ) -> None:
-    job = module.plan(ROWS[NAMES[3]], 0, work, data, SCALE)
-    assert len(module.summarise([job], SCALE, tmp_path)["quality"]) == 1
+    job = plan(ROWS[NAMES[3]], 0, work, data, SCALE)
+    assert len(summarise([job], SCALE, tmp_path)["quality"]) == 1
     object.__setattr__(job.config, "only_clean", True)
-    assert module.summarise([job], SCALE, tmp_path)["quality"] == []
+    assert summarise([job], SCALE, tmp_path)["quality"] == []
 
 
 def test_of_runs_without_a_record_of_it_the_commit_is_unknown(
     work: Path, data: dict[str, str], tmp_path: Path
 ) -> None:
     shutil.copytree(work / "runs", tmp_path / "runs")
-    job = module.plan(ROWS[NAMES[0]], 0, work, data, SCALE)
+    job = plan(ROWS[NAMES[0]], 0, work, data, SCALE)
     job = replace(job, folder=tmp_path / "runs" / job.folder.name)
     record = json.loads((job.folder / "run.json").read_text())
     del record["commit"], record["threads"]
     (job.folder / "run.json").write_text(json.dumps(record))
-    [origin] = module.summarise([job], SCALE, tmp_path)["runs"]
+    [origin] = summarise([job], SCALE, tmp_path)["runs"]
     assert (origin["commit"], origin["threads"], origin["device"]) == (None, None, "cpu")
 
 
@@ -396,15 +398,14 @@ def test_a_damaged_result_is_one_line(work: Path, tmp_path: Path, name: str, val
 def test_sets_of_two_sizes_stay_apart(data: dict[str, str], tmp_path: Path) -> None:
     places, row = {"cifar10": data["cifar10"]}, ROWS[NAMES[1]]
     folders = {
-        module.plan(row, 0, tmp_path, places, Scale(training={"image_size": size})).protected
-        for size in (8, 16)
+        plan(row, 0, tmp_path, places, Scale(training={"image_size": size})).protected for size in (8, 16)
     }
     assert len(folders) == 2
 
 
 def test_a_scaled_row_has_the_set_of_the_full_one(data: dict[str, str], tmp_path: Path) -> None:
     scales = (Scale(), SCALE, replace(SCALE, images=8))
-    sets = {module.plan(ROWS[NAMES[1]], 0, tmp_path, data, scale).protected for scale in scales}
+    sets = {plan(ROWS[NAMES[1]], 0, tmp_path, data, scale).protected for scale in scales}
     assert len(sets) == 1
 
 
@@ -433,7 +434,7 @@ def test_fine_tuning_begins_with_a_training_on_other_images(data: dict[str, str]
     for config in (config for config in configs if config["defences"]):
         [defence] = config["defences"]
         given = load_file(defence["weights"])["model.stem.0.weight"]
-        folder = tmp_path / "runs" / module._digest(config)
+        folder = tmp_path / "runs" / digest(config)
         learnt = load_file(folder / "checkpoint.safetensors")["model.stem.0.weight"]
         stems[defence["name"]].append(learnt - given)
     assert [bool(change.any()) for change in stems["finetune-all"]] == [True]
@@ -536,16 +537,16 @@ def test_a_place_of_no_row_s_data_set_is_refused(data: dict[str, str], tmp_path:
 def test_a_thief_with_pairs_is_given_the_clean_set(data: dict[str, str], tmp_path: Path) -> None:
     row = ROWS["worst-defence/pairs-10/default"]
     places = {row.dataset: data["cifar10"]}
-    config = module.plan(row, 0, tmp_path, places, Scale()).config
+    config = plan(row, 0, tmp_path, places, Scale()).config
     assert config.defences == [{"name": "clean-pairs", "pairs": 10, "clean": data["cifar10"]}]
-    assert module._training(config, row)["defences"] == [{"name": "clean-pairs", "pairs": 10}]
+    assert summary._training(config, row)["defences"] == [{"name": "clean-pairs", "pairs": 10}]
 
 
 def test_a_sequence_is_scaled_with_its_epochs(data: dict[str, str], tmp_path: Path) -> None:
     places, row = {"cifar10": data["cifar10"]}, ROWS["beo-aaai2026/cifar10/half-sequential/noise"]
     lengths = {}
     for scale in (1.0, 0.4, 0.01):
-        config = module.plan(row, 0, tmp_path, places, Scale(epochs=scale)).config
+        config = plan(row, 0, tmp_path, places, Scale(epochs=scale)).config
         lengths[scale] = (config.epochs, config.protected_epochs)
         assert config.clean == data["cifar10"]
     assert lengths == {1.0: (31, 5), 0.4: (12, 2), 0.01: (2, 1)}

@@ -43,8 +43,8 @@ def reproduce(
     Example: unlearnable reproduce cuda-cvpr2023/cifar10/erm/cuda --seeds 3
     """
     from unlearnable_kernels.progress import progress
+    from unlearnable_kernels.recipes.jobs import Scale
     from unlearnable_kernels.recipes.papers import select
-    from unlearnable_kernels.recipes.reproduce import Scale
     from unlearnable_kernels.recipes.reproduce import reproduce as run_rows
     from unlearnable_kernels.recipes.results import listing, read_results
     from unlearnable_kernels.training.config import parse_settings
