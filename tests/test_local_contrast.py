@@ -61,8 +61,9 @@ def test_native_takes_views_and_refuses_what_it_would_misread() -> None:
     ):
         with pytest.raises(ValueError, match="of another shape or type"):
             native(*call)
-    with pytest.raises(ValueError, match="reaches 0 to 1400"):
-        native(images, contrasts, 1, 1401, out)
+    for reaches in ((1, 1401), (0, 1)):
+        with pytest.raises(ValueError, match="reaches 1 to 1400"):
+            native(images, contrasts, *reaches, out)
 
 
 @pytest.mark.parametrize("native", [pytest.param(True, marks=needs_native), False])

@@ -119,3 +119,17 @@ def test_a_compression_given_twice_is_not_plain(again: bytes) -> None:
 def test_what_is_no_footer(footer: bytes) -> None:
     assert not is_plain(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
     assert not is_plain(footer)
+
+
+def test_a_number_beyond_64_bits_is_none() -> None:
+    whole = parquet()
+    rows = whole.rindex(b"\x16\x06")
+    longer = whole[: rows + 1] + b"\x86\x80\x80\x80\x80\x80\x80\x80\x80\x02" + whole[rows + 2 : -8]
+    length = int.from_bytes(whole[-8:-4], "little") + 9
+    assert not is_plain(longer + length.to_bytes(4, "little") + b"PAR1")
+
+
+def test_bytes_in_a_struct_s_place_are_no_struct() -> None:
+    """They could be indexed as its fields are."""
+    read = plain_parquet._Reader(b"\x28\x02\x00\x03\x1c\x15\x06\x00\x00").struct(())
+    assert read == {2: None, 3: {1: 3}}

@@ -204,17 +204,17 @@ def test_the_bar_never_goes_back() -> None:
 
 
 def test_the_bar_goes_by_what_a_set_s_embeddings_and_ascents_take() -> None:
-    effort = protection_effort(METHODS.create(OPTIMISED), None, Extent(20, 2, 16))
+    effort = protection_effort(METHODS.create(OPTIMISED), None, Extent((10, 10), 16))
     ascents, epochs = 2 * 2, 2 * (2 + 1) + 2  # an embedding to ascend, one that measures, and this once more
     assert effort["training embeddings"] / effort["ascending"] == epochs / ascents
     opposition = METHODS.create(OPTIMISED.replace("bayes-error", "gradient-opposition"))
-    assert protection_effort(opposition, None, Extent(20, 2, 16))["ascending"] == 4 * effort["ascending"]
+    assert protection_effort(opposition, None, Extent((10, 10), 16))["ascending"] == 4 * effort["ascending"]
 
 
 def test_the_bar_goes_by_images_epochs_networks_and_attacks() -> None:
     def effort(network: str = "resnet8", **changes: Any) -> int:
         config = TrainConfig("x", network=network, **{"epochs": 10, **changes})
-        return training_effort(config, Extent(50_000, 10, 32))["training"]
+        return training_effort(config, Extent((5000,) * 10, 32))["training"]
 
     plain = effort()
     assert effort(epochs=30) == 3 * plain
@@ -540,6 +540,17 @@ def test_a_thief_with_pairs_is_given_the_clean_set(data: dict[str, str], tmp_pat
     config = plan(row, 0, tmp_path, places, Scale()).config
     assert config.defences == [{"name": "clean-pairs", "pairs": 10, "clean": data["cifar10"]}]
     assert summary._training(config, row)["defences"] == [{"name": "clean-pairs", "pairs": 10}]
+
+
+def test_a_limit_takes_what_each_class_has() -> None:
+    data = Extent((60, 5), 16)
+    assert (data.images(), data.images(50), data.images(3), data.classes) == (65, 55, 6, 2)
+
+
+def test_what_is_finished_needs_no_lock(work: Path, data: dict[str, str]) -> None:
+    shutil.rmtree(work / "locks")
+    run(data, work, NAMES)
+    assert not (work / "locks").exists()
 
 
 def test_a_sequence_is_scaled_with_its_epochs(data: dict[str, str], tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_the_command_writes_the_page_and_tables_beside_it(
 ) -> None:
     out = tmp_path / "docs" / "page.html"
     app(["report", str(folder), "--out", str(out)], standalone_mode=False)
-    assert "2 tables" in capsys.readouterr().out
+    assert "2 files of tables" in capsys.readouterr().out
     text = out.read_text()
     assert "<td class=worst>rsk-ff 45.0 ± 1.4</td>" in text
     assert "zeros: at worst 45.0 ± 1.4 % with rsk-ff, PSNR 20.0 dB, SSIM 0.75." in text
@@ -217,7 +217,7 @@ def test_pictures_come_from_the_work_folder(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     page, work = tmp_path / "page.html", tmp_path
     write_results_report([tmp_path / "r"], page, work=work, progress=lambda *each: told.append(each))
-    assert told == [("drawing", 0, 1)]
+    assert told == [("drawing", 1, 1)]
     text = (tmp_path / "page.html").read_text()
     assert text.count("<img") == 2 * 3
     assert f"<h2>{result['dataset']}, {result['protection']}</h2>" in text

@@ -52,8 +52,8 @@ void local_contrast(const py::buffer& images, const py::buffer& contrasts, std::
                     const py::buffer& out) {
   const py::buffer_info from = images.request(), factors = contrasts.request(), to = out.request(true);
   const auto [least, most] = std::minmax(near, far);
-  if (from.ndim != 4 || least < 0 || most > unlearn::LocalContrast::furthest)
-    throw std::invalid_argument("images must be [n, H, W, C], reaches 0 to 1400");
+  if (from.ndim != 4 || least < 1 || most > unlearn::LocalContrast::furthest)
+    throw std::invalid_argument("images must be [n, H, W, C], reaches 1 to 1400");
   const unlearn::LocalContrast call{values_of<std::uint8_t>(from, "images", from.shape),
                                     values_of<float>(factors, "contrasts", {from.shape[0], 2, 2}),
                                     values_of<float>(to, "out", from.shape),

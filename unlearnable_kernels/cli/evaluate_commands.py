@@ -238,8 +238,8 @@ def report(
         raise UserError("a page is about runs or about results of `reproduce`, not both: give either")
     if kinds == {True}:
         with progress("tables") as drawn:
-            tables = len(write_results_report(runs, out, work=work, progress=drawn, **named)) - 1
-        print(shown(f"wrote {out}, and {tables} tables into {out.with_suffix('')}"))
+            files = len(write_results_report(runs, out, work=work, progress=drawn, **named)) - 1
+        print(shown(f"wrote {out}, and {files} files of tables into {out.with_suffix('')}"))
         return
     if work is not None:
         raise UserError("--work goes with results of `reproduce`: for runs leave it out")

@@ -117,6 +117,8 @@ def _packed_part(rows: Sequence[Entry]) -> bytes:
         table, stream, version="2.6", compression="none", use_dictionary=False, write_statistics=False
     )
     packed: bytes = stream.getvalue().to_pybytes()
+    if len(packed) > _LARGEST:
+        raise UserError(f"the names of {len(rows):,} images take more than {_LARGEST} bytes: shorten them")
     return packed
 
 

@@ -88,9 +88,9 @@ class _Reader:
         if kind in (4, 5, 6):
             return self._integer()
         if kind == 7:
-            return self._bytes(8)
+            return self._skip(8)
         if kind == 8:
-            return self._bytes(self._varint())
+            return self._skip(self._varint())
         if kind == 9:
             head = self._byte()
             if head & 15 != _LISTS.get(path):
@@ -105,11 +105,11 @@ class _Reader:
         self.at += 1
         return self._data[self.at - 1]
 
-    def _bytes(self, size: int) -> bytes:
+    def _skip(self, size: int) -> None:
+        """What nobody asks for: no bytes are returned, which could be taken for a struct's fields."""
         if size > len(self._data) - self.at:
             raise IndexError
         self.at += size
-        return self._data[self.at - size : self.at]
 
     def _varint(self) -> int:
         value = 0
@@ -117,8 +117,10 @@ class _Reader:
             byte = self._byte()
             value |= (byte & 127) << shift
             if byte < 128:
-                return value
-        raise ValueError("a number of more than 64 bits")
+                break
+        if byte > 127 or value >> 64:
+            raise ValueError("a number of more than 64 bits")
+        return value
 
     def _integer(self) -> int:
         value = self._varint()

@@ -21,11 +21,18 @@ _A_PIXEL = 10_000  # operations, of reading, changing and writing it
 
 
 class Extent(NamedTuple):
-    """The training split of a data set: its images, its classes, and the longer side of the first image."""
+    """A training split: how many images each class has, and the longer side of the first image."""
 
-    images: int
-    classes: int
+    sizes: tuple[int, ...]
     side: int
+
+    def images(self, most: int | None = None) -> int:
+        """How many there are, or are taken where a class gives so many at most."""
+        return sum(size if most is None else min(size, most) for size in self.sizes)
+
+    @property
+    def classes(self) -> int:
+        return len(self.sizes)
 
 
 @functools.cache
@@ -37,14 +44,15 @@ def extent(place: str) -> Extent:
     """
     source = open_source(Path(place), "train")
     image = load_image(source, source.samples[0], None)
-    return Extent(len(source.samples), len(source.classes), max(image.shape[:2]))
+    sizes = [0] * len(source.classes)
+    for sample in source.samples:
+        sizes[sample.label] += 1
+    return Extent(tuple(sizes), max(image.shape[:2]))
 
 
 def training_effort(config: TrainConfig, data: Extent) -> dict[str, int]:
     """The operations of a training, by the name of what it reports."""
-    images = data.images
-    if config.limit_per_class is not None:
-        images = min(images, config.limit_per_class * data.classes)
+    images = data.images(config.limit_per_class)
     share, last = config.protected_fraction or 1.0, config.protected_epochs
     epochs: float = config.epochs
     if last is not None:
@@ -59,9 +67,9 @@ def training_effort(config: TrainConfig, data: Extent) -> dict[str, int]:
 def protection_effort(method: Method, size: int | None, data: Extent) -> dict[str, int]:
     """The operations of protecting all images, by the names of what it reports."""
     side = size or data.side
-    effort = {"protecting": data.images * side**2 * _A_PIXEL}
+    effort = {"protecting": data.images() * side**2 * _A_PIXEL}
     if isinstance(method, OptimisedImages):
-        passes = data.images * _operations(method.network, data.classes, side)
+        passes = data.images() * _operations(method.network, data.classes, side)
         epochs = method.loop.epochs_in(method.steps) + method.loop.first_epochs  # the last one measures
         ascents = method.steps * method.loop.inner_steps * method.loop.embeddings
         effort["training embeddings"] = epochs * _TRAINING * passes

@@ -148,6 +148,8 @@ def _protect(job: Job, dst: Path, progress: Progress) -> None:
 
 def _train(job: Job, lock: Path, progress: Progress) -> None:
     """Do the training, or the detection, of a job. Raises BusyError while another process does."""
+    if job.finished:
+        return
     with _alone(lock):
         if job.row.test == DETECTED:
             assert job.protected is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import read_json, write_json, writing
-from unlearnable_kernels.recipes.row import Row
+from unlearnable_kernels.recipes.row import DETECTED, Row
 
 _NUMBER = float | int
 # Of each field its type, or the fields of an object, in a list what each item is, in a tuple what it may be.
@@ -123,6 +123,7 @@ def read_result(path: Path) -> dict[str, Any]:
             "row": result["row"].count("/") >= 2 and result["row"].isprintable(),
             "published": result["published"] is None or len(result["published"]) == 2,
             "runs": result["runs"],
+            "training": (result["training"] is None) == (result["test"] == DETECTED),
             "data": result["training"] is None or _fits(result["data"], {"train": {"sha256": str}}),
             "accuracy": _fits(curves, [[_NUMBER]]) and len(set(map(len, curves))) <= 1,
         }

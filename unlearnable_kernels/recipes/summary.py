@@ -101,8 +101,7 @@ def _scaled(scale: Scale, job: Job) -> dict[str, Any] | None:
     """What was left out, with the number of images that there were."""
     scaled, per_class = scale.as_dict(), job.config.limit_per_class
     if scaled is not None and scale.images is not None and per_class is not None:
-        data = extent(job.source)
-        scaled["images"] = min(per_class * data.classes, data.images)
+        scaled["images"] = extent(job.source).images(per_class)
     return scaled
 
 

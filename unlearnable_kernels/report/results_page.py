@@ -133,9 +133,9 @@ def write_tables(made: Sequence[Table], folder: Path) -> list[Path]:
 
 
 def _sections(made: Sequence[Table], progress: Progress) -> Iterator[Section]:
-    for done, table in enumerate(made):
-        progress("drawing", done, len(made))
+    for done, table in enumerate(made, 1):
         yield _section(table, made)
+        progress("drawing", done, len(made))
 
 
 def _section(table: Table, made: Sequence[Table]) -> Section:
