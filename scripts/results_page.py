@@ -174,14 +174,23 @@ def images_per_second(benchmark: Record, name: str = "ours") -> int:
     return int(benchmark["rates"][name].partition(" images/s")[0].replace(",", ""))
 
 
-def page(records: Records, made: Sequence[Table]) -> str:
+def page(records: Records, made: Sequence[Table], measured: Sequence[Record]) -> str:
     """The text of docs/results.md.
 
     Args:
         records: The content of each file in results/, by the file's name without suffix.
         made: The tables of results/reproduce/.
+        measured: What lies there.
     """
-    lines = [HEAD, *sections(made, "results"), ACCURACY_HEAD, "### `make demo`", "", *demo_table(records), ""]
+    lines = [
+        HEAD,
+        *sections(made, measured, "results"),
+        ACCURACY_HEAD,
+        "### `make demo`",
+        "",
+        *demo_table(records),
+        "",
+    ]
 
     def section(head: str, pattern: str, table: Callable[[Record], list[str]]) -> None:
         found = matching(records, pattern)
@@ -274,8 +283,9 @@ def filled(readme: str, records: Records, made: Sequence[Table]) -> str:
 def main() -> None:
     records = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
     rows = ROOT / "results" / "reproduce"
-    made = tables(read_results(rows))
-    (ROOT / "docs" / "results.md").write_text(page(records, made))
+    measured = read_results(rows)
+    made = tables(measured)
+    (ROOT / "docs" / "results.md").write_text(page(records, made, measured))
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(), records, made))
     work = ROOT / "reproduced"  # where `unlearnable reproduce` leaves its sets by default

@@ -80,13 +80,13 @@ def test_table_and_figure_are_on_the_pages(tmp_path: Path, monkeypatch: pytest.M
     page = (tmp_path / "page.html").read_text()
     assert "<td>plain 20.0 (1 of " in page
     assert page.count("<svg") == 1
-    text = "\n".join(sections(tables(samples()), "results"))
+    text = "\n".join(sections(tables(samples()), samples(), "results"))
     assert (
         "| fine | 20.0 | 0.75 | 26.8 (4 of 7) | jpeg 30.0 (2 of 4) | gray-cells2-histeq 29.0 (2 of 3) | 51.0"
         in text
     )
     other = tables([with_ssim("small-grid/plain/zeros", 0.3, 0.8)])
-    assert "published and adaptive" not in "\n".join(sections(other, "results"))
+    assert "published and adaptive" not in "\n".join(sections(other, [], "results"))
 
 
 def test_the_figure_has_a_curve_for_each_protection_whatever_its_strength() -> None:

@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from unlearnable_kernels.recipes.papers.small_grid import NAME as GRID
 from unlearnable_kernels.report.judgement import EXPLANATION as JUDGED
 from unlearnable_kernels.report.judgement import judged, judgement_rows
-from unlearnable_kernels.report.matrix import Table
-from unlearnable_kernels.report.matrix_text import EXPLANATION, figure, markdown, markdown_lines, text_rows
+from unlearnable_kernels.report.matrix import Result, Table
+from unlearnable_kernels.report.matrix_text import (
+    DETECTIONS,
+    EXPLANATION,
+    detection_rows,
+    figure,
+    markdown,
+    markdown_lines,
+    text_rows,
+)
 
 HEAD = """## Protections against defences
 
@@ -19,11 +27,12 @@ NOT_MEASURED = "Not yet measured."
 PLAIN = "plain"  # the grid's column without a defence
 
 
-def sections(made: Sequence[Table], folder: str) -> list[str]:
-    """Lines of Markdown on all tables.
+def sections(made: Sequence[Table], results: Sequence[Result], folder: str) -> list[str]:
+    """Lines of Markdown on all tables, and on detections.
 
     Args:
         made: What was measured, which may be nothing.
+        results: Of which detections are taken.
         folder: Where their CSV and LaTeX files lie, as seen from the page.
     """
     lines = [HEAD, EXPLANATION if made else NOT_MEASURED, ""]
@@ -41,6 +50,8 @@ def sections(made: Sequence[Table], folder: str) -> list[str]:
         if verdicts:
             rows = markdown_lines(judgement_rows(verdicts))
             lines += [f"#### {table.place}: published and adaptive defences", "", *rows, "", JUDGED, ""]
+    if found := detection_rows(results):
+        lines += ["### Detections", "", *markdown_lines(found), "", DETECTIONS, ""]
     return lines
 
 

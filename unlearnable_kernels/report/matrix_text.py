@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from unlearnable_kernels.errors import shown
@@ -17,6 +18,11 @@ EXPLANATION = (
     "protected training images with their originals: means over up to 256 images of each seed's set, PSNR "
     "over those that changed, SSIM with a Gaussian window of σ 1.5 px. Published figures stand in brackets, "
     "beside full rows only, marked where ours lies outside a band of several."
+)
+
+DETECTIONS = (
+    "How often edge-pixel detection takes images for what they are, clean or protected, in percent; 50 is "
+    "guessing. The published figure stands in brackets."
 )
 
 WORST = 3
@@ -40,6 +46,17 @@ def text_rows(table: Table) -> list[list[str]]:
         quality = [number(line.psnr, ".1f"), number(line.ssim, ".2f")]
         figures = [figure(line.results[c]) if c in line.results else "-" for c in table.columns]
         rows.append([line.protection, *quality, *compared, seeds(line), *figures])
+    return rows
+
+
+def detection_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Detections as cells of text, the heading first; empty where there are none."""
+    found = [result for result in results if result["training"] is None]
+    rows = [["row", "told apart", "clean as clean", "protected as protected", "seeds"]] if found else []
+    for result in found:
+        parts = (fmean(result["accuracy"][kind]) for kind in ("clean_as_clean", "protected_as_protected"))
+        shares = [f"{100 * part:.1f}" for part in parts]
+        rows.append([result["row"], figure(result), *shares, str(len(result["seeds"]))])
     return rows
 
 

@@ -16,10 +16,12 @@ from unlearnable_kernels.report.judgement import judged, judgement_rows
 from unlearnable_kernels.report.judgement_plot import against_ssim
 from unlearnable_kernels.report.matrix import Line, Table, tables
 from unlearnable_kernels.report.matrix_text import (
+    DETECTIONS,
     EXPLANATION,
     WORST,
     accuracy,
     csv_text,
+    detection_rows,
     latex,
     measured,
     text_rows,
@@ -104,6 +106,8 @@ def write_results_report(
         explanation=EXPLANATION,
         judged=JUDGED,
         sections=list(_sections(made, progress)),
+        detections=detection_rows(results),
+        detected=DETECTIONS,
         pictures=pictures,
         missing=missing,
     )
