@@ -12,6 +12,7 @@ _STRONG = worst_defence.PROTECTIONS["strong"]
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
+    "zeros": worst_defence.PROTECTIONS["zeros"],
     "strong": _STRONG,
     "keyed": f"{_STRONG},edges=keyed",
     "fine": f"{worst_defence.FOUR},colours=rgb",
