@@ -15,8 +15,10 @@ from unlearnable_kernels.cli import app
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
+from unlearnable_kernels.recipes.papers import worst_defence
 from unlearnable_kernels.recipes.results import circumstances, read_result
 from unlearnable_kernels.report import is_results, write_results_report
+from unlearnable_kernels.report.figures import colour
 from unlearnable_kernels.report.matrix import DEFENCES, PARTS, TESTS, Table, tables
 from unlearnable_kernels.report.matrix_page import grid_block
 from unlearnable_kernels.report.matrix_text import csv_text, figure, latex, markdown, text_rows
@@ -65,6 +67,12 @@ def test_where_no_defence_was_tried_none_is_the_worst(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "at best" not in page
     assert "class=worst" not in page
+    assert ("Accuracy by training" in page, "Accuracy by defence" in page) == (True, False)
+
+
+def test_as_many_protections_as_a_recipe_has_differ_in_colour() -> None:
+    most = len(worst_defence.PROTECTIONS)
+    assert len({colour(index) for index in range(most)}) == most
 
 
 def test_quality_is_the_mean_over_the_seeds_sets() -> None:

@@ -31,8 +31,9 @@ from unlearnable_kernels.report.pictures import PictureSet, picture_sets
 from unlearnable_kernels.report.plots import bars, budgets, curves, parts
 from unlearnable_kernels.training.run_folder import RECORD, read_run, run_folders
 
+_COLUMNS = "by training"  # or by defence, where any was tried
 _FIGURES = (
-    ("by defence", bars),
+    (_COLUMNS, bars),
     ("by budget of adversarial training", budgets),
     ("by the part that is protected", parts),
     ("by epoch, the mean and the range over seeds", curves),
@@ -144,7 +145,8 @@ def _sections(made: Sequence[Table], progress: Progress) -> Iterator[Section]:
 
 def _section(table: Table, made: Sequence[Table]) -> Section:
     drawn = [(what, draw(table)) for what, draw in _FIGURES]
-    figures = [(what, svg) for what, svg in drawn if svg is not None]
+    named = {_COLUMNS: "by defence"} if table.defended else {}
+    figures = [(named.get(what, what), svg) for what, svg in drawn if svg is not None]
     summary = [_sentence(line, table) for line in table.lines] if table.defended else []
     worst = WORST if table.defended else None
     verdicts = judged(table, made)
