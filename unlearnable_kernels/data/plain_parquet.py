@@ -41,12 +41,13 @@ def is_plain(data: bytes, columns: int) -> bool:
         [group], rows = footer[_GROUPS], footer[_ROWS]
         chunks = [chunk[_METADATA] for chunk in group[_COLUMNS]]
         counts = len(footer[_SCHEMA]), len(chunks), group[_GROUP_ROWS]
-        return counts == (1 + columns, columns, rows) and all(_is_plain(data, each, rows) for each in chunks)
+        return counts == (1 + columns, columns, rows) and all(_are_plain(data, each, rows) for each in chunks)
     except (IndexError, KeyError, TypeError, ValueError):  # not the structs of the format
         return False
 
 
-def _is_plain(data: bytes, column: dict[int, Any], rows: int) -> bool:
+def _are_plain(data: bytes, column: dict[int, Any], rows: int) -> bool:
+    """Whether the pages of a column, given by its metadata, hold a value for each row, and no dictionary."""
     start, end = column[_START], column[_START] + column[_SIZE]
     if (column[_CODEC], column[_VALUES]) != (_UNCOMPRESSED, rows) or _DICTIONARY in column or start < 0:
         return False
