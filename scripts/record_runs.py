@@ -17,8 +17,9 @@ def collect(run: Path) -> dict:
     for part in ("train", "test"):
         config[part] = Path(config[part]).name
         record[part].pop("path")
-    if config["pretrained"] is not None:
-        config["pretrained"] = Path(config["pretrained"]).name
+    for part in ("clean", "pretrained"):
+        if config[part] is not None:
+            config[part] = Path(config[part]).name
     kept = {name: record[name] for name in ("train", "test", "final", "image_size")}
     metrics = read_jsonl(run / "metrics.jsonl")
     return {"name": run.name, "config": config, **kept, **summary(record, metrics), "metrics": metrics}

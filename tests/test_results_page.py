@@ -51,6 +51,11 @@ def test_trainings_say_by_what_they_were_made_and_how_sure_their_figures_are():
         assert run["origin"].keys() == {"commit", "threads", "device", "machine", "versions"}
 
 
+def test_no_file_names_a_place_of_the_machine_that_made_it():
+    for path in (ROOT / "results").rglob("*.json"):
+        assert not re.search(r'"(subset:)?/', path.read_text()), path
+
+
 def test_the_readme_has_every_block_and_its_figures_are_those_of_the_results():
     assert re.findall(r"<!-- results: (\S+) -->", README) == list(BLOCKS)
     assert filled(README, RECORDS, MADE) == README
