@@ -91,6 +91,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 
 
 SCRIPT = """
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -111,15 +112,22 @@ class Own(ToyShift):
         return OwnShift(super().perturbation(*arguments).shifts)
 
 
+def protect(workers):
+    protect_dataset(
+        Path("pets"), Path(f"by-{workers}"), secret=Key(bytes(32)), method="own-shift", workers=workers
+    )
+
+
 if __name__ == "__main__":
-    for workers in (2, 0):
-        protect_dataset(
-            Path("pets"), Path(f"by-{workers}"), secret=Key(bytes(32)), method="own-shift", workers=workers
-        )
+    protect(2)
+    process = multiprocessing.get_context("spawn").Process(target=protect, args=(0,))
+    process.start()
+    process.join()
 """
 
 
 def test_a_script_protects_with_a_method_of_its_own(folder: Path) -> None:
+    """By workers, and in a process that it starts itself."""
     (folder / "own.py").write_text(SCRIPT)
     subprocess.run([sys.executable, "own.py", str(PLUGIN)], check=True, cwd=folder)
     files = sorted(path.relative_to(folder / "by-0") for path in (folder / "by-0").rglob("*.*"))
@@ -157,6 +165,5 @@ def test_a_script_without_a_guard_is_refused(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "own.py").write_text(source + call)
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])
-    monkeypatch.setattr(script.multiprocessing, "parent_process", lambda: object())
     with pytest.raises(UserError, match=r"own\.py defines what .*: put what it runs under `if __name__ == "):
         script.import_script(str(tmp_path / "own.py"))

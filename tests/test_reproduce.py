@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import traceback
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -237,55 +236,58 @@ def test_parts_give_what_one_gives(work: Path, data: dict[str, str], tmp_path: P
         assert result["accuracy"] == whole[name]["accuracy"]
 
 
+class Two:
+    """Two processes at the same rows; the first stops at its work until the second says that it waits."""
+
+    def __init__(self, settings: dict[str, Any], dies: bool) -> None:
+        # Not forked from this one: where autograd has run, it does not in a process that is forked.
+        spare = multiprocessing.get_context("forkserver")
+        spare.set_forkserver_preload(["pytest", "unlearnable_kernels.recipes.reproduce"])
+        self.settings, self.dies = settings, dies
+        self.begun, self.waiting, self.told = spare.Event(), spare.Event(), spare.SimpleQueue()
+        self.processes = [spare.Process(target=self.run, args=(number,)) for number in range(2)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"processes": None}
+
+    def ends(self) -> list[int | None]:
+        self.processes[0].start()
+        assert self.begun.wait(60)
+        self.processes[1].start()
+        for process in self.processes:
+            process.join()
+        return [process.exitcode for process in self.processes]
+
+    def run(self, number: int) -> None:
+        staging.LOCK_WAIT = module._BETWEEN_TRIES = 0.05
+        module.protect_dataset = partial(protect_dataset, workers=0)
+        first: dict[str, Any] = {"rank": 0, "progress": self.at_work}
+        second = {"rank": self.settings["world"] - 1, "notify": self.notify}
+        run(**self.settings, seeds=1, **(second if number else first))
+
+    def at_work(self, *_: Any) -> None:
+        self.begun.set()
+        assert self.waiting.wait(60)
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def notify(self, message: str) -> None:
+        self.told.put(message)
+        self.waiting.set()
+
+
 @pytest.mark.parametrize("dies", [False, True])
 @pytest.mark.parametrize(
     ("names", "world", "what"),
     [(NAMES[1::2], 2, "makes the protected set"), (NAMES[:1], 1, "does the training")],
 )
 def test_what_another_process_is_at_is_waited_for(
-    data: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    names: list[str],
-    world: int,
-    what: str,
-    dies: bool,
+    data: dict[str, str], tmp_path: Path, names: list[str], world: int, what: str, dies: bool
 ) -> None:
-    monkeypatch.setattr(staging, "LOCK_WAIT", 0.05)
-    monkeypatch.setattr(module, "_BETWEEN_TRIES", 0.05)
-    monkeypatch.setattr(module, "protect_dataset", partial(protect_dataset, workers=0))
-    forked = multiprocessing.get_context("fork")
-    begun, waiting, told = forked.Event(), forked.Event(), forked.SimpleQueue()
-
-    def at_work(*_: Any) -> None:
-        begun.set()
-        assert waiting.wait(30)
-        if dies:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def notify(message: str) -> None:
-        told.put(message)
-        waiting.set()
-
-    def start(**how: Any) -> int:
-        if child := os.fork():
-            return child
-        status = 1
-        try:
-            run(data, tmp_path, names, seeds=1, world=world, **how)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-
-    first = start(rank=0, progress=at_work)
-    assert begun.wait(30)
-    second = start(rank=world - 1, notify=notify)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in (first, second)]
-    assert ends == [-signal.SIGKILL if dies else 0, 0]
-    assert told.get().startswith(f"waiting for another process, which {what} of {names[-1]}, seed 0, ")
-    assert told.empty()
+    two = Two({"data": data, "work": tmp_path, "names": names, "world": world}, dies)
+    assert two.ends() == [-signal.SIGKILL if dies else 0, 0]
+    assert two.told.get().startswith(f"waiting for another process, which {what} of {names[-1]}, seed 0, ")
+    assert two.told.empty()
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")]
     assert [record["status"] for record in records] == ["finished"] * (1 if dies else len(names))
     assert [path.suffix for path in tmp_path.glob("sets/*")] == [""] * (world - 1)

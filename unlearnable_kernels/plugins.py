@@ -11,6 +11,7 @@ from typing import Any
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.registry import Registry
 
+MAIN = ("__main__", "__mp_main__")  # the script in the first process, and in those that it starts
 _given: list[str] = []
 
 
@@ -137,7 +138,7 @@ def main_file() -> Path | None:
 def _top(module: str) -> str:
     """The top-level package; of a script, the name by which ``load_plugin`` would import it."""
     file = main_file()
-    if module == "__main__" and file is not None:
+    if module in MAIN and file is not None:
         return file.stem
     return module.partition(".")[0]
 

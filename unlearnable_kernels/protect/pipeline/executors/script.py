@@ -4,14 +4,15 @@ import io
 import multiprocessing
 import pickle
 import sys
+from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.plugins import main_file
+from unlearnable_kernels.plugins import MAIN, main_file
 
-_WORKER_MAIN = "__mp_main__"  # as multiprocessing calls it
+_importing = ContextVar("importing", default=False)
 
 
 def pickled(value: Any) -> tuple[bytes, str | None]:
@@ -49,7 +50,7 @@ class _Pickler(pickle.Pickler):
     of_main = ""
 
     def reducer_override(self, value: Any) -> Any:
-        if getattr(value, "__module__", None) == "__main__":
+        if getattr(value, "__module__", None) in MAIN:
             self.of_main = getattr(value, "__qualname__", type(value).__qualname__)
         return NotImplemented
 
@@ -60,12 +61,16 @@ def import_script(script: str) -> None:
     Raises:
         UserError: It protects a dataset when it is imported.
     """
-    loader = SourceFileLoader(_WORKER_MAIN, script)
-    spec = spec_from_loader(_WORKER_MAIN, loader)
+    loader = SourceFileLoader(MAIN[1], script)
+    spec = spec_from_loader(MAIN[1], loader)
     assert spec is not None
     main = module_from_spec(spec)
-    sys.modules["__main__"] = sys.modules[_WORKER_MAIN] = main
-    loader.exec_module(main)
+    sys.modules.update(dict.fromkeys(MAIN, main))
+    token = _importing.set(True)
+    try:
+        loader.exec_module(main)
+    finally:
+        _importing.reset(token)
 
 
 def refuse_within_import() -> None:
@@ -74,8 +79,9 @@ def refuse_within_import() -> None:
     Raises:
         UserError: It is.
     """
-    if multiprocessing.parent_process() is not None and _WORKER_MAIN in sys.modules:
-        script = getattr(sys.modules[_WORKER_MAIN], "__file__", "the script")
+    # The attribute is what multiprocessing itself goes by where it imports the script.
+    if _importing.get() or getattr(multiprocessing.current_process(), "_inheriting", False):
+        script = getattr(sys.modules.get(MAIN[1]), "__file__", "the script")
         raise UserError(
             f"{script} defines what it protects with, so worker processes import it: put what it runs "
             "under `if __name__ == '__main__':`, or give workers=0"
