@@ -12,6 +12,7 @@
 #include "capability.h"
 #include "local_contrast.h"
 #include "resize.h"
+#include "spectral_weights.h"
 
 namespace unlearn {
 std::pair<std::int64_t, std::int64_t> bayes_error_pairs();  // of panels, in the last call: computed and skipped
@@ -70,6 +71,26 @@ void nearest_bytes(const py::buffer& values, const py::buffer& out) {
   unlearn::nearest_bytes(numbers, bytes, from.size);
 }
 
+void spectral_weights(const py::buffer& gains, const py::buffer& matrices, const py::buffer& radii,
+                      const py::buffer& rows, const py::buffer& columns, float cosine, float sine,
+                      const py::buffer& out) {
+  using unlearn::SpectralWeights, unlearn::Starts;
+  const py::buffer_info cells = gains.request(), rings = matrices.request(), begins = radii.request(),
+                        down = rows.request(), across = columns.request(), to = out.request(true);
+  if (to.ndim != 4 || down.size < 1 || across.size < 1)
+    throw std::invalid_argument("out must be [K, H, W, C·C], with a row and a column of cells at least");
+  const py::ssize_t count = to.shape[0], elements = to.shape[3];
+  const SpectralWeights call{values_of<float>(cells, "gains", {count, down.size, across.size}),
+                             values_of<float>(rings, "matrices", {count, 1 + SpectralWeights::rings, elements}),
+                             values_of<float>(begins, "radii", {SpectralWeights::rings}),
+                             values_of<float>(to, "out", to.shape),
+                             count, to.shape[1], to.shape[2], elements,
+                             Starts{values_of<float>(down, "rows", {down.size}), down.size},
+                             Starts{values_of<float>(across, "columns", {across.size}), across.size}, cosine, sine};
+  const py::gil_scoped_release others_run;
+  unlearn::spectral_weights(call);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -78,4 +99,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("local_contrast", local_contrast);
   module.def("nearest_bytes", nearest_bytes);
   module.def("resized_crop", resized_crop);
+  module.def("spectral_weights", spectral_weights);
 }

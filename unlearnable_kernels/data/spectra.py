@@ -7,8 +7,11 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from unlearnable_kernels.ops.native import cpu_module
 
 UNIT = 32  # cells and rings are given for images of 32 px, and grow with the image
 CELL = 3
@@ -59,8 +62,7 @@ class Bands:
         0 for the lowest ring, −1 where a turned cell's middle lies beyond the positions that an image has.
         """
         down, across = (self._middles(starts) for starts in (self.rows, self.columns))
-        radii = (down[:, None] * down[:, None] + across * across).sqrt()
-        rings = torch.bucketize(radii, torch.tensor(self.rings[1:]), right=True)
+        rings = torch.bucketize(_radii(down, across), torch.tensor(self.rings[1:]), right=True)
         cosine, sine = self.turn
         if not sine:
             return rings
@@ -98,11 +100,28 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
     Returns:
         float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the gain of ``bands.first`` is 1.
     """
-    rows, columns, ring, passing, part = _places(height, width, bands.rings, mixings.device)
     grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
     fade = 1 - min(max(grown, 0), 1) / 2
     identity = torch.eye(mixings.shape[-1], device=mixings.device).expand_as(mixings[:, :1])
     matrices = torch.cat([identity, identity + fade * mixings[:, :1], identity + mixings[:, 1:]], 1)
+    if cpu_module is None or not matrices.is_cpu:
+        return _placed(gains, matrices, height, width, bands)
+    channels = mixings.shape[-1]
+    weights = torch.empty(len(gains), height, width, channels, channels)
+    cpu_module.spectral_weights(
+        gains.contiguous().numpy(),
+        matrices.flatten(2).numpy(),
+        _begins(bands.rings).numpy(),
+        *(np.array(starts, np.float32) for starts in (bands.rows, bands.columns)),
+        *bands.turn,
+        weights.flatten(3).numpy(),
+    )
+    return weights
+
+
+def _placed(gains: Tensor, matrices: Tensor, height: int, width: int, bands: Bands) -> Tensor:
+    """What ``spectral_weights`` gives, of the matrices [K, 5, C, C] of the identity and the rings."""
+    rows, columns, ring, passing, part = _places(height, width, bands.rings, matrices.device)
     weights = matrices.index_select(1, ring)
     inner, outer = matrices[:, ring[passing] - 1], matrices[:, ring[passing]]
     weights.index_copy_(1, passing, part * outer + (1 - part) * inner)
@@ -111,15 +130,23 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
     return placed.mul_(each[..., None, None])
 
 
+def _begins(rings: tuple[float, ...]) -> Tensor:
+    """Where the passage into each ring begins."""
+    return torch.tensor(rings) - 0.5
+
+
+def _radii(rows: Tensor, columns: Tensor) -> Tensor:
+    squares = rows[:, None] * rows[:, None] + columns * columns
+    return torch.from_numpy(np.sqrt(squares.numpy()))  # torch's may be off by a last bit on the CPU
+
+
 @functools.lru_cache(maxsize=8)
 def _kept_places(
     height: int, width: int, rings: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, ...]:
-    rows, columns = (
-        torch.arange(size, dtype=torch.float32, device=device) * UNIT / size for size in (height, width)
-    )
-    radii = (rows[:, None] * rows[:, None] + columns * columns).sqrt().flatten()
-    begins = torch.tensor(rings, device=device) - 0.5
+    rows, columns = (torch.arange(size, dtype=torch.float32) * UNIT / size for size in (height, width))
+    radii = _radii(rows, columns).flatten().to(device)
+    rows, columns, begins = rows.to(device), columns.to(device), _begins(rings).to(device)
     ring = torch.bucketize(radii, begins, right=True, out_int32=True)
     share = _smooth(radii - begins[ring - 1])
     passing = (share < 1).nonzero()[:, 0]

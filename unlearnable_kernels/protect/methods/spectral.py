@@ -36,6 +36,7 @@ INTENSITIES = {
     "strong": {CELLS: 0.7, COLOUR: 0.7, TONE: 0.07, CONTRAST: 0.7},
 }
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
+_PIECE = 1 << 19  # bytes of images at a time, that what is made of them stays in a cache
 _GROUP = 1 << 22  # bytes of matrices at a time: fresh memory costs more than what is computed in it
 _WEIGHTS = 1 << 26  # of them that are kept
 
@@ -58,16 +59,23 @@ class SpectralMarks:
         return vars(self) | {"_kept": {}}
 
     def apply(self, images: np.ndarray, assignment: list[int], out: np.ndarray) -> None:
-        height, width = images.shape[1:3]
+        _, height, width, channels = images.shape
         if max(side // (side & -side) for side in (height, width)) > _LARGEST_ODD:
             raise UserError(
                 f"spectral cannot take a picture of {width}x{height}: halved as often as that goes, a side "
                 f"must be at most {_LARGEST_ODD} px; give --resize"
             )
         given = np.array(assignment)
+        size = max(1, _PIECE // max(1, height * width * channels))
+        for start in range(0, len(images), size):
+            some = slice(start, start + size)
+            self._apply(images[some], given[some], out[some])
+
+    def _apply(self, images: np.ndarray, given: np.ndarray, out: np.ndarray) -> None:
         out[given < 0] = images[given < 0]
         for classes, weights in self._in_groups(np.unique(given[given >= 0]), *images.shape[1:3]):
-            rows = np.isin(given, classes)
+            chosen = np.isin(given, classes)
+            rows = slice(None) if chosen.all() else chosen  # a slice copies nothing
             pixels = images[rows]
             if self.spectra.contrasts is not None:
                 pixels = with_contrast(pixels, self.spectra.contrasts[given[rows]])
