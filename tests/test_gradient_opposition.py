@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -57,6 +58,22 @@ def test_the_gradient_is_that_of_the_inner_product(tmp_path: Path) -> None:
     step = 1e-6  # few units cross 0 within it, where the gradient of ReLU jumps
     ahead, behind = (clean @ weights_gradient(now + sign * step * direction) for sign in (1, -1))
     assert float((slope * direction).sum()) == pytest.approx(float((ahead - behind) / (2 * step)), rel=0.01)
+
+
+def test_measuring_holds_no_more_than_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opposition = make(tmp_path)
+    opposition.batch = 1
+    products, seen = opposition._products, list[ref[torch.Tensor]]()
+
+    def noted(*call: Any) -> Any:
+        found = products(*call)
+        assert not any(each() is not None for each in seen[:-1])
+        seen.append(ref(found[2]))
+        return found
+
+    monkeypatch.setattr(opposition, "_products", noted)
+    opposition._measured(fresh_network("tiny", 3, 12, 0, CPU))
+    assert len(seen) == 20
 
 
 def test_moving_brings_the_gradients_to_oppose_each_other(tmp_path: Path) -> None:
