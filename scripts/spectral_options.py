@@ -47,6 +47,10 @@ SETTINGS = [
     f"{FOUR},{AT_FIRST},{STRONG},contrast=0.6",
     f"parts=contrast,{AT_FIRST},contrast=0.6",
     f"{FINE},colours=rgb,{STRONG},contrast=0.6",
+    f"{FINE},colours=opponent,{STRONG},contrast=0.6",
+    f"{FINE},colours=opponent,edges=keyed,{STRONG},contrast=0.6",
+    f"{FINE},colours=opponent,edges=turned,{STRONG},contrast=0.6",
+    f"{FINE},colours=opponent,secrets=4,{STRONG},contrast=0.6",
     f"{FINE},{ALL},{STRONG},contrast=0.6",
     f"{FINE},{ALL},{NORMAL},contrast=0.55",
     f"{FINE},{ALL},{MILD},contrast=0.4",
@@ -62,6 +66,7 @@ SHAPES = {
     "default": f"{FINE},colours=opponent",
     "without contrast": f"{THREE},cell=2,colours=opponent",
     "edges=keyed": f"{FINE},colours=opponent,edges=keyed",
+    "edges=turned": f"{FINE},colours=opponent,edges=turned",
     "secrets=4": f"{FINE},colours=opponent,secrets=4",
 }
 TARGETS = (0.8, 0.85, 0.9, 0.95)

@@ -8,19 +8,21 @@ from unlearnable_kernels.recipes.papers import worst_defence
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "hardening"
-_STRONG = worst_defence.PROTECTIONS["strong"]
+_DEFAULT = worst_defence.PROTECTIONS["default"]
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
     "zeros": worst_defence.PROTECTIONS["zeros"],
-    "strong": _STRONG,
-    "keyed": f"{_STRONG},edges=keyed",
+    "strong": worst_defence.PROTECTIONS["strong"],
     "fine": f"{worst_defence.FOUR},colours=rgb",
-    "opponent": worst_defence.PROTECTIONS["default"],  # since then
+    "opponent": _DEFAULT,  # since then
     # The same at a mean SSIM of 0.83, a twelfth stronger.
     "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
-    "turned": f"{worst_defence.PROTECTIONS['default']},edges=turned",
+    # The default with what keeps a thief from knowing its cells, or a network from one shortcut for a class.
+    "keyed": f"{_DEFAULT},edges=keyed",
+    "turned": f"{_DEFAULT},edges=turned",
+    "secrets": f"{_DEFAULT},secrets=4",
 }
 ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq")
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
