@@ -3,9 +3,9 @@
     python examples/clean_pairs.py cifar10 --method spectral:intensity=strong
 
 The attacker knows the family of ``spectral``, not the key: behind a tone curve of each channel stands a
-matrix on the colours of each coefficient of the cosine transform, the same for all pictures of a class. From
-pairs of one class the way back is fitted by least squares, curves and matrices in turn, and tried on the
-other pictures of that class. Local contrast, which depends on a pixel's surroundings, is no part of the fit.
+matrix on the colours of each coefficient of the cosine transform, and behind that four factors of local
+contrast, the same for all pictures of a class. From pairs of one class the way back is fitted by least
+squares, curves, matrices and factors in turn, and tried on the other pictures of that class.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Pairs of a class give its other pictures back, of ``spectral``: examples/clean_pairs.py, and a defence."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from unlearnable_kernels.data.quality import psnr
 from unlearnable_kernels.defences import DEFENCES, clean_pairs
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
+from unlearnable_kernels.protect.methods.class_spectra import PARTS, class_spectra
 from unlearnable_kernels.protect.methods.method import METHODS
+from unlearnable_kernels.protect.methods.spectral import SpectralMarks
 from unlearnable_kernels.protect.run import protect_dataset
 
 
@@ -65,6 +68,21 @@ def test_trained_on_are_clean_pairs_and_what_they_restore(
         assert np.mean(gain[10:]) > 6
     few = DEFENCES.create(f"clean-pairs:pairs=20,clean={src}").prepare(after.images, after.labels, None)[0]
     assert torch.equal(few, before.images)
+
+
+def test_contrast_is_part_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = np.stack([photo(32, 32, number) for number in range(24)])
+    factors = np.array([[0.1, -0.3], [0.05, -0.2]], np.float32)
+    marks = SpectralMarks(class_spectra(Key(bytes(32)), "zoo", ["cat"], dict.fromkeys(PARTS)))
+    marks = replace(marks, spectra=replace(marks.spectra, contrasts=factors[None]))
+    seen = np.empty_like(clean)
+    marks.apply(clean, [0] * len(clean), seen)
+    way_back = clean_pairs.WayBack(seen[:12], clean[:12])
+    assert np.abs(way_back.contrasts - factors).sum() < np.abs(factors).sum() / 1.5
+    found = np.mean([psnr(*each) for each in zip(clean[12:], way_back(seen[12:]), strict=True)])
+    monkeypatch.setattr(clean_pairs.WayBack, "_fit_contrasts", lambda *call: None)
+    left = clean_pairs.WayBack(seen[:12], clean[:12])(seen[12:])
+    assert found > np.mean([psnr(*each) for each in zip(clean[12:], left, strict=True)]) + 3
 
 
 def test_pairs_that_there_are_not(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.defence import Defence
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
+from unlearnable_kernels.protect.methods.local_contrast import SCALES, with_contrast, without_contrast
 
 NODES, ROUNDS, CELL = 17, 8, 4
 AT_ONCE = 1 << 20  # values that are restored at a time
@@ -31,6 +32,7 @@ class WayBack:
     Attributes:
         curves: float64 [3, NODES], tones before the curve at equal distances of those behind it.
         matrices: float64 [H, W, 3, 3], by coefficient.
+        contrasts: float32 [2, 2], as ``with_contrast`` takes them; undone last, since it is done first.
     """
 
     def __init__(self, protected: np.ndarray, clean: np.ndarray) -> None:
@@ -38,11 +40,15 @@ class WayBack:
         height, width = clean.shape[1:3]
         self.curves = np.tile(np.linspace(0, 1, NODES), (3, 1))
         self.matrices = np.broadcast_to(np.eye(3), (height, width, 3, 3))
-        wanted = transformed(clean / 255)
+        self.contrasts = np.zeros((len(SCALES), 2), np.float32)
+        plain, terms = transformed(clean / 255), transformed(self._contrast_terms(clean))
+        wanted = plain
         hats = self._hats(protected)
         for _ in range(ROUNDS):
             self._fit_matrices(transformed(self._bent(hats)), wanted)
             self._fit_curves(transformed(hats), wanted)
+            self._fit_contrasts(transformed(self._bent(hats)), plain, terms)
+            wanted = plain + terms @ self.contrasts.ravel()
 
     @staticmethod
     def _hats(images: np.ndarray) -> np.ndarray:
@@ -80,6 +86,20 @@ class WayBack:
         right = design.T @ wanted.reshape(-1) + stiff * start
         self.curves = np.linalg.solve(normal + stiff * np.eye(len(normal)), right).reshape(3, NODES)
 
+    def _contrast_terms(self, images: np.ndarray) -> np.ndarray:
+        """What each factor adds to images, uint8 [n, H, W, 3], where it is 1: float64 [n, H, W, 3, 4]."""
+        units = np.eye(self.contrasts.size, dtype=np.float32).reshape(-1, *self.contrasts.shape)
+        each = (np.broadcast_to(unit, (len(images), *unit.shape)) for unit in units)
+        return np.stack([with_contrast(images, factors) - images / 255 for factors in each], -1)
+
+    def _fit_contrasts(self, seen: np.ndarray, plain: np.ndarray, terms: np.ndarray) -> None:
+        added = np.einsum("hwij,nhwj->nhwi", self.matrices, seen) - plain
+        design = terms.reshape(-1, terms.shape[-1])
+        normal = design.T @ design
+        stiff = STIFFNESS * np.trace(normal) / len(normal)
+        found = np.linalg.solve(normal + stiff * np.eye(len(normal)), design.T @ added.ravel())
+        self.contrasts = found.astype(np.float32).reshape(self.contrasts.shape)
+
     def __call__(self, protected: np.ndarray) -> np.ndarray:
         """Estimates of the originals, uint8 [n, H, W, 3]."""
         result = np.empty_like(protected)
@@ -88,7 +108,9 @@ class WayBack:
             some = slice(start, start + size)
             seen = transformed(self._bent(self._hats(protected[some])))
             wanted = np.einsum("hwij,nhwj->nhwi", self.matrices, seen)
-            clean = extra_module("scipy.fft").idctn(wanted, axes=(1, 2), norm="ortho")
+            bent = extra_module("scipy.fft").idctn(wanted, axes=(1, 2), norm="ortho").transpose(0, 3, 1, 2)
+            factors = np.broadcast_to(self.contrasts, (len(bent), *self.contrasts.shape))
+            clean = without_contrast(bent.astype(np.float32), factors).transpose(0, 2, 3, 1)
             result[some] = np.clip(np.rint(255 * clean), 0, 255)
         return result
 
