@@ -24,7 +24,7 @@ PROTECTIONS = {
     "turned": f"{_DEFAULT},edges=turned",
     "secrets": f"{_DEFAULT},secrets=4",
 }
-ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq")
+ADAPTIVE = ("gray-cells-histeq", "gray-cells2-histeq", "colour-cells-histeq", "pairs-10")
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
 DEFENCES = {name: worst_defence.DEFENCES[name] for name in (*ADAPTIVE, *PUBLISHED)}
 
