@@ -1,9 +1,6 @@
 """A package from outside (tests/plugin) adds one thing of each kind, and the command line uses them all."""
 
 import json
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +9,6 @@ from command_lines import unlearnable
 from small_runs import write_tree
 
 from unlearnable_kernels.data.images import decode
-from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.protect.pipeline.executors import script
 
 PLUGIN = Path(__file__).parent / "plugin"
 
@@ -88,82 +83,3 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
         "unlearnable: plug-in broken (no_such_module) cannot be imported: "
         "ModuleNotFoundError: No module named 'no_such_module'\n"
     )
-
-
-SCRIPT = """
-import multiprocessing
-import sys
-from pathlib import Path
-
-sys.path.append(sys.argv[1])
-from unlearnable_toy import METHODS, ClassShift, ToyShift, dataclass
-from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.run import protect_dataset
-
-
-class OwnShift(ClassShift):
-    pass
-
-
-@METHODS.register("own-shift", "as toy-shift, but of a script")
-@dataclass(frozen=True)
-class Own(ToyShift):
-    def perturbation(self, *arguments):
-        return OwnShift(super().perturbation(*arguments).shifts)
-
-
-def protect(workers):
-    protect_dataset(
-        Path("pets"), Path(f"by-{workers}"), secret=Key(bytes(32)), method="own-shift", workers=workers
-    )
-
-
-if __name__ == "__main__":
-    protect(2)
-    process = multiprocessing.get_context("spawn").Process(target=protect, args=(0,))
-    process.start()
-    process.join()
-"""
-
-
-def test_a_script_protects_with_a_method_of_its_own(folder: Path) -> None:
-    """By workers, and in a process that it starts itself."""
-    (folder / "own.py").write_text(SCRIPT)
-    subprocess.run([sys.executable, "own.py", str(PLUGIN)], check=True, cwd=folder)
-    files = sorted(path.relative_to(folder / "by-0") for path in (folder / "by-0").rglob("*.*"))
-    assert len(files) > 320
-    assert all(
-        (folder / "by-0" / each).read_bytes() == (folder / "by-2" / each).read_bytes() for each in files
-    )
-    manifest = json.loads((folder / "by-2" / "manifest.json").read_text())
-    assert manifest["plugins"]["own"]["provides"] == ["method own-shift"]
-    assert len(manifest["plugins"]["own"]["sha256"]) == 64
-
-
-class Typed:
-    """Stands for a class of the main program."""
-
-
-def test_what_was_typed_in_is_refused_for_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    main = sys.modules["__main__"]
-    monkeypatch.setattr(Typed, "__module__", "__main__")
-    monkeypatch.setattr(main, "Typed", Typed, raising=False)
-    monkeypatch.setattr(script, "main_file", lambda: None)
-    assert script.pickled([1]) == (pickle.dumps([1], 4), None)
-    with pytest.raises(
-        UserError, match="Typed was typed in, which worker processes cannot import: put it into"
-    ):
-        script.pickled([Typed()])
-    monkeypatch.setattr(script, "main_file", lambda: tmp_path / "own.py")
-    assert script.pickled([Typed()])[1] == str(tmp_path / "own.py")
-
-
-def test_a_script_without_a_guard_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As a worker process imports it, which otherwise would start workers without end."""
-    call = "protect_dataset(Path('a'), Path('b'), secret=None)"
-    source = "from pathlib import Path\nfrom unlearnable_kernels.protect.run import protect_dataset\n"
-    (tmp_path / "own.py").write_text(source + call)
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])
-    with pytest.raises(UserError, match=r"own\.py defines what .*: put what it runs under `if __name__ == "):
-        script.import_script(str(tmp_path / "own.py"))

@@ -9,9 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.registry import Registry
+from unlearnable_kernels.registry import MAIN, Registry
 
-MAIN = ("__main__", "__mp_main__")  # the script in the first process, and in those that it starts
 _given: list[str] = []
 
 

@@ -22,6 +22,8 @@ from unlearnable_kernels.parsing import (
 PLUGINS = "unlearnable_kernels.plugins"
 """The entry-point group of packages that register things of their own; each entry is a module to import."""
 
+MAIN = ("__main__", "__mp_main__")  # the script in the first process, and in those that it starts
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 T = TypeVar("T")
@@ -84,8 +86,8 @@ class Registry(Generic[T]):
         def decorate(item: S) -> S:
             if not f"{module}.".startswith(f"{self._package}."):
                 self._load_own()  # so that a plug-in cannot take the name of one of ours
-            if module == "__main__" and self.origin(name) == module:
-                del self._entries[name]  # a notebook's cell that is run again
+            if module in MAIN and self.origin(name) in MAIN:
+                del self._entries[name]  # a cell that is run again, a script imported again
             self._check(name, item)
             if isinstance(item, type):
                 item.name = name  # type: ignore[attr-defined]

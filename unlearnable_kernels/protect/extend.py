@@ -27,7 +27,7 @@ from unlearnable_kernels.protect.notices import (
 )
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Result
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
-from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
+from unlearnable_kernels.protect.pipeline.executors.process import check_process
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, make_plan
 from unlearnable_kernels.protect.pipeline.staging import RESTORES_NAME, Staging, destination
@@ -72,7 +72,7 @@ def extend_dataset(
         UserError: ``dst`` is not whole or cannot grow, a picture was changed or, without ``prune``, is gone,
             or, without ``accept_exposure``, seems to have moved; or as ``protect_dataset`` does.
     """
-    refuse_within_import()
+    check_process()
     check_on_error(on_error)
     executor = Executor(workers=workers)
     notify = notify or logging.getLogger(__name__).info

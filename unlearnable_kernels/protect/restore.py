@@ -12,7 +12,6 @@ from unlearnable_kernels.data.manifest import Manifest, canonical, read_manifest
 from unlearnable_kernels.data.remote import is_remote, refuse_misread_url, require_local, url_of
 from unlearnable_kernels.data.source import Source, open_source
 from unlearnable_kernels.data.writer import Destination, Writer
-from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError, shown
 from unlearnable_kernels.files import replacing, resumable, write_file, writing
 from unlearnable_kernels.progress import Notify, Progress, no_progress
@@ -21,7 +20,7 @@ from unlearnable_kernels.protect.methods.method import METHODS, Perturbation
 from unlearnable_kernels.protect.notices import telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.chunk import Chunk, Rendering
 from unlearnable_kernels.protect.pipeline.executors.local import execute
-from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
+from unlearnable_kernels.protect.pipeline.executors.process import check_process, default_workers
 from unlearnable_kernels.protect.pipeline.job import written_chunk
 from unlearnable_kernels.protect.pipeline.plan import check_names, make_chunks
 from unlearnable_kernels.protect.pipeline.plan_file import PLAN_NAME
@@ -64,7 +63,7 @@ def restore_dataset(
     Raises:
         UserError: Another key made it, it was changed since, it cannot be undone, or ``dst`` is taken.
     """
-    refuse_within_import()
+    check_process()
     notify = notify or logging.getLogger(__name__).info
     require_local(Path(protected), "restored")
     refuse_misread_url(Path(dst))
@@ -192,7 +191,7 @@ def _write(
     if done:
         notify(f"resuming: {done} of {total} pictures are done")
     rendering = Rendering(source.without_samples(), inverse, writer, destination, None, skip_bad=False)
-    count = min(usable_cores() if workers is None else workers, len(left))
+    count = min(default_workers() if workers is None else workers, len(left))
     with closing(execute(rendering, left, count if count > 1 else 0, staging.lock)) as new:
         for result in new:
             chunk = chunks[result.index]

@@ -26,7 +26,7 @@ from unlearnable_kernels.protect.notices import (
     telling_how_to_resume,
 )
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
-from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
+from unlearnable_kernels.protect.pipeline.executors.process import check_process
 from unlearnable_kernels.protect.pipeline.job import Job, check_unfinished
 from unlearnable_kernels.protect.pipeline.plan import Options, Plan, check_options, make_plan
 from unlearnable_kernels.protect.pipeline.staging import (
@@ -103,7 +103,7 @@ def protect_dataset(
         UserError: A parameter is bad, the source cannot be read, the disk is full, or ``dst`` holds
             something else, was damaged since, lies within ``src`` or around it.
     """
-    refuse_within_import()
+    check_process()
     options = Options(make_method(method, method_settings), fraction, format, resize, dataset_name)
     where = Executor(executor, workers, address)
     notify = notify or logging.getLogger(__name__).info

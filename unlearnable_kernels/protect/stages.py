@@ -15,7 +15,7 @@ from unlearnable_kernels.protect.keys import Secret, is_signed_by
 from unlearnable_kernels.protect.notices import notify_result, telling_how_to_resume
 from unlearnable_kernels.protect.pipeline.chunk import Chunk
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
-from unlearnable_kernels.protect.pipeline.executors.script import refuse_within_import
+from unlearnable_kernels.protect.pipeline.executors.process import check_process
 from unlearnable_kernels.protect.pipeline.job import Job
 from unlearnable_kernels.protect.pipeline.plan import Options
 from unlearnable_kernels.protect.pipeline.plan_file import load_plan
@@ -95,7 +95,7 @@ def render_dataset(
         UserError: There is no plan, or this key did not make it, or this machine would write other bytes; or
             as ``protect_dataset``.
     """
-    refuse_within_import()
+    check_process()
     if world < 1:
         raise UserError(f"world must be 1 or more, not {world}")
     if not 0 <= rank < world:

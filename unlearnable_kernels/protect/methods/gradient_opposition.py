@@ -32,11 +32,10 @@ class Opposition(Ascent):
         """Inner product and cosine, the means over all batches."""
         sums, batches = torch.zeros(2, dtype=torch.float64), self._batches("measuring")
         for batch in batches:
-            product, cosine, _ = self._products(model, batch)
-            sums += torch.stack([product.detach(), cosine]).double().cpu()
-        mean, angle = (sums / len(batches)).tolist()
-        line = {"product": float(f"{mean:.6g}"), "cosine": round(angle, 6)}
-        return line, f"inner product of the gradients {mean:.4g}, cosine {angle:.4f}"
+            sums += torch.stack([each.detach() for each in self._products(model, batch)[:2]]).double().cpu()
+        product, cosine = (sums / len(batches)).tolist()
+        line = {"product": float(f"{product:.6g}"), "cosine": round(cosine, 6)}
+        return line, f"inner product of the gradients {product:.4g}, cosine {cosine:.4f}"
 
     def _gradients(self, models: list[nn.Module], inner: int) -> Iterator[tuple[slice, Tensor]]:
         gradient, done = torch.zeros_like(self.master), 0

@@ -76,7 +76,7 @@ class SpectralMarks:
         for classes, weights in self._in_groups(np.unique(given[given >= 0]), *images.shape[1:3]):
             chosen = np.isin(given, classes)
             rows = slice(None) if chosen.all() else chosen  # a slice copies nothing
-            pixels = images[rows]
+            pixels = np.require(images[rows], requirements=["C", "W"])  # what torch takes without a warning
             if self.spectra.contrasts is not None:
                 pixels = with_contrast(pixels, self.spectra.contrasts[given[rows]])
             marked = classwise_spectrum(

@@ -3,10 +3,10 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
-from unlearnable_kernels.environment import usable_cores
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.pipeline.chunk import C, Chunk, R, Rendering, Result, Work
 from unlearnable_kernels.protect.pipeline.executors import local
+from unlearnable_kernels.protect.pipeline.executors.process import default_workers
 from unlearnable_kernels.protect.pipeline.plan import Plan
 from unlearnable_kernels.protect.pipeline.staging import Staging
 
@@ -19,7 +19,8 @@ class Executor:
 
     Attributes:
         name: "local", for processes of this machine, or "ray", for tasks of a Ray cluster.
-        workers: How many at a time, 0 for none but this process; by default one for each core.
+        workers: How many at a time, 0 for none but this process; by default one for each core,
+            and none in a daemon, which may not start any.
         address: Of the Ray cluster; by default the one that RAY_ADDRESS names, otherwise one is started here.
 
     Raises:
@@ -57,7 +58,7 @@ class Executor:
         if workers is None:
             # Where there is nothing to decode or encode, starting a process takes longer than the work.
             idle = not rendering.source.is_encoded and not plan.writer.encodes
-            workers = 0 if idle or len(chunks) == 1 else usable_cores()
+            workers = 0 if idle or len(chunks) == 1 else default_workers()
         workers = min(workers, len(chunks))
         return local.execute(rendering, chunks, workers, staging.lock, plan.made_on)
 
@@ -67,5 +68,5 @@ class Executor:
             from unlearnable_kernels.protect.pipeline.executors import ray
 
             return ray.execute(work, items, self.workers, self.address, None, {})
-        workers = usable_cores() if self.workers is None else self.workers
+        workers = default_workers() if self.workers is None else self.workers
         return local.execute(work, items, workers, None)

@@ -17,10 +17,13 @@ from multiprocessing.process import BaseProcess
 from types import MappingProxyType, ModuleType
 from typing import Any, Generic
 
-import torch
-
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.pipeline.chunk import C, Item, R, Work
+from unlearnable_kernels.protect.pipeline.executors.process import (
+    check_may_start_workers,
+    is_copy,
+    use_one_thread,
+)
 from unlearnable_kernels.protect.pipeline.executors.script import import_script, pickled
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 
@@ -59,10 +62,11 @@ def execute(
             refuse_to_mix(planned)
         yield from map(rendering.render, chunks)
         return
+    check_may_start_workers()
     needed = pickled(rendering)
-    # On macOS the system's libraries may not survive a fork.
+    # On macOS the system's libraries may not survive a fork; the fork server of another process is not ours.
     context: ForkServerContext | SpawnContext
-    if sys.platform == "linux":
+    if sys.platform == "linux" and not is_copy():
         context = multiprocessing.get_context("forkserver")
     else:
         context = multiprocessing.get_context("spawn")
@@ -217,15 +221,6 @@ def _answer(answers: Connection, error: Exception, trace: str) -> None:
         answers.send((RuntimeError(f"{type(error).__name__}: {error}"), trace))
 
 
-def use_one_thread() -> None:
-    """There are as many processes as cores."""
-    torch.set_num_threads(1)
-    with suppress(ImportError):
-        import cv2
-
-        cv2.setNumThreads(1)
-
-
 def _unpickled(rendering: bytes, script: str | None, planned: dict[str, str]) -> Work[Any, Any]:
     if planned:
         refuse_to_mix(planned)
@@ -235,7 +230,7 @@ def _unpickled(rendering: bytes, script: str | None, planned: dict[str, str]) ->
         made: Work[Any, Any] = pickle.loads(rendering)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"a worker process cannot import the method or format ({reason})") from None
     return made

@@ -12,7 +12,8 @@ from typing import Any
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
 from unlearnable_kernels.protect.pipeline.chunk import C, Item, R, Work
-from unlearnable_kernels.protect.pipeline.executors.local import ATTEMPTS, use_one_thread
+from unlearnable_kernels.protect.pipeline.executors.local import ATTEMPTS
+from unlearnable_kernels.protect.pipeline.executors.process import use_one_thread
 from unlearnable_kernels.protect.pipeline.probe import refuse_to_mix
 from unlearnable_kernels.protect.pipeline.staging import holding
 

@@ -1,18 +1,17 @@
 """What worker processes need of a script that defines a method itself: pickles name its classes __main__."""
 
 import io
-import multiprocessing
 import pickle
 import sys
-from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from typing import Any
 
 from unlearnable_kernels.errors import UserError
-from unlearnable_kernels.plugins import MAIN, main_file
+from unlearnable_kernels.plugins import main_file
+from unlearnable_kernels.registry import MAIN
 
-_importing = ContextVar("importing", default=False)
+_importing: list[str] = []
 
 
 def pickled(value: Any) -> tuple[bytes, str | None]:
@@ -66,23 +65,13 @@ def import_script(script: str) -> None:
     assert spec is not None
     main = module_from_spec(spec)
     sys.modules.update(dict.fromkeys(MAIN, main))
-    token = _importing.set(True)
+    _importing.append(script)
     try:
         loader.exec_module(main)
     finally:
-        _importing.reset(token)
+        _importing.pop()
 
 
-def refuse_within_import() -> None:
-    """Check that this is no worker that imports a script, which would start workers without end.
-
-    Raises:
-        UserError: It is.
-    """
-    # The attribute is what multiprocessing itself goes by where it imports the script.
-    if _importing.get() or getattr(multiprocessing.current_process(), "_inheriting", False):
-        script = getattr(sys.modules.get(MAIN[1]), "__file__", "the script")
-        raise UserError(
-            f"{script} defines what it protects with, so worker processes import it: put what it runs "
-            "under `if __name__ == '__main__':`, or give workers=0"
-        )
+def imported_script() -> str | None:
+    """The script that a worker process is importing, in whichever of its threads."""
+    return _importing[-1] if _importing else None
