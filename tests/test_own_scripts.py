@@ -148,9 +148,7 @@ def test_a_process_that_imports_the_script_of_another_does_not_protect(
 def test_a_daemon_starts_no_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(multiprocessing.current_process()), "daemon", True)
     protect_dataset(folder / "pets", folder / "daemon", secret=Key(bytes(32)))
-    with pytest.raises(
-        UserError, match=r"a daemon, .* cannot start worker processes: workers must be 0"
-    ):
+    with pytest.raises(UserError, match=r"a daemon, .* cannot start worker processes: workers must be 0"):
         protect_dataset(folder / "pets", folder / "two", secret=Key(bytes(32)), workers=2)
     assert not (folder / "two.partial").exists()
 

@@ -33,7 +33,7 @@ from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
-from unlearnable_kernels.recipes.papers import ROWS
+from unlearnable_kernels.recipes.papers import ROWS, hardening
 from unlearnable_kernels.report.contact_sheet import write_preview
 
 STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
@@ -140,7 +140,7 @@ def test_pixels_stay_as_they_were_recorded(zoo: Path, tmp_path: Path, which: str
 def test_the_default_is_what_the_rows_of_hardening_measured() -> None:
     usual = METHODS.create("spectral")
     measured = [row.protection for name, row in ROWS.items() if re.fullmatch("hardening/.*/opponent", name)]
-    assert len(measured) == 7
+    assert len(measured) == len(hardening.DEFENCES)
     for text in measured:
         method = METHODS.create(text)
         assert (method.strengths, method.variant) == (usual.strengths, usual.variant)
