@@ -83,6 +83,7 @@ def test_every_row_can_be_planned_or_says_what_it_lacks() -> None:
         low, high = row.published or (1, 1)
         assert 0 < low <= high <= 100
         assert row.test in TESTS
+        assert row.protection or "protected_fraction" not in row.training, row.name
         if not row.lacking:
             settings = {"train": "x", "network": row.network, "defences": row.defences} | row.training
             settings |= {"clean": "y"} if "protected_fraction" in row.training else {}

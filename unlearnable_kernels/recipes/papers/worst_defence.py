@@ -92,7 +92,8 @@ def _row(
     defence: str, name: str, defences: tuple[str, ...] = (), more: Mapping[str, Any] | None = None
 ) -> Row:
     training = TRAINING | dict(more or {})
-    row = Row(f"{NAME}/{defence}/{name}", None, DATASET, PROTECTIONS[name], "resnet8", defences, training)
+    protection = "random-noise" if defence in OWN_ALONE else PROTECTIONS[name]  # of which nothing is used
+    row = Row(f"{NAME}/{defence}/{name}", None, DATASET, protection, "resnet8", defences, training)
     return replace(row, pretraining=PRETRAINING) if defence in FINE_TUNED else row
 
 
