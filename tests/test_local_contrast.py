@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sample_images import photo
 
+from unlearnable_kernels.data import local_contrast
+from unlearnable_kernels.data.local_contrast import with_contrast, without_contrast
 from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods import class_spectra, local_contrast
+from unlearnable_kernels.protect.methods import class_spectra
 from unlearnable_kernels.protect.methods.class_spectra import as_bytes
-from unlearnable_kernels.protect.methods.local_contrast import with_contrast, without_contrast
 from unlearnable_kernels.protect.methods.spectral import INTENSITIES, SpectralMarks
 from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse
 

@@ -1,4 +1,4 @@
-// Local contrast as protect/methods/local_contrast.py has it, in one pass over the images, row by row.
+// Local contrast as data/local_contrast.py has it, in one pass over the images, row by row.
 //
 // For each scale the sums of the columns of a row's surroundings are kept, and moved on by a row at a time; running sums
 // of these along the row, modulo 2³², give that of every square as a difference. What follows these whole numbers is one

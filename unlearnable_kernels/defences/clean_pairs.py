@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from unlearnable_kernels.data.arrays import load_arrays
+from unlearnable_kernels.data.local_contrast import SCALES, with_contrast, without_contrast
 from unlearnable_kernels.data.named import resolve
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.defence import Defence
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
-from unlearnable_kernels.protect.methods.local_contrast import SCALES, with_contrast, without_contrast
 
 NODES, ROUNDS, CELL = 17, 8, 4
 AT_ONCE = 1 << 20  # values that are restored at a time

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from unlearnable_kernels.data.local_contrast import SCALES
 from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, spectral_weights
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.keys import Secret
-from unlearnable_kernels.protect.methods.local_contrast import SCALES
 
 CELLS, COLOUR, TONE, CONTRAST = "cells", "colour", "tone", "contrast"
 PARTS = (CELLS, COLOUR, TONE)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unlearnable_kernels.data.local_contrast import with_contrast
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
 from unlearnable_kernels.protect.keys import Secret
@@ -25,7 +26,6 @@ from unlearnable_kernels.protect.methods.class_spectra import (
     class_spectra,
 )
 from unlearnable_kernels.protect.methods.filters import NORMAL
-from unlearnable_kernels.protect.methods.local_contrast import with_contrast
 from unlearnable_kernels.protect.methods.method import METHODS, Method, Perturbation, Task, Workspace
 from unlearnable_kernels.protect.methods.selection import check_fraction, exact_subset
 from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearnable_kernels.data.local_contrast import without_contrast
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
 from unlearnable_kernels.protect.methods.class_spectra import ClassSpectra, as_bytes
-from unlearnable_kernels.protect.methods.local_contrast import without_contrast
 from unlearnable_kernels.protect.methods.method import Perturbation
 
 _STEPS = 4096  # of the grid on which a curve is searched, over −0.5 … 1.5
