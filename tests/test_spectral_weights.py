@@ -1,4 +1,4 @@
-"""The weights of ``spectral``: native and PyTorch alike to the bit, at every size, with all edges."""
+"""The weights of ``spectral``: native and PyTorch alike to the bit, at every size, with all edges; and pieces."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,9 @@ from torch import Tensor
 from unlearnable_kernels.data import spectra
 from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods.class_spectra import ClassSpectra, Variant, class_spectra
-from unlearnable_kernels.protect.methods.spectral import INTENSITIES
+from unlearnable_kernels.protect.methods import spectral
+from unlearnable_kernels.protect.methods.class_spectra import CONTRAST, ClassSpectra, Variant, class_spectra
+from unlearnable_kernels.protect.methods.spectral import INTENSITIES, SpectralMarks
 
 needs_native = pytest.mark.skipif(cpu_module is None, reason="needs the native module")
 SIZES = [(1, 1), (1, 7), (8, 8), (32, 32), (33, 47), (64, 31), (224, 224), (3, 1000)]
@@ -87,6 +88,23 @@ def test_native_refuses_what_it_would_misread() -> None:
     for rows, to in ((floats(3), out[0]), (floats(0), out)):
         with pytest.raises(ValueError, match="out must be"):
             cpu_module.spectral_weights(*(right | {"rows": rows}).values(), 1.0, 0.0, to)
+
+
+@pytest.mark.parametrize("contrast", [0.6, None])
+def test_pieces_and_reversed_views_change_no_byte(
+    contrast: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strengths = INTENSITIES["normal"] | {CONTRAST: contrast}
+    marks = SpectralMarks(class_spectra(Key(bytes(32)), "zoo", ["cat", "dog"], strengths))
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 8, 3)).astype(np.uint8)
+    given = [0, 0, 1, -1, 1, 1]
+    whole, pieces, reversed_view = (np.empty_like(images) for _ in range(3))
+    marks.apply(images, given, whole)
+    monkeypatch.setattr(spectral, "_PIECE", 2 * 9 * 8 * 3)
+    marks.apply(images, given, pieces)
+    marks.apply(images[::-1].copy()[::-1], given, reversed_view)
+    assert np.array_equal(pieces, whole)
+    assert np.array_equal(reversed_view, whole)
 
 
 def test_radii_are_rounded_correctly() -> None:

@@ -21,7 +21,7 @@ float smooth(float steps) {
   return s * s * (3 - 2 * s);
 }
 
-// Where each coefficient lies among cells, or rings: the one it is in, the one that follows, and how far it is past.
+// Where each coefficient of a row lies among cells: the one it is in, the one that follows, and how far it is past.
 struct Places {
   std::int32_t *here, *following;
   float* share;
