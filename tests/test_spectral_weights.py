@@ -1,4 +1,4 @@
-"""The weights of ``spectral``: native and PyTorch alike to the bit, at every size, with all edges; and pieces."""
+"""The weights of ``spectral``, native and PyTorch alike to the bit; and that pieces change nothing."""
 
 from collections.abc import Callable
 from typing import Any
