@@ -41,7 +41,7 @@ def test_threads_that_begin_amid_an_image_change_no_bit(with_threads: Callable[.
 @needs_native
 def test_surroundings_too_wide_for_native_sums_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     images, contrasts = np.zeros((1, 40, 40, 1), np.uint8), np.zeros((1, 2, 2), np.float32)
-    monkeypatch.setattr(local_contrast, "_reaches", lambda height, width: [1, 1401])
+    monkeypatch.setattr(local_contrast, "reaches_of", lambda height, width: [1, 1401])
     assert not with_contrast(images, contrasts).any()
 
 

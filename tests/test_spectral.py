@@ -321,6 +321,8 @@ REFUSED = {
     "edges=soft": "edges must be one of fixed, keyed, turned, not 'soft'",
     "colours=lab": "colours must be one of rgb, opponent, not 'lab'",
     "secrets=0": "secrets must be 1 to 64, not 0",
+    "erased=0.6": "erased must be 0 to 0.5, not 0.6",
+    "parts=tone,erased=0.1": "cells must be among the parts if some are erased, not 'tone'",
     "intensity=huge": "intensity must be one of mild, normal, strong, not 'huge'",
     "parts=cells,tone=0.1": "tone must be among the parts if it has a strength, not 'cells'",
     "cells=0": "cells must be above 0 and at most 1, not 0.0",

@@ -10,11 +10,13 @@ from sample_images import photo
 from small_runs import config_for, data, one_thread, tensors_of, untimed_metrics
 from torch import Tensor
 
+from unlearnable_kernels.data.local_contrast import with_contrast
 from unlearnable_kernels.data.spectra import rings_of_cells
 from unlearnable_kernels.defences import DEFENCES, Batch
+from unlearnable_kernels.defences.contrast_norm import NODES, around, matched
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods.class_spectra import class_spectra
+from unlearnable_kernels.protect.methods.class_spectra import as_bytes, class_spectra
 from unlearnable_kernels.protect.methods.spectral import SpectralMarks
 from unlearnable_kernels.recipes.papers import ROWS
 from unlearnable_kernels.training import evaluate, train
@@ -87,9 +89,10 @@ def test_colours_that_a_class_mixed_in_the_rings_alike_come_out_alike() -> None:
     assert apart(both[:8], both[8:]) < 0.3 * apart(*mixed)
 
 
-def test_the_mean_covariance_comes_back() -> None:
+@pytest.mark.parametrize("name", ["band-whiten", "contrast-norm"])
+def test_what_was_measured_in_training_comes_back(name: str) -> None:
     images, other = photos(6, 16, 16), torch.from_numpy(photos(3, 16, 16, divisor=2))
-    trained, tested = DEFENCES.create("band-whiten"), DEFENCES.create("band-whiten")
+    trained, tested = DEFENCES.create(name), DEFENCES.create(name)
     trained.prepare(torch.from_numpy(images), torch.zeros(6).long(), torch.Generator())
     tested.restore(dict(trained.state()))
     assert torch.equal(tested.at_test(other), trained.at_test(other))
@@ -151,6 +154,44 @@ def test_random_mixings_and_curves_are_as_strong_as_their_settings() -> None:
     mixed = DEFENCES.create("random-spectral:cells=0,tone=0").augment(batch(grey)).images
     torch.testing.assert_close(mixed.mean((2, 3)), grey.mean((2, 3)), atol=1e-4, rtol=0)
     assert (mixed - mixed.mean(1, keepdim=True)).std() > 0.01
+
+
+def test_differences_get_the_wanted_distribution_in_their_order_and_equal_ones_stay_equal() -> None:
+    differences = torch.randn(2, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    differences[0, 0, :12] = 0  # 360 of 600, about as many below as above
+    wanted = torch.linspace(-2, 3, NODES).pow(3).expand(3, -1)
+    found = matched(differences, wanted)
+    drawn = found.flatten(2)
+    for row in [(0, 1), (0, 2), (1, 0)]:
+        assert torch.equal(drawn[row].argsort(), differences.flatten(2)[row].argsort())
+        torch.testing.assert_close(
+            drawn[row].quantile(torch.linspace(0, 1, NODES)), wanted[0], atol=0.15, rtol=0
+        )
+    [equal] = found[0, 0, :12].unique().tolist()
+    below = (differences[0, 0] < 0).sum().item()
+    assert equal == pytest.approx((-2 + 5 * (below + 180) / 600) ** 3, abs=0.02)
+
+
+def test_surroundings_are_those_of_local_contrast_as_far_as_they_lie_in_the_image() -> None:
+    planes = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    for scale, reach in enumerate((1, 3)):
+        means = around(planes, scale)
+        inner = planes[0, 2, 9 - reach : 10 + reach, 20 - reach : 21 + reach].mean()
+        corner = planes[0, 1, : reach + 1, -reach - 1 :].mean()
+        torch.testing.assert_close(means[0, [2, 1], [9, 0], [20, 47]], torch.stack([inner, corner]))
+
+
+def test_contrast_that_classes_bent_their_own_way_comes_out_nearly_alike() -> None:
+    one, bent = photos(8, 32, 32, 2), []
+    for factors in ([[0.2, 0.1], [0.2, 0.1]], [[-0.2, 0.1], [-0.2, 0.1]]):
+        given = np.broadcast_to(np.float32(factors), (8, 2, 2))
+        bent.append(as_bytes(with_contrast(one, given)))
+
+    def apart(first: np.ndarray, second: np.ndarray) -> float:
+        return float(np.abs(first.astype(float) - second).mean())
+
+    both = prepared("contrast-norm", np.concatenate(bent))
+    assert apart(both[:8], both[8:]) < 0.5 * apart(*bent)
 
 
 REFUSED = {

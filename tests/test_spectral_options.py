@@ -33,6 +33,7 @@ OPTIONS = {
     "colours=opponent": {"colours": "opponent"},
     "secrets=3": {"secrets": 3},
     "parts=cells+contrast": {"contrast": 0.6},
+    "erased=0.1": {"erased": 0.1},
 }
 
 
@@ -56,7 +57,7 @@ def test_an_option_changes_the_pictures_and_stands_in_the_manifest(
     assert made.keys() == usual.keys()
     assert made != usual
     parameters = read_manifest(tmp_path / "out")["parameters"]
-    named = {"cell", "edges", "colours", "secrets", "contrast"}
+    named = {"cell", "edges", "colours", "secrets", "contrast", "erased"}
     assert {name: parameters[name] for name in named & parameters.keys()} == OPTIONS[settings]
     assert not named & read_manifest(tmp_path / "usual")["parameters"].keys()
     assert next(iter(OPTIONS[settings])) in METHODS["spectral"].heading(parameters)
@@ -77,6 +78,23 @@ def test_finer_cells_leave_the_mean_colour_and_the_mean_of_rings() -> None:
     # Down every cell has four rows, the last two of which pass into the next one; across two, hard edges.
     assert torch.equal(weights[::4], gains[0].repeat_interleave(2, 1))
     assert torch.equal(weights[3, ::2], (gains[0, 0] + gains[0, 1]) / 2)
+
+
+def test_a_share_of_each_rings_cells_is_erased_and_the_others_keep_their_mean() -> None:
+    spectra = class_spectra(KEY, "zoo", ["cat", "dog"], STRONG, Variant(cell=2, erased=0.1))
+    rings = spectra.bands.rings_of_cells().numpy()
+    rings[0, 0] = -1
+    erased = spectra.gains == 0
+    assert [erased[0][rings == ring].sum() for ring in range(4)] == [0, 1, 2, 22]
+    assert (erased.sum((1, 2)) == 25).all()
+    assert (erased[0] & erased[1]).sum() < 10
+    for ring in range(1, 4):
+        kept = spectra.gains[0][(rings == ring) & ~erased[0]]
+        np.testing.assert_allclose(kept.mean(), 1, atol=1e-6)
+    usual = class_spectra(KEY, "zoo", ["cat", "dog"], STRONG, Variant(cell=2))
+    assert abs(np.corrcoef(spectra.gains[~erased], usual.gains[~erased])[0, 1]) < 0.2
+    weights = spectra.weights(np.array([0]), 32, 32)[0]
+    assert not weights[::2, ::2][erased[0]].any()
 
 
 def test_keyed_edges_are_those_of_the_key_and_in_order() -> None:

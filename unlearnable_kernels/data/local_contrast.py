@@ -25,7 +25,7 @@ def with_contrast(images: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, H, W, C], not clamped.
     """
-    reaches = _reaches(*images.shape[1:3])
+    reaches = reaches_of(*images.shape[1:3])
     if cpu_module is None or max(reaches) > _FURTHEST:
         return _bent(images, 255.0, contrasts).astype(np.float32)
     result = np.empty(images.shape, np.float32)
@@ -70,7 +70,7 @@ def _unbent(bent: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
     return nearest
 
 
-def _reaches(height: int, width: int) -> list[int]:
+def reaches_of(height: int, width: int) -> list[int]:
     """How many pixels surroundings go beyond their middle, at each scale."""
     return [max(1, (side * min(height, width) // _UNIT - 1) // 2) for side in SCALES]
 
@@ -79,7 +79,7 @@ def _bent(values: np.ndarray, whole: float, contrasts: np.ndarray) -> np.ndarray
     """What ``with_contrast`` computes, in float64, of uint8 or float64 values, read as x/whole."""
     x = values * (1 / whole)
     total = x.copy()
-    for number, reach in enumerate(_reaches(*values.shape[1:3])):
+    for number, reach in enumerate(reaches_of(*values.shape[1:3])):
         difference = x - _local_means(values, whole, reach)
         size = np.abs(difference)
         a, b = contrasts[:, number].astype(np.float64).T[:, :, None, None, None]

@@ -24,6 +24,7 @@ LIMITS = {CELLS: 1.0, COLOUR: 1.0, TONE: 0.5, CONTRAST: 2.0}
 FIXED, KEYED, TURNED = EDGES = ("fixed", "keyed", "turned")
 RGB, OPPONENT = COLOURS = ("rgb", "opponent")
 MOST_SECRETS = 64
+MOST_ERASED = 0.5
 _UNIFORMS = 12  # whose sum has variance 1
 _TURNS = 0.13, 0.77  # tangents of half the least and the largest angle by which cells are turned: 15° to 75°
 # Brightness and two oppositions of colours, orthonormal.
@@ -43,6 +44,7 @@ class Variant:
             cells are turned by an angle of the key's as well; one of ``EDGES``.
         colours: Coordinates of the mixings, one of ``COLOURS``.
         secrets: How many sets of parameters a class has.
+        erased: Which share of the cells of each ring has gain 0, at most ``MOST_ERASED``.
 
     Raises:
         UserError: A value is out of range.
@@ -52,6 +54,7 @@ class Variant:
     edges: str = FIXED
     colours: str = RGB
     secrets: int = 1
+    erased: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.cell <= 16:
@@ -61,9 +64,11 @@ class Variant:
                 raise UserError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         if not 1 <= self.secrets <= MOST_SECRETS:
             raise UserError(f"secrets must be 1 to {MOST_SECRETS}, not {self.secrets}")
+        if not 0 <= self.erased <= MOST_ERASED:
+            raise UserError(f"erased must be 0 to {MOST_ERASED:g}, not {self.erased}")
 
     @property
-    def unusual(self) -> dict[str, int | str]:
+    def unusual(self) -> dict[str, int | float | str]:
         """The values that are not the defaults, by name."""
         usual = vars(Variant())
         return {name: value for name, value in vars(self).items() if value != usual[name]}
@@ -131,7 +136,7 @@ def class_spectra(
     if variant.edges != FIXED:
         bands = _keyed_bands(secret, dataset_name, variant.cell, variant.edges == TURNED)
 
-    def drawn(part: str, *further: str) -> list[_Draw]:
+    def drawn(part: str, *further: str | float) -> list[_Draw]:
         tags = [tag for tag in further if tag not in (FIXED, RGB)]
         strength = strengths.get(part) or 0.0
         return [
@@ -139,7 +144,8 @@ def class_spectra(
             for name, number in each
         ]
 
-    gains = [_gains(draw, bands) for draw in drawn(CELLS, variant.edges)]
+    holes = [float(variant.erased)] if variant.erased else []
+    gains = [_gains(draw, bands, variant.erased) for draw in drawn(CELLS, variant.edges, *holes)]
     mixings = [_mixings(draw, variant.colours) for draw in drawn(COLOUR, variant.edges, variant.colours)]
     curves = [_curves(draw) for draw in drawn(TONE)]
     contrasts = [_contrasts(draw) for draw in drawn(CONTRAST)] if strengths.get(CONTRAST) else None
@@ -191,7 +197,7 @@ class _Draw:
     dataset_name: str
     one: str | int
     strength: float
-    further: tuple[str | int, ...]
+    further: tuple[str | int | float, ...]
 
     def uniform(self, what: str, *shape: int) -> np.ndarray:
         """float64, multiples of 2⁻⁵³ in [0, 1). ``what`` tells the draws of a part apart."""
@@ -212,17 +218,25 @@ def _uniform(data: bytes) -> np.ndarray:
     return numbers
 
 
-def _gains(draw: _Draw, bands: Bands) -> np.ndarray:
-    """[rows, columns]: 1 + strength · s, s uniform in [−1, 1] less its mean over the cells of a ring.
+def _gains(draw: _Draw, bands: Bands, erased: float) -> np.ndarray:
+    """[rows, columns]: 0, or 1 + strength · s, s uniform in [−1, 1] less its mean over a ring's kept cells.
 
     The first cell, which has the mean colour in it, stays.
     """
     rings = bands.rings_of_cells().numpy()
     signs = 2 * draw.uniform("gains", *rings.shape) - 1
     rings[bands.first], signs[bands.first] = -1, 0
+    kept = np.ones_like(signs, dtype=bool)
+    if erased:
+        order = draw.uniform("erased", *rings.shape)
+        for one in np.unique(rings[rings >= 0]):
+            cells = np.flatnonzero(rings == one)
+            drawn = cells[np.argsort(order.flat[cells], kind="stable")]
+            kept.flat[drawn[: round(erased * len(cells))]] = False
     for one in np.unique(rings[rings >= 0]):
-        signs[rings == one] -= math.fsum(signs[rings == one]) / (rings == one).sum()
-    return 1 + draw.strength * signs
+        some = (rings == one) & kept
+        signs[some] -= math.fsum(signs[some]) / some.sum()
+    return kept * (1 + draw.strength * signs)
 
 
 def _mixings(draw: _Draw, colours: str) -> np.ndarray:

@@ -122,6 +122,7 @@ class Spectral(Method):
         edges: "fixed", "keyed" or "turned".
         colours: "rgb" or "opponent".
         secrets: How many sets of parameters a class has, of which the key chooses one for each image.
+        erased: Share of the cells of each ring that are taken out.
     """
 
     parts: str = "+".join(ALL_PARTS)
@@ -134,6 +135,7 @@ class Spectral(Method):
     edges: str = FIXED
     colours: str = OPPONENT
     secrets: int = 1
+    erased: float = 0.0
 
     def check(self) -> None:
         chosen = self.parts.split("+")
@@ -144,12 +146,14 @@ class Spectral(Method):
         for part in ALL_PARTS:
             if part not in chosen and getattr(self, part) is not None:
                 raise UserError(f"{part} must be among the parts if it has a strength, not {self.parts!r}")
+        if self.erased and CELLS not in chosen:
+            raise UserError(f"cells must be among the parts if some are erased, not {self.parts!r}")
         check_strengths(self.strengths)
         self.variant  # noqa: B018  checks its settings
 
     @property
     def variant(self) -> Variant:
-        return Variant(self.cell, self.edges, self.colours, self.secrets)
+        return Variant(self.cell, self.edges, self.colours, self.secrets, float(self.erased))
 
     @property
     def strengths(self) -> dict[str, float | None]:

@@ -68,6 +68,7 @@ ADAPTIVE = {
     "cells-histeq": (_CELLS, "histeq"),
     "gray-cells-histeq": ("grayscale", _CELLS, "histeq"),
     "gray-cells2-histeq": ("grayscale", f"{_CELLS},cell=2", "histeq"),
+    "gray-cells-contrast-histeq": ("grayscale", _CELLS, "contrast-norm", "histeq"),
     "colour": ("band-whiten",),
     "colour-cells-histeq": ("band-whiten", _CELLS, "histeq"),
     "colour-by-cell-histeq": ("band-whiten:mode=cell", "histeq"),
