@@ -16,7 +16,7 @@ from unlearnable_kernels.data.quality import psnr
 from unlearnable_kernels.defences import DEFENCES, clean_pairs
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
-from unlearnable_kernels.protect.methods.class_spectra import PARTS, class_spectra
+from unlearnable_kernels.protect.methods.class_spectra import PARTS, Variant, class_spectra
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.methods.spectral import SpectralMarks
 from unlearnable_kernels.protect.run import protect_dataset
@@ -83,6 +83,26 @@ def test_contrast_is_part_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clean_pairs.WayBack, "_fit_contrasts", lambda *call: None)
     left = clean_pairs.WayBack(seen[:12], clean[:12])(seen[12:])
     assert found > np.mean([psnr(*each) for each in zip(clean[12:], left, strict=True)]) + 3
+
+
+def test_what_a_class_has_lost_is_filled_with_as_much_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean_pairs, "ROUNDS", 2)
+    clean = np.stack([photo(32, 32, number) // 2 + 64 for number in range(24)])
+    strengths = {"cells": 0.2, "colour": None, "tone": None}
+    spectra = class_spectra(Key(bytes(32)), "zoo", ["cat"], strengths, Variant(cell=2, erased=0.2))
+    seen = np.empty_like(clean)
+    SpectralMarks(spectra).apply(clean, [0] * len(clean), seen)
+    way_back = clean_pairs.WayBack(seen[:12], clean[:12])
+    erased = spectra.gains[0].repeat(2, 0).repeat(2, 1) == 0
+
+    def energy(images: np.ndarray) -> np.ndarray:
+        return np.square(clean_pairs.transformed(images / 255)).mean((0, 3))
+
+    wanted, missing = energy(clean[12:]), energy(way_back(seen[12:]))
+    filled = energy(way_back(seen[12:], torch.Generator().manual_seed(0)))
+    assert missing[erased].sum() < 0.4 * wanted[erased].sum()
+    assert 0.6 < filled[erased].sum() / wanted[erased].sum() < 1.4
+    assert abs(filled[~erased].sum() / missing[~erased].sum() - 1) < 0.05
 
 
 def test_pairs_that_there_are_not(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class WayBack:
         curves: float64 [3, NODES], tones before the curve at equal distances of those behind it.
         matrices: float64 [H, W, 3, 3], by coefficient.
         contrasts: float32 [2, 2], as ``with_contrast`` takes them; undone last, since it is done first.
+        lost: float64 [H, W, 3, 3], a root of the covariance of what did not come back, by coefficient.
     """
 
     def __init__(self, protected: np.ndarray, clean: np.ndarray) -> None:
@@ -49,6 +50,10 @@ class WayBack:
             self._fit_curves(transformed(hats), wanted)
             self._fit_contrasts(transformed(self._bent(hats)), plain, terms)
             wanted = plain + terms @ self.contrasts.ravel()
+        error = wanted - np.einsum("hwij,nhwj->nhwi", self.matrices, transformed(self._bent(hats)))
+        covariance = np.einsum("nhwi,nhwj->hwij", error, error) / len(clean)
+        sizes, axes = np.linalg.eigh(covariance)
+        self.lost = axes * np.sqrt(sizes.clip(0))[..., None, :]
 
     @staticmethod
     def _hats(images: np.ndarray) -> np.ndarray:
@@ -100,14 +105,17 @@ class WayBack:
         found = np.linalg.solve(normal + stiff * np.eye(len(normal)), design.T @ added.ravel())
         self.contrasts = found.astype(np.float32).reshape(self.contrasts.shape)
 
-    def __call__(self, protected: np.ndarray) -> np.ndarray:
-        """Estimates of the originals, uint8 [n, H, W, 3]."""
+    def __call__(self, protected: np.ndarray, noise: torch.Generator | None = None) -> np.ndarray:
+        """Estimates of the originals, uint8 [n, H, W, 3]; with ``noise`` plus as much of it as was lost."""
         result = np.empty_like(protected)
         size = max(1, AT_ONCE // protected[0].size)
         for start in range(0, len(protected), size):
             some = slice(start, start + size)
             seen = transformed(self._bent(self._hats(protected[some])))
             wanted = np.einsum("hwij,nhwj->nhwi", self.matrices, seen)
+            if noise is not None:
+                drawn = torch.randn(wanted.shape, generator=noise, dtype=torch.float64).numpy()
+                wanted += np.einsum("hwij,nhwj->nhwi", self.lost, drawn)
             bent = extra_module("scipy.fft").idctn(wanted, axes=(1, 2), norm="ortho").transpose(0, 3, 1, 2)
             factors = np.broadcast_to(self.contrasts, (len(bent), *self.contrasts.shape))
             clean = without_contrast(bent.astype(np.float32), factors).transpose(0, 2, 3, 1)
@@ -122,6 +130,8 @@ class CleanPairs(Defence):
 
     Attributes:
         pairs: How many of each class; their clean images are trained on.
+        fill: Whether to add noise to coefficients that pairs show to be lost: what is missing does not
+            tell the class.
         clean: The data set as it was, with the same images in the same order; its path is made absolute.
 
     Raises:
@@ -130,6 +140,7 @@ class CleanPairs(Defence):
 
     pairs: int = 10
     clean: str | None = None
+    fill: bool = False
 
     def __post_init__(self) -> None:
         if self.pairs < 1:
@@ -159,9 +170,10 @@ class CleanPairs(Defence):
             known, others = rows[: self.pairs], rows[self.pairs :]
             restored[known] = clean[known]
             if len(others):
-                restored[others] = WayBack(seen[known], clean[known])(seen[others])
+                way_back = WayBack(seen[known], clean[known])
+                restored[others] = way_back(seen[others], generator if self.fill else None)
         return torch.from_numpy(restored), labels
 
     def describe(self) -> str:
         """Such as "10 pairs a class"."""
-        return f"{self.pairs} pairs a class"
+        return f"{self.pairs} pairs a class{', filled with noise' if self.fill else ''}"

@@ -34,6 +34,7 @@ ADAPTIVE = (
     "gray-cells-contrast-histeq",
     "colour-cells-histeq",
     "pairs-10",
+    "pairs-10-filled",
 )
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
 DEFENCES = {name: worst_defence.DEFENCES[name] for name in (*ADAPTIVE, *PUBLISHED)}

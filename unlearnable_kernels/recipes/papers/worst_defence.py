@@ -75,6 +75,7 @@ ADAPTIVE = {
     "random": ("random-spectral",),
     "pairs-1": ("clean-pairs:pairs=1",),
     "pairs-10": ("clean-pairs:pairs=10",),
+    "pairs-10-filled": ("clean-pairs:pairs=10,fill=true",),
 }
 DEFENCES = PUBLISHED | ADAPTIVE
 OWN_IMAGES = {"own-1": {"protected_fraction": 0.99}, "own-10": {"protected_fraction": 0.9}}
