@@ -43,8 +43,8 @@ FIRST_NORMAL = {"cells": 0.55, "colour": 0.55, "tone": 0.055}
 EDGES = (0.5, 3, 7, 13)
 RECORDED = ["dfe195ad76aa5fa8", "3a7983f0db2db6a7", "9d0d54b9a1a4a32f"]
 """SHA-256 of the gains, mixings and curves of two classes: another one would be another protection."""
-PIXELS = {"first": "7702f5fc97b58fc4", "default": "02fd47e87c7ed9fa"}
-"""SHA-256 of the pixels that ``zoo`` becomes, when what is the default now was an option."""
+PIXELS = {"first": "7702f5fc97b58fc4", "default": "b791a9294a999fff"}
+"""SHA-256 of the pixels that ``zoo`` becomes, with the defaults of the first sets and with those of now."""
 
 
 def uniform(part: str, what: str, one: str, strength: float, *shape: int) -> np.ndarray:
@@ -193,6 +193,18 @@ def test_the_mean_colour_stays_and_large_pictures_are_tinted_less() -> None:
     torch.testing.assert_close(large[0, 14] - identity, mixings[0, 0] / 2)
     torch.testing.assert_close(large[0, 35], small[0, 5])
     torch.testing.assert_close(small[31, 31] - identity, mixings[0, 3])
+
+
+def test_local_contrast_changes_large_pictures_half_as_much() -> None:
+    spectra = class_spectra(KEY, "zoo", ["cat", "dog"], {"contrast": 0.6})
+    sets = np.array([1, 0, 1])
+    whole = spectra.factors(sets, 64, 500)
+    assert whole is not None
+    np.testing.assert_allclose(np.abs(whole).sum((1, 2)), 0.6, rtol=1e-6)
+    assert np.array_equal(whole[0], whole[2])
+    for size, share in (((8, 8), 1), ((144, 400), 0.75), ((224, 224), 0.5), ((1000, 500), 0.5)):
+        np.testing.assert_allclose(spectra.factors(sets, *size), share * whole, rtol=1e-6)
+    assert class_spectra(KEY, "zoo", ["cat"], STRONG).factors(sets, 32, 32) is None
 
 
 def test_a_part_that_is_left_out_changes_nothing(zoo: Path, tmp_path: Path) -> None:

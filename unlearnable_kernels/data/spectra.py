@@ -84,6 +84,12 @@ def rings_of_cells() -> Tensor:
     return BANDS.rings_of_cells()
 
 
+def kept_in(height: int, width: int) -> float:
+    """What share is left of what is too much in large pictures: all up to 64 px, half from 224."""
+    grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
+    return 1 - min(max(grown, 0), 1) / 2
+
+
 def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, bands: Bands = BANDS) -> Tensor:
     """The matrix on the channel vector of each coefficient of an orthonormal two-dimensional DCT-II.
 
@@ -100,10 +106,9 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
     Returns:
         float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the gain of ``bands.first`` is 1.
     """
-    grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
-    fade = 1 - min(max(grown, 0), 1) / 2
+    kept = kept_in(height, width)
     identity = torch.eye(mixings.shape[-1], device=mixings.device).expand_as(mixings[:, :1])
-    matrices = torch.cat([identity, identity + fade * mixings[:, :1], identity + mixings[:, 1:]], 1)
+    matrices = torch.cat([identity, identity + kept * mixings[:, :1], identity + mixings[:, 1:]], 1)
     if cpu_module is None or not matrices.is_cpu:
         return _placed(gains, matrices, height, width, bands)
     channels = mixings.shape[-1]

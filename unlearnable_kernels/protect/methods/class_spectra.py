@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from unlearnable_kernels.data.local_contrast import SCALES
-from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, spectral_weights
+from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, kept_in, spectral_weights
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.keys import Secret
@@ -82,7 +82,7 @@ class ClassSpectra:
         gains: float32 [K, rows, columns], by cell of the DCT plane; 1 where nothing is to change.
         mixings: float32 [K, 4, 3, 3], what is added to the identity in each ring, on the channel vector.
         curves: float32 [K, 3, 3, 2], amplitude and phase of each channel's waves 1 to 3.
-        contrasts: float32 [K, 2, 2], as ``with_contrast`` takes them; None without that part.
+        contrasts: float32 [K, 2, 2], as ``with_contrast`` takes them in small images; None without that part.
         bands: The cells and rings.
     """
 
@@ -96,6 +96,13 @@ class ClassSpectra:
         """What ``spectral_weights`` gives for some of the sets, float32 [k, H, W, 3, 3]."""
         gains, mixings = (torch.from_numpy(each[sets]) for each in (self.gains, self.mixings))
         return spectral_weights(gains, mixings, height, width, self.bands)
+
+    def factors(self, sets: np.ndarray, height: int, width: int) -> np.ndarray | None:
+        """What ``with_contrast`` takes, float32 [k, 2, 2], half as much in large images; or None."""
+        if self.contrasts is None:
+            return None
+        factors: np.ndarray = self.contrasts[sets] * np.float32(kept_in(height, width))
+        return factors
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:

@@ -77,8 +77,9 @@ class SpectralMarks:
             chosen = np.isin(given, classes)
             rows = slice(None) if chosen.all() else chosen  # a slice copies nothing
             pixels = np.require(images[rows], requirements=["C", "W"])  # what torch takes without a warning
-            if self.spectra.contrasts is not None:
-                pixels = with_contrast(pixels, self.spectra.contrasts[given[rows]])
+            factors = self.spectra.factors(given[rows], *images.shape[1:3])
+            if factors is not None:
+                pixels = with_contrast(pixels, factors)
             marked = classwise_spectrum(
                 torch.from_numpy(pixels).permute(0, 3, 1, 2),
                 torch.from_numpy(np.searchsorted(classes, given[rows])),

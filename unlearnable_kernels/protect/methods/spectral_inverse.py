@@ -43,8 +43,8 @@ class SpectralInverse:
             weights = undone(self.spectra.weights(np.array([one]), *images.shape[1:3]))
             label = torch.zeros(len(y), dtype=torch.int64)
             x = classwise_spectrum(y, label, weights, torch.zeros(1, 3, 0, 2))
-            if self.spectra.contrasts is not None:
-                factors = self.spectra.contrasts[given[rows]]
+            factors = self.spectra.factors(given[rows], *images.shape[1:3])
+            if factors is not None:
                 x = torch.from_numpy(without_contrast(x.numpy(), factors))
             out[rows] = self._nearer(as_bytes(x.permute(0, 2, 3, 1).numpy()), images[rows], int(one))
 
