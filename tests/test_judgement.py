@@ -65,6 +65,15 @@ def test_who_adds_clean_images_is_compared_with_these_alone() -> None:
     assert second[6] == "35.0"
 
 
+def test_other_pictures_and_networks_are_judged_by_themselves() -> None:
+    measured = {"jpeg/default": 0.3, "gray-cells-histeq/default": 0.4, "gray-cells-histeq/none": 0.5}
+    rows = [sample_result(f"worst-defence/resnet18/{name}", [mean]) for name, mean in measured.items()]
+    other = sample_result("worst-defence/gray-cells-histeq/none", [0.9])
+    verdicts = [verdict for verdict in of([*rows, other]) if verdict.line.protection == "default"]
+    [[_, row]] = map(judgement_rows, [verdicts])
+    assert row[4:7] == ["jpeg 30.0 (1 of 3)", "gray-cells-histeq 40.0 (1 of 2)", "50.0"]
+
+
 def test_other_recipes_machines_and_kinds_are_not_judged() -> None:
     assert of([sample_result("small-grid/plain/zeros", [0.3])]) == []
     machine = {"cpu": "Other CPU", "cores": 2, "gpu": None}

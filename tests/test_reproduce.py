@@ -541,8 +541,9 @@ def test_a_thief_with_pairs_is_given_the_clean_set(data: dict[str, str], tmp_pat
     row = ROWS["worst-defence/pairs-10/default"]
     places = {row.dataset: data["cifar10"]}
     config = plan(row, 0, tmp_path, places, Scale()).config
-    assert config.defences == [{"name": "clean-pairs", "pairs": 10, "clean": data["cifar10"]}]
-    assert summary._training(config, row)["defences"] == [{"name": "clean-pairs", "pairs": 10}]
+    settings = {"name": "clean-pairs", "pairs": 10, "fill": False}
+    assert config.defences == [settings | {"clean": data["cifar10"]}]
+    assert summary._training(config, row)["defences"] == [settings]
 
 
 def test_a_limit_takes_what_each_class_has() -> None:

@@ -8,7 +8,11 @@ from unlearnable_kernels.recipes.results import circumstances
 from unlearnable_kernels.report.matrix import DEFENCES, TESTS, Line, Result, Table
 from unlearnable_kernels.report.matrix_text import accuracy, counted, number, seeds
 
-PLACES = (worst_defence.NAME, hardening.NAME)
+PLACES = (
+    worst_defence.NAME,
+    *(f"{worst_defence.NAME}/{where}" for where in worst_defence.ELSEWHERE),
+    hardening.NAME,
+)
 EXPLANATION = (
     "Adaptive defences are those of somebody who knows the family of protections or has other pictures to "
     "train with; the others are published. Worst: of those measured, so many of the recipe's. Clean: what "
@@ -72,7 +76,8 @@ def judged(table: Table, made: Sequence[Table]) -> list[Verdict]:
             for line in other.lines:
                 lines.setdefault(line.protection, {}).update(line.results)
     clean = {name: each for own in lines.values() for name, each in own.items() if each["protection"] is None}
-    planned = [row.name.split("/")[1:] for row in ROWS.values() if row.paper == table.place]
+    names = (name.rsplit("/", 2) for name in ROWS)
+    planned = [(defence, of) for place, defence, of in names if place == table.place]
     verdicts = []
     for name, own in lines.items():
         measured = {column: each for column, each in own.items() if not column.endswith(_ALONE)}

@@ -88,6 +88,12 @@ OWN_ALONE = {
 FINE_TUNED = {"pretrained-all": ("finetune-all",), "pretrained-last": ("finetune-last",)}
 PRETRAINING = {"train": "subset:tiny-imagenet,images=100", "image_size": 32}
 """20,000 other images, of 200 classes."""
+ELSEWHERE = {
+    "tiny-imagenet": ("subset:tiny-imagenet,classes=20,images=340", "resnet8"),
+    "resnet18": (DATASET, "resnet18"),
+}
+"""Tables of larger pictures, at 64 px and of 20 classes, and of a larger network."""
+TRIED_ELSEWHERE = ("plain", "rsk-ff", "jpeg", "gray-cells-histeq", "pairs-10")
 
 
 def _row(
@@ -108,5 +114,11 @@ PAPER = Paper(
         *(_row(each, name, defences) for each, defences in FINE_TUNED.items() for name in PROTECTIONS),
         *(_row(each, name, (), more) for each, more in OWN_IMAGES.items() for name in PROTECTED),
         *(_row(each, "none", (), more) for each, more in OWN_ALONE.items()),
+        *(
+            Row(f"{NAME}/{where}/{each}/{name}", None, data, PROTECTIONS[name], net, DEFENCES[each], TRAINING)
+            for where, (data, net) in ELSEWHERE.items()
+            for each in TRIED_ELSEWHERE
+            for name in ("none", "zeros", "default")
+        ),
     ),
 )
