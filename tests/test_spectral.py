@@ -196,7 +196,8 @@ def test_the_mean_colour_stays_and_large_pictures_are_tinted_less() -> None:
 
 
 def test_local_contrast_changes_large_pictures_half_as_much() -> None:
-    spectra = class_spectra(KEY, "zoo", ["cat", "dog"], {"contrast": 0.6})
+    variant = METHODS.create("spectral").variant
+    spectra = class_spectra(KEY, "zoo", ["cat", "dog"], {"contrast": 0.6}, variant)
     sets = np.array([1, 0, 1])
     whole = spectra.factors(sets, 64, 500)
     assert whole is not None
@@ -204,6 +205,8 @@ def test_local_contrast_changes_large_pictures_half_as_much() -> None:
     assert np.array_equal(whole[0], whole[2])
     for size, share in (((8, 8), 1), ((144, 400), 0.75), ((224, 224), 0.5), ((1000, 500), 0.5)):
         np.testing.assert_allclose(spectra.factors(sets, *size), share * whole, rtol=1e-6)
+    before = class_spectra(KEY, "zoo", ["cat", "dog"], {"contrast": 0.6})  # as in sets that do not name it
+    assert np.array_equal(before.factors(sets, 224, 224), whole)
     assert class_spectra(KEY, "zoo", ["cat"], STRONG).factors(sets, 32, 32) is None
 
 
@@ -333,6 +336,7 @@ REFUSED = {
     "edges=soft": "edges must be one of fixed, keyed, turned, not 'soft'",
     "colours=lab": "colours must be one of rgb, opponent, not 'lab'",
     "secrets=0": "secrets must be 1 to 64, not 0",
+    "large_contrast=1.5": "large_contrast must be 0 to 1, not 1.5",
     "erased=0.6": "erased must be 0 to 0.5, not 0.6",
     "parts=tone,erased=0.1": "cells must be among the parts if some are erased, not 'tone'",
     "intensity=huge": "intensity must be one of mild, normal, strong, not 'huge'",

@@ -32,7 +32,8 @@ OPTIONS = {
     "edges=turned": {"edges": "turned"},
     "colours=opponent": {"colours": "opponent"},
     "secrets=3": {"secrets": 3},
-    "parts=cells+contrast": {"contrast": 0.6},
+    "parts=cells+contrast": {"contrast": 0.6, "large_contrast": 0.5},
+    "parts=contrast,large_contrast=1": {"contrast": 0.6},
     "erased=0.1": {"erased": 0.1},
 }
 
@@ -57,7 +58,7 @@ def test_an_option_changes_the_pictures_and_stands_in_the_manifest(
     assert made.keys() == usual.keys()
     assert made != usual
     parameters = read_manifest(tmp_path / "out")["parameters"]
-    named = {"cell", "edges", "colours", "secrets", "contrast", "erased"}
+    named = {"cell", "edges", "colours", "secrets", "contrast", "erased", "large_contrast"}
     assert {name: parameters[name] for name in named & parameters.keys()} == OPTIONS[settings]
     assert not named & read_manifest(tmp_path / "usual")["parameters"].keys()
     assert next(iter(OPTIONS[settings])) in METHODS["spectral"].heading(parameters)

@@ -84,10 +84,9 @@ def rings_of_cells() -> Tensor:
     return BANDS.rings_of_cells()
 
 
-def kept_in(height: int, width: int) -> float:
-    """What share is left of what is too much in large pictures: all up to 64 px, half from 224."""
-    grown = (min(height, width) - _SMALL) / (_LARGE - _SMALL)
-    return 1 - min(max(grown, 0), 1) / 2
+def largeness(height: int, width: int) -> float:
+    """0 for pictures of up to 64 px, of the shorter side, 1 for those of 224 and more, linear between."""
+    return min(max((min(height, width) - _SMALL) / (_LARGE - _SMALL), 0.0), 1.0)
 
 
 def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, bands: Bands = BANDS) -> Tensor:
@@ -106,7 +105,7 @@ def spectral_weights(gains: Tensor, mixings: Tensor, height: int, width: int, ba
     Returns:
         float32 [K, H, W, C, C], the identity at coefficient (0, 0) if the gain of ``bands.first`` is 1.
     """
-    kept = kept_in(height, width)
+    kept = 1 - largeness(height, width) / 2
     identity = torch.eye(mixings.shape[-1], device=mixings.device).expand_as(mixings[:, :1])
     matrices = torch.cat([identity, identity + kept * mixings[:, :1], identity + mixings[:, 1:]], 1)
     if cpu_module is None or not matrices.is_cpu:

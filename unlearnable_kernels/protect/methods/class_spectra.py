@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from unlearnable_kernels.data.local_contrast import SCALES
-from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, kept_in, spectral_weights
+from unlearnable_kernels.data.spectra import BANDS, CELL, RINGS, WAVES, Bands, largeness, spectral_weights
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.native import cpu_module
 from unlearnable_kernels.protect.keys import Secret
@@ -45,6 +45,7 @@ class Variant:
         colours: Coordinates of the mixings, one of ``COLOURS``.
         secrets: How many sets of parameters a class has.
         erased: Which share of the cells of each ring has gain 0, at most ``MOST_ERASED``.
+        large_contrast: Which share of its contrast an image of 224 px or more gets.
 
     Raises:
         UserError: A value is out of range.
@@ -55,6 +56,7 @@ class Variant:
     colours: str = RGB
     secrets: int = 1
     erased: float = 0.0
+    large_contrast: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.cell <= 16:
@@ -66,6 +68,8 @@ class Variant:
             raise UserError(f"secrets must be 1 to {MOST_SECRETS}, not {self.secrets}")
         if not 0 <= self.erased <= MOST_ERASED:
             raise UserError(f"erased must be 0 to {MOST_ERASED:g}, not {self.erased}")
+        if not 0 <= self.large_contrast <= 1:
+            raise UserError(f"large_contrast must be 0 to 1, not {self.large_contrast}")
 
     @property
     def unusual(self) -> dict[str, int | float | str]:
@@ -84,6 +88,7 @@ class ClassSpectra:
         curves: float32 [K, 3, 3, 2], amplitude and phase of each channel's waves 1 to 3.
         contrasts: float32 [K, 2, 2], as ``with_contrast`` takes them in small images; None without that part.
         bands: The cells and rings.
+        large_contrast: As in ``Variant``.
     """
 
     gains: np.ndarray
@@ -91,6 +96,7 @@ class ClassSpectra:
     curves: np.ndarray
     contrasts: np.ndarray | None = None
     bands: Bands = field(default=BANDS)
+    large_contrast: float = 1.0
 
     def weights(self, sets: np.ndarray, height: int, width: int) -> torch.Tensor:
         """What ``spectral_weights`` gives for some of the sets, float32 [k, H, W, 3, 3]."""
@@ -98,10 +104,11 @@ class ClassSpectra:
         return spectral_weights(gains, mixings, height, width, self.bands)
 
     def factors(self, sets: np.ndarray, height: int, width: int) -> np.ndarray | None:
-        """What ``with_contrast`` takes, float32 [k, 2, 2], half as much in large images; or None."""
+        """What ``with_contrast`` takes for images of this size, float32 [k, 2, 2]; None without contrast."""
         if self.contrasts is None:
             return None
-        factors: np.ndarray = self.contrasts[sets] * np.float32(kept_in(height, width))
+        kept = 1 - (1 - self.large_contrast) * largeness(height, width)
+        factors: np.ndarray = self.contrasts[sets] * np.float32(kept)
         return factors
 
 
@@ -157,7 +164,9 @@ def class_spectra(
     curves = [_curves(draw) for draw in drawn(TONE)]
     contrasts = [_contrasts(draw) for draw in drawn(CONTRAST)] if strengths.get(CONTRAST) else None
     given = None if contrasts is None else _stacked(contrasts)
-    return ClassSpectra(_stacked(gains), _stacked(mixings), _stacked(curves), given, bands)
+    return ClassSpectra(
+        _stacked(gains), _stacked(mixings), _stacked(curves), given, bands, variant.large_contrast
+    )
 
 
 def _stacked(some: list[np.ndarray]) -> np.ndarray:

@@ -124,6 +124,7 @@ class Spectral(Method):
         colours: "rgb" or "opponent".
         secrets: How many sets of parameters a class has, of which the key chooses one for each image.
         erased: Share of the cells of each ring that are taken out.
+        large_contrast: Share of contrast that images of 224 px and more get; there it shows most.
     """
 
     parts: str = "+".join(ALL_PARTS)
@@ -137,6 +138,7 @@ class Spectral(Method):
     colours: str = OPPONENT
     secrets: int = 1
     erased: float = 0.0
+    large_contrast: float = 0.5
 
     def check(self) -> None:
         chosen = self.parts.split("+")
@@ -154,7 +156,8 @@ class Spectral(Method):
 
     @property
     def variant(self) -> Variant:
-        return Variant(self.cell, self.edges, self.colours, self.secrets, float(self.erased))
+        large_contrast = float(self.large_contrast) if CONTRAST in self.parts.split("+") else 1.0
+        return Variant(self.cell, self.edges, self.colours, self.secrets, float(self.erased), large_contrast)
 
     @property
     def strengths(self) -> dict[str, float | None]:
