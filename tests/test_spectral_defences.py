@@ -194,12 +194,39 @@ def test_contrast_that_classes_bent_their_own_way_comes_out_nearly_alike() -> No
     assert apart(both[:8], both[8:]) < 0.5 * apart(*bent)
 
 
+def test_random_contrast_is_that_of_spectral_with_factors_of_each_images_own() -> None:
+    images = floats(1, 32).expand(50, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    text = "random-spectral:cells=0,colour=0,tone=0,contrast=0.4"
+    new = DEFENCES.create(text).augment(batch(images)).images.permute(0, 2, 3, 1).numpy()
+    stored = (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    units = np.eye(4, dtype=np.float32).reshape(4, 1, 2, 2)
+    plain = stored[:1] / 255
+    terms = np.stack([(with_contrast(stored[:1], unit) - plain)[0].ravel() for unit in units], 1)
+    inside = ((new > 0) & (new < 1)).all(0).ravel()
+    added = (new - plain).reshape(50, -1)
+    factors, left, *_ = np.linalg.lstsq(terms[inside], added[:, inside].T, rcond=None)
+    np.testing.assert_allclose(np.abs(factors).sum(0), 0.4, rtol=1e-3)
+    assert np.sqrt(left.max() / inside.sum()) < 1e-5
+    assert (factors.std(1) > 0.05).all()
+
+
+def test_so_many_random_cells_are_erased_but_not_the_first() -> None:
+    images = floats(1, 32).expand(60, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    new = DEFENCES.create("random-spectral:cells=0,colour=0,tone=0,erased=0.3").augment(batch(images)).images
+    spectra = scipy.fft.dctn(new.numpy(), axes=(2, 3), norm="ortho")[:, 0]
+    before = scipy.fft.dctn(images[0, 0].numpy(), norm="ortho")
+    corners = np.abs(before[::3, ::3]) > 0.05
+    gone = np.abs(spectra[:, ::3, ::3] / before[::3, ::3]) < 0.5
+    assert 0.25 < gone[:, corners].mean() < 0.35
+    np.testing.assert_allclose(spectra[:, :3, :3], np.broadcast_to(before[:3, :3], (60, 3, 3)), atol=1e-3)
+
+
 REFUSED = {
     "band-whiten:mode=disc": "defence band-whiten: mode must be one of ring, cell, not 'disc'",
     "band-whiten:cell=33": "defence band-whiten: cell must be 1 to 32, not 33",
     "random-spectral:tone=2": "defence random-spectral: tone must be at least 0 and at most 1, not 2.0",
     "random-spectral:cells=0,colour=0,tone=0": (
-        "defence random-spectral: one of cells, colour and tone must be above 0, not all of them 0"
+        "defence random-spectral: one of cells, colour, tone, contrast, erased must be above 0"
     ),
 }
 

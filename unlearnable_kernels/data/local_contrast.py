@@ -9,7 +9,7 @@ from unlearnable_kernels.ops.native import cpu_module
 
 SCALES = (3, 7)  # sides of the surroundings in an image of 32 px
 _UNIT = 32
-_CURVED, _MIDDLE = 0.15, 0.04
+CURVED, MIDDLE = 0.15, 0.04  # what a is divided by, and what b leaves as it is
 _ROUNDS, _STEP = 20, 0.5
 _PIXELS = 1 << 18  # of all channels that are estimated at a time
 _FURTHEST = 1400  # that the native code's sums hold
@@ -83,8 +83,8 @@ def _bent(values: np.ndarray, whole: float, contrasts: np.ndarray) -> np.ndarray
         difference = x - _local_means(values, whole, reach)
         size = np.abs(difference)
         a, b = contrasts[:, number].astype(np.float64).T[:, :, None, None, None]
-        total += a / _CURVED * (difference * size)
-        total += b * (size - _MIDDLE)
+        total += a / CURVED * (difference * size)
+        total += b * (size - MIDDLE)
     return total
 
 

@@ -73,6 +73,8 @@ ADAPTIVE = {
     "colour-cells-histeq": ("band-whiten", _CELLS, "histeq"),
     "colour-by-cell-histeq": ("band-whiten:mode=cell", "histeq"),
     "random": ("random-spectral",),
+    "random-contrast": ("random-spectral:contrast=0.6",),
+    "random-erased": ("random-spectral:contrast=0.6,erased=0.1",),
     "pairs-1": ("clean-pairs:pairs=1",),
     "pairs-10": ("clean-pairs:pairs=10",),
     "pairs-10-filled": ("clean-pairs:pairs=10,fill=true",),
