@@ -9,7 +9,6 @@ from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "hardening"
 _DEFAULT = worst_defence.PROTECTIONS["default"]
-_HOLES = "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent,colour=0.6,tone=0.06"
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
@@ -24,9 +23,7 @@ PROTECTIONS = {
     "keyed": f"{_DEFAULT},edges=keyed",
     "turned": f"{_DEFAULT},edges=turned",
     "secrets": f"{_DEFAULT},secrets=4",
-    # What pairs of clean and protected pictures do not give back either; weaker gains for the same SSIM.
-    "holes": f"{_HOLES},cells=0.3,contrast=0.4,erased=0.1",
-    "two": f"{_DEFAULT},secrets=2",
+    "erased": worst_defence.PROTECTIONS["erased"],
 }
 ADAPTIVE = (
     "gray-cells-histeq",

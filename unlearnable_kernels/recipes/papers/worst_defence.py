@@ -24,6 +24,9 @@ PROTECTIONS = {
     "zeros": "classwise-conv:padding=zeros",
     "reflect": "classwise-conv:padding=reflect",
     "default": f"{FOUR},colours=opponent",
+    # Weaker gains and contrast, and cells that are taken out: what no pair of pictures gives back.
+    "erased": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
+    ",colour=0.6,tone=0.06,cells=0.3,contrast=0.4,erased=0.1",
     "strong": f"{_THREE},{_STRONG}",
     "normal": f"{_THREE},{_NORMAL}",
     "mild": f"{_THREE},{_MILD}",
