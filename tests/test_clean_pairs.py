@@ -28,7 +28,7 @@ def test_pairs_of_a_class_undo_spectral(
     src = one_class(tmp_path / "src", (photo(32, 32, number) for number in range(14)))
     script = example("clean_pairs")
     monkeypatch.setattr(clean_pairs, "ROUNDS", 3)
-    options = ["--pairs", "1", "12", "--others", "2", "--method", "spectral:intensity=strong"]
+    options = ["--pairs", "1", "12", "--others", "2", "--method", "spectral:intensity=strong,erased=0"]
     monkeypatch.setattr(sys, "argv", ["clean_pairs.py", str(src), *options])
     script.main()
     published, one, twelve = (
@@ -45,7 +45,7 @@ def marked(folder: Path) -> tuple[Path, Path]:
         path = src / f"c{number % 2}" / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo(32, 32, number)).save(path)
-    method = METHODS.create("spectral:parts=cells+colour+tone")
+    method = METHODS.create("spectral:parts=cells+colour+tone,erased=0")
     protect_dataset(src, folder / "out", secret=Key(bytes(32)), workers=0, method=method)
     return src, folder / "out"
 

