@@ -29,12 +29,14 @@ from unlearnable_kernels.protect.methods.class_spectra import TONE
 from unlearnable_kernels.protect.methods.spectral import INTENSITIES
 
 THREE, FOUR = "parts=cells+colour+tone", "parts=cells+colour+tone+contrast"
-AT_FIRST = "cell=3,colours=rgb"  # the defaults when these were first measured, with three parts
+AT_FIRST = (
+    "cell=3,colours=rgb"  # the first defaults, with three parts; the second ones had cells=0.6,contrast=0.6
+)
 MILD = "cells=0.4,colour=0.43,tone=0.04"
 NORMAL = "cells=0.55,colour=0.55,tone=0.055"
 STRONG = "cells=0.6,colour=0.6,tone=0.06"
 FINE = f"{FOUR},cell=2"
-HOLES = "erased=0.1,cells=0.3,colour=0.6,tone=0.06,contrast=0.4"
+ERASED = "erased=0.1,cells=0.3,colour=0.6,tone=0.06,contrast=0.4"
 ALL = "edges=keyed,colours=opponent,secrets=4"
 SETTINGS = [
     f"{THREE},{AT_FIRST},{MILD}",
@@ -52,7 +54,7 @@ SETTINGS = [
     f"{FINE},colours=opponent,edges=keyed,{STRONG},contrast=0.6",
     f"{FINE},colours=opponent,edges=turned,{STRONG},contrast=0.6",
     f"{FINE},colours=opponent,secrets=4,{STRONG},contrast=0.6",
-    f"{FINE},colours=opponent,{HOLES}",
+    f"{FINE},colours=opponent,{ERASED}",
     f"{FINE},{ALL},{STRONG},contrast=0.6",
     f"{FINE},{ALL},{NORMAL},contrast=0.55",
     f"{FINE},{ALL},{MILD},contrast=0.4",
@@ -60,7 +62,7 @@ SETTINGS = [
 RESTORED = [
     *(("cifar10", f"{THREE},{AT_FIRST},{strengths}") for strengths in (MILD, NORMAL, STRONG)),
     ("imagenet-sample, 224 px", f"{THREE},{AT_FIRST},{NORMAL}"),
-    ("cifar10", HOLES),
+    *((name, "cells=0.6,contrast=0.6,large_contrast=1") for name in ("cifar10", "imagenet-sample, 224 px")),
     *((name, f"intensity={each}") for name in ("cifar10", "imagenet-sample, 224 px") for each in INTENSITIES),
 ]
 
