@@ -29,9 +29,7 @@ from unlearnable_kernels.protect.methods.class_spectra import TONE
 from unlearnable_kernels.protect.methods.spectral import INTENSITIES
 
 THREE, FOUR = "parts=cells+colour+tone", "parts=cells+colour+tone+contrast"
-AT_FIRST = (
-    "cell=3,colours=rgb"  # the first defaults, with three parts; the second ones had cells=0.6,contrast=0.6
-)
+AT_FIRST = "cell=3,colours=rgb"  # the first defaults; three parts were, too
 MILD = "cells=0.4,colour=0.43,tone=0.04"
 NORMAL = "cells=0.55,colour=0.55,tone=0.055"
 STRONG = "cells=0.6,colour=0.6,tone=0.06"
@@ -68,7 +66,7 @@ RESTORED = [
 
 
 SHAPES = {
-    "default": f"{FINE},colours=opponent",
+    "opponent": f"{FINE},colours=opponent",
     "without contrast": f"{THREE},cell=2,colours=opponent",
     "edges=keyed": f"{FINE},colours=opponent,edges=keyed",
     "edges=turned": f"{FINE},colours=opponent,edges=turned",

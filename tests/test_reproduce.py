@@ -538,7 +538,7 @@ def test_a_place_of_no_row_s_data_set_is_refused(data: dict[str, str], tmp_path:
 
 
 def test_a_thief_with_pairs_is_given_the_clean_set(data: dict[str, str], tmp_path: Path) -> None:
-    row = ROWS["worst-defence/pairs-10/default"]
+    row = ROWS["worst-defence/pairs-10/opponent"]
     places = {row.dataset: data["cifar10"]}
     config = plan(row, 0, tmp_path, places, Scale()).config
     settings = {"name": "clean-pairs", "pairs": 10, "fill": False}

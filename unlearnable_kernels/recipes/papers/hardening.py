@@ -8,21 +8,21 @@ from unlearnable_kernels.recipes.papers import worst_defence
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "hardening"
-_DEFAULT = worst_defence.PROTECTIONS["default"]
+_OPPONENT = worst_defence.PROTECTIONS["opponent"]
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
     "zeros": worst_defence.PROTECTIONS["zeros"],
     "strong": worst_defence.PROTECTIONS["strong"],
     "fine": f"{worst_defence.FOUR},colours=rgb",
-    "opponent": _DEFAULT,  # since then
+    "opponent": _OPPONENT,
     # The same at a mean SSIM of 0.83, a twelfth stronger.
     "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
     # The default with what keeps a thief from knowing its cells, or a network from one shortcut for a class.
-    "keyed": f"{_DEFAULT},edges=keyed",
-    "turned": f"{_DEFAULT},edges=turned",
-    "secrets": f"{_DEFAULT},secrets=4",
+    "keyed": f"{_OPPONENT},edges=keyed",
+    "turned": f"{_OPPONENT},edges=turned",
+    "secrets": f"{_OPPONENT},secrets=4",
     "erased": worst_defence.PROTECTIONS["erased"],
 }
 ADAPTIVE = (

@@ -12,7 +12,7 @@ from unlearnable_kernels.recipes.papers.small_grid import DATASET, TRAINING
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "worst-defence"
-# Defaults of `spectral` when its rows were first measured; three parts were, too.
+# Defaults of `spectral` when its rows were first measured; three parts were, too, and `opponent` later.
 _MILD = "cells=0.4,colour=0.43,tone=0.04"
 _NORMAL = "cells=0.55,colour=0.55,tone=0.055"
 _STRONG = "cells=0.6,colour=0.6,tone=0.06"
@@ -23,8 +23,8 @@ PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
     "reflect": "classwise-conv:padding=reflect",
-    "default": f"{FOUR},colours=opponent",
-    # Weaker gains and contrast, and cells that are taken out: what no pair of pictures gives back.
+    "opponent": f"{FOUR},colours=opponent",
+    # The default: weaker gains and contrast, and cells taken out, which no pair of pictures gives back.
     "erased": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",colour=0.6,tone=0.06,cells=0.3,contrast=0.4,erased=0.1",
     "strong": f"{_THREE},{_STRONG}",
@@ -123,7 +123,7 @@ PAPER = Paper(
             Row(f"{NAME}/{where}/{each}/{name}", None, data, PROTECTIONS[name], net, DEFENCES[each], TRAINING)
             for where, (data, net) in ELSEWHERE.items()
             for each in TRIED_ELSEWHERE
-            for name in ("none", "zeros", "default")
+            for name in ("none", "zeros", "erased")
         ),
     ),
 )
