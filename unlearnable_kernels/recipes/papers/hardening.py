@@ -16,13 +16,13 @@ PROTECTIONS = {
     "strong": worst_defence.PROTECTIONS["strong"],
     "fine": f"{worst_defence.FOUR},colours=rgb",
     "opponent": _OPPONENT,
-    # The same at a mean SSIM of 0.83, a twelfth stronger.
-    "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
-    # The default with what keeps a thief from knowing its cells, or a network from one shortcut for a class.
+    # The same with what keeps a thief from knowing its cells, or a network from one shortcut for a class.
     "keyed": f"{_OPPONENT},edges=keyed",
     "turned": f"{_OPPONENT},edges=turned",
     "secrets": f"{_OPPONENT},secrets=4",
+    # `opponent` at a mean SSIM of 0.83, a twelfth stronger.
+    "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
+    ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
     "erased": worst_defence.PROTECTIONS["erased"],
 }
 ADAPTIVE = (
