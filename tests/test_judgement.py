@@ -91,7 +91,7 @@ def test_table_and_figure_are_on_the_pages(tmp_path: Path, monkeypatch: pytest.M
     assert page.count("<svg") == 1
     text = "\n".join(sections(tables(samples()), samples(), "results"))
     assert (
-        "| fine | 20.0 | 0.75 | 26.8 (4 of 10) | jpeg 30.0 (2 of 4) | gray-cells2-histeq 29.0 (2 of 6) | 51.0"
+        "| fine | 20.0 | 0.75 | 26.8 (4 of 11) | jpeg 30.0 (2 of 5) | gray-cells2-histeq 29.0 (2 of 6) | 51.0"
         in text
     )
     other = tables([with_ssim("small-grid/plain/zeros", 0.3, 0.8)])

@@ -33,7 +33,7 @@ ADAPTIVE = (
     "pairs-10",
     "pairs-10-filled",
 )
-PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg")
+PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg", "ueraser")
 DEFENCES = {name: worst_defence.DEFENCES[name] for name in (*ADAPTIVE, *PUBLISHED)}
 
 
