@@ -333,6 +333,32 @@ def test_it_can_be_previewed_and_checked_before(tree: Path, tmp_path: Path) -> N
     assert 10 < report.psnr < 40
 
 
+def test_what_only_the_set_that_is_there_names_is_another_protection(tree: Path, tmp_path: Path) -> None:
+    protect(tree, tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds a dataset that differs in erased \(0.1, now None\)"):
+        protect(tree, tmp_path / "out", cells=0.3)
+
+
+def test_a_plan_from_before_a_setting_was_there_is_finished_without_it(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = {"erased": 0.0, "large_contrast": 1.0}
+    whole = protect(tree, tmp_path / "whole", **later)
+    asked_of = plan_module.asked_of
+
+    def before(options: Options) -> dict[str, Any]:
+        asked = asked_of(options)
+        settings = {name: value for name, value in asked["settings"].items() if name not in later}
+        return asked | {"settings": settings}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "asked_of", before)
+        plan_dataset(tree, tmp_path / "out", Options(METHODS.make("spectral", later)), secret=KEY)
+    render_dataset(tmp_path / "out", secret=KEY, rank=0, world=1, executor=Executor(workers=0))
+    finish_dataset(tmp_path / "out", secret=KEY)
+    assert contents(tmp_path / "out").items() >= whole.items()
+
+
 REFUSED = {
     "parts=cells+noise": "parts must be some of cells+colour+tone+contrast, not 'cells+noise'",
     "parts=tone+tone": "parts must be some of cells+colour+tone+contrast, not 'tone+tone'",

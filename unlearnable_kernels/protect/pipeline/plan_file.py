@@ -240,12 +240,10 @@ def load_plan(
         raise UserError(f"there is no plan in {folder}: make one with `unlearnable plan`")
     if head.header["key"] != {"kind": secret.kind, "fingerprint": secret.fingerprint}:
         raise UserError(f"the plan in {folder} was made with another key")
-    known = head.asked["method"] in METHODS and set(head.asked["settings"]) == set(
-        METHODS.settings(head.asked["method"])
-    )
-    if not known:
-        raise UserError(f"method {head.asked['method']} is not known here: give its module with --plugin")
-    method = METHODS.make(head.asked["method"], head.asked["settings"])
+    name, settings = head.asked["method"], head.asked["settings"]
+    if name not in METHODS or not set(settings) <= set(METHODS.settings(name)):
+        raise UserError(f"method {name} is not known here: give its module with --plugin")
+    method = METHODS.make(name, settings)  # pictures go by the parameters, whatever could not be asked then
     alone = method.growable(head.header["parameters"])
     chunks = read_chunks(folder, secret, wanted if alone else lambda index: True)
     source = _source(head, Samples(sample for chunk in chunks for sample in chunk.samples), folder)

@@ -285,9 +285,8 @@ def differences(before: dict[str, Any], after: dict[str, Any], but: Collection[s
     for name in sorted((before.keys() | after.keys()) - set(but)):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict) and name == "parameters":
-            found += [
-                f"{key} ({old.get(key)}, now {new.get(key)})" for key in new if old.get(key) != new[key]
-            ]
+            each = {key: (old.get(key), new.get(key)) for key in (*new, *old)}
+            found += [f"{key} ({was}, now {now})" for key, (was, now) in each.items() if was != now]
         elif old != new:
             found.append({"source_listing_sha256": "the source's files", "key": "the key"}.get(name, name))
     return found
