@@ -66,6 +66,10 @@ def test_trained_on_are_clean_pairs_and_what_they_restore(
         assert np.array_equal(restored[:10], clean[:10])
         gain = [psnr(c, r) - psnr(c, s) for c, s, r in zip(clean, seen, restored, strict=True)]
         assert np.mean(gain[10:]) > 6
+    filled = DEFENCES.create(f"clean-pairs:pairs=10,clean={src},fill=true")
+    noisy = filled.prepare(after.images, after.labels, torch.Generator())[0]
+    changed = (noisy != images).flatten(1).any(1)
+    assert all(changed[after.labels == label].tolist() == [False] * 10 + [True] * 2 for label in (0, 1))
     few = DEFENCES.create(f"clean-pairs:pairs=20,clean={src}").prepare(after.images, after.labels, None)[0]
     assert torch.equal(few, before.images)
 

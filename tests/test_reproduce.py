@@ -537,6 +537,15 @@ def test_a_place_of_no_row_s_data_set_is_refused(data: dict[str, str], tmp_path:
         run(data | {"cifar1O": "x"}, tmp_path, NAMES)
 
 
+def test_larger_pictures_and_networks_are_what_their_rows_say() -> None:
+    for where, dataset, network in (
+        ("tiny-imagenet", "subset:tiny-imagenet,classes=20,images=340", "resnet8"),
+        ("resnet18", "subset:cifar10,images=1000", "resnet18"),
+    ):
+        row = ROWS[f"worst-defence/{where}/jpeg/erased"]
+        assert (row.dataset, row.network, row.defences) == (dataset, network, ("jpeg:quality=10",))
+
+
 def test_a_thief_with_pairs_is_given_the_clean_set(data: dict[str, str], tmp_path: Path) -> None:
     row = ROWS["worst-defence/pairs-10/opponent"]
     places = {row.dataset: data["cifar10"]}

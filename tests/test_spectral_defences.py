@@ -172,6 +172,16 @@ def test_differences_get_the_wanted_distribution_in_their_order_and_equal_ones_s
     assert equal == pytest.approx((-2 + 5 * (below + 180) / 600) ** 3, abs=0.02)
 
 
+def test_flat_areas_stay_flat() -> None:
+    images = photos(8, 32, 32, 1)
+    images[0] = 128
+    images[1, :, :16], images[1, :, 16:] = 60, 200
+    new = prepared("contrast-norm", images)
+    assert np.ptp(new[0], axis=(0, 1)).max() == 0
+    for part in (new[1, :, :10], new[1, :, 22:]):
+        assert np.ptp(part, axis=(0, 1)).max() == 0
+
+
 def test_surroundings_are_those_of_local_contrast_as_far_as_they_lie_in_the_image() -> None:
     planes = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     for scale, reach in enumerate((1, 3)):
@@ -226,7 +236,8 @@ REFUSED = {
     "band-whiten:cell=33": "defence band-whiten: cell must be 1 to 32, not 33",
     "random-spectral:tone=2": "defence random-spectral: tone must be at least 0 and at most 1, not 2.0",
     "random-spectral:cells=0,colour=0,tone=0": (
-        "defence random-spectral: one of cells, colour, tone, contrast, erased must be above 0"
+        "defence random-spectral: one of cells, colour, tone, contrast, erased must be above 0, "
+        "not all of them 0"
     ),
 }
 

@@ -88,6 +88,7 @@ def test_a_share_of_each_rings_cells_is_erased_and_the_others_keep_their_mean() 
     erased = spectra.gains == 0
     assert [erased[0][rings == ring].sum() for ring in range(4)] == [0, 1, 2, 22]
     assert (erased.sum((1, 2)) == 25).all()
+    assert Variant(cell=2, erased=0.1).erased_cells == 25
     assert (erased[0] & erased[1]).sum() < 10
     for ring in range(1, 4):
         kept = spectra.gains[0][(rings == ring) & ~erased[0]]
@@ -204,6 +205,16 @@ def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None) -> No
     restored = mean_psnr(tmp_path / "src", tmp_path / "back")
     assert protected < 30
     assert restored > (protected + 4 if settings is None else 45)  # what is erased does not come back
+
+
+def test_local_contrast_of_large_pictures_is_restored_as_it_was_made(tmp_path: Path) -> None:
+    (tmp_path / "src" / "cat").mkdir(parents=True)
+    Image.fromarray(photo(224, 224, 1) // 2 + 64).save(tmp_path / "src" / "cat" / "0.png")
+    method = METHODS.create("spectral:parts=contrast,contrast=0.6")
+    protect_dataset(tmp_path / "src", tmp_path / "out", secret=KEY, workers=0, method=method)
+    restore_dataset(tmp_path / "out", tmp_path / "back", secret=KEY, workers=0)
+    assert mean_psnr(tmp_path / "src", tmp_path / "out") < 45
+    assert mean_psnr(tmp_path / "src", tmp_path / "back") > 52
 
 
 def test_several_secrets_cannot_be_restored(tree: Path, tmp_path: Path) -> None:

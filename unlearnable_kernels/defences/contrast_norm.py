@@ -16,6 +16,7 @@ from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.image_changes import MeanMatch, from_planes, to_planes
 
 NODES = 129  # quantiles of a distribution, the least and the largest among them
+_FINEST = 1 / 64  # grey levels; less is rounding, as where an area is flat, and has no order
 
 
 @DEFENCES.register(
@@ -34,14 +35,14 @@ class ContrastNorm(MeanMatch):
     def measure(self, images: Tensor) -> tuple[Tensor, ...]:
         """Quantiles at each scale, float32 [n, 3, NODES] in grey levels, of uint8 [n, H, W, 3]."""
         planes = to_planes(images)
-        return tuple(quantiles(planes - around(planes, number)) for number in self._scales)
+        return tuple(quantiles(differences(planes, number)) for number in self._scales)
 
     def change(self, images: Tensor) -> Tensor:
         """The images with the mean quantiles, rounded and clipped to 8 bits."""
         planes = to_planes(images)
         for number, name in zip(self._scales, self.statistics, strict=True):
-            means = around(planes, number)
-            planes = means + matched(planes - means, self._means[name].float())
+            own = differences(planes, number)
+            planes = planes + matched(own, self._means[name].float()) - own
         return from_planes(planes)
 
     @property
@@ -57,24 +58,31 @@ def around(planes: Tensor, scale: int) -> Tensor:
         scale: Which of ``SCALES``.
     """
     reach = reaches_of(*planes.shape[2:])[scale]
-    return functional.avg_pool2d(planes, 2 * reach + 1, 1, reach, count_include_pad=False)
+    side = 2 * reach + 1
+    columns = functional.avg_pool2d(planes, (side, 1), 1, (reach, 0), count_include_pad=False)
+    return functional.avg_pool2d(columns, (1, side), 1, (0, reach), count_include_pad=False)
 
 
-def quantiles(differences: Tensor) -> Tensor:
+def differences(planes: Tensor, scale: int) -> Tensor:
+    """Of each pixel to the mean around it, [n, C, H, W] in grey levels, to the nearest 64th."""
+    return ((planes - around(planes, scale)) / _FINEST).round() * _FINEST
+
+
+def quantiles(values: Tensor) -> Tensor:
     """[n, C, NODES] of [n, C, H, W], evenly spaced, between ranks by lines."""
-    ordered = differences.flatten(2).sort(-1).values
+    ordered = values.flatten(2).sort(-1).values
     place = torch.linspace(0, ordered.shape[-1] - 1, NODES)
     low = place.long().clamp(max=max(0, ordered.shape[-1] - 2))
     high = (low + 1).clamp(max=ordered.shape[-1] - 1)
     return torch.lerp(ordered[..., low], ordered[..., high], place - low)
 
 
-def matched(differences: Tensor, wanted: Tensor) -> Tensor:
-    """Differences [n, C, H, W] with the quantiles ``wanted``, [C, NODES], for those of their image.
+def matched(values: Tensor, wanted: Tensor) -> Tensor:
+    """Values [n, C, H, W] with the quantiles ``wanted``, [C, NODES], for those of their image.
 
     Equal ones, as those of flat areas, get the middle of their places.
     """
-    own, flat = quantiles(differences), differences.flatten(2).contiguous()
+    own, flat = quantiles(values), values.flatten(2).contiguous()
     place = torch.zeros_like(flat)
     for right in (False, True):
         high = torch.searchsorted(own, flat, right=right).clamp(1, NODES - 1)
@@ -84,4 +92,4 @@ def matched(differences: Tensor, wanted: Tensor) -> Tensor:
     low = place.long().clamp(max=NODES - 2)
     all_wanted = wanted.expand(len(flat), -1, -1)
     found = torch.lerp(all_wanted.gather(-1, low), all_wanted.gather(-1, low + 1), place - low)
-    return found.view_as(differences)
+    return found.view_as(values)

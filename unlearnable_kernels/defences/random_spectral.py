@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearnable_kernels.data.local_contrast import CURVED, MIDDLE, SCALES
-from unlearnable_kernels.data.spectra import CELLS, RINGS, WAVES, rings_of_cells, spectral_weights
+from unlearnable_kernels.data.spectra import CELLS, RINGS, WAVES, largeness, rings_of_cells, spectral_weights
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.contrast_norm import around
 from unlearnable_kernels.defences.defence import Batch, Defence
@@ -19,16 +19,18 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
 
 
-@DEFENCES.register("random-spectral", "gives every image a random spectrum, colour coupling and tone")
+@DEFENCES.register("random-spectral", "gives every image a random member of the family of spectral")
 @dataclass(frozen=True)
 class RandomSpectral(Defence):
-    """Every image of every batch gets parameters of its own, drawn as ``spectral`` draws those of a class.
+    """Every image of every batch gets parameters of its own, drawn much as ``spectral`` draws a class's.
+
+    Cells are 3 wide; whether one is erased is drawn for each by itself, after the rings' mean gain is set.
 
     Attributes:
         cells: Largest part by which a uniform gain differs from 1; 0 leaves the gains out.
         colour: Frobenius norm of what is added to the identity in each ring; likewise.
         tone: Sum of the amplitudes of a tone curve's waves; likewise.
-        contrast: Sum of the sizes of four factors on local differences; likewise.
+        contrast: Sum of the sizes of four factors on local differences, halved in large images; likewise.
         erased: Share of the cells whose gain is 0, on average.
 
     Raises:
@@ -47,10 +49,10 @@ class RandomSpectral(Defence):
             if not 0 <= value <= 1:
                 raise UserError(f"{name} must be at least 0 and at most 1, not {value}")
         if not any(settings.values()):
-            raise UserError(f"one of {', '.join(settings)} must be above 0")
+            raise UserError(f"one of {', '.join(settings)} must be above 0, not all of them 0")
 
     def augment(self, batch: Batch) -> Batch:
-        """The batch with random gains, mixings and tone curves, clamped to [0, 1]."""
+        """The batch with random gains, mixings, tone curves and local contrast, clamped to [0, 1]."""
         images, device = batch.images, batch.images.device
         channels = images.shape[1]
 
@@ -92,7 +94,8 @@ class RandomSpectral(Defence):
         def normal(count: int, generator: torch.Generator) -> Tensor:
             return torch.randn(count, 2 * len(SCALES), generator=generator, device=batch.images.device)
 
-        factors = self.contrast * functional.normalize(batch.draw(normal), 1)
+        kept = 1 - largeness(*batch.images.shape[2:]) / 2
+        factors = kept * self.contrast * functional.normalize(batch.draw(normal), 1)
         bent = batch.images
         for scale, (a, b) in enumerate(factors.T.view(len(SCALES), 2, -1, 1, 1, 1)):
             difference = batch.images - around(batch.images, scale)

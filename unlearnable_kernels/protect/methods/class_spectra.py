@@ -72,6 +72,12 @@ class Variant:
             raise UserError(f"large_contrast must be 0 to 1, not {self.large_contrast}")
 
     @property
+    def erased_cells(self) -> int:
+        """How many cells are erased where edges are fixed, to the nearest whole number in each ring."""
+        counts = np.bincount(Bands.of_cells(self.cell).rings_of_cells().flatten().numpy()[1:])
+        return sum(round(self.erased * count) for count in counts.tolist())
+
+    @property
     def unusual(self) -> dict[str, int | float | str]:
         """The values that are not the defaults, by name."""
         usual = vars(Variant())

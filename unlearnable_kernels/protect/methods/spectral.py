@@ -35,6 +35,7 @@ INTENSITIES = {
     NORMAL: {CELLS: 0.3, COLOUR: 0.6, TONE: 0.06, CONTRAST: 0.4},
     "strong": {CELLS: 0.35, COLOUR: 0.7, TONE: 0.07, CONTRAST: 0.47},
 }
+LARGE_CONTRAST = 0.5
 ERASED = {"mild": 0.05, NORMAL: 0.1, "strong": 0.15}
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
 _PIECE = 1 << 19  # bytes of images at a time, that what is made of them stays in a cache
@@ -126,7 +127,8 @@ class Spectral(Method):
         secrets: How many sets of parameters a class has, of which the key chooses one for each image.
         erased: Share of the cells of each ring that are taken out; None takes that of the intensity where
             ``cells`` does so too, otherwise 0.
-        large_contrast: Share of contrast that images of 224 px and more get; there it shows most.
+        large_contrast: Share of contrast that images of 224 px and more get, where it shows most; None takes
+            ``LARGE_CONTRAST``.
     """
 
     parts: str = "+".join(ALL_PARTS)
@@ -140,7 +142,7 @@ class Spectral(Method):
     colours: str = OPPONENT
     secrets: int = 1
     erased: float | None = None
-    large_contrast: float = 0.5
+    large_contrast: float | None = None
 
     def check(self) -> None:
         chosen = self.parts.split("+")
@@ -153,13 +155,21 @@ class Spectral(Method):
                 raise UserError(f"{part} must be among the parts if it has a strength, not {self.parts!r}")
         if self.erased and CELLS not in chosen:
             raise UserError(f"cells must be among the parts if some are erased, not {self.parts!r}")
+        if self.large_contrast is not None and CONTRAST not in chosen:
+            raise UserError(
+                f"contrast must be among the parts if large_contrast is given, not {self.parts!r}"
+            )
         check_strengths(self.strengths)
-        self.variant  # noqa: B018  checks its settings
+        variant = self.variant
+        if self.erased and not variant.erased_cells:
+            raise UserError(f"erased must take out a cell, not {self.erased} with cells of {self.cell}")
 
     @property
     def variant(self) -> Variant:
         chosen = self.parts.split("+")
-        large_contrast = float(self.large_contrast) if CONTRAST in chosen else 1.0
+        large_contrast = LARGE_CONTRAST if self.large_contrast is None else float(self.large_contrast)
+        if CONTRAST not in chosen:
+            large_contrast = Variant.large_contrast
         erased = self.erased
         if erased is None:
             erased = ERASED[self.intensity] if CELLS in chosen and self.cells is None else 0.0
@@ -212,7 +222,8 @@ class Spectral(Method):
 
     @classmethod
     def settings(cls, parameters: dict[str, Any]) -> dict[str, Any]:
-        return vars(Variant()) | super().settings(parameters)
+        settings = vars(Variant()) | super().settings(parameters)
+        return settings if CONTRAST in parameters else settings | {"large_contrast": None}
 
     @classmethod
     def growable(cls, parameters: dict[str, Any]) -> bool:
