@@ -99,6 +99,11 @@ def test_a_share_of_each_rings_cells_is_erased_and_the_others_keep_their_mean() 
     assert not weights[::2, ::2][erased[0]].any()
 
 
+def test_cells_so_large_that_none_would_be_erased_are_not_said_to_be() -> None:
+    assert METHODS.create("spectral:cell=16").variant.erased == 0
+    assert METHODS.create("spectral:cell=4").variant.erased == 0.1
+
+
 def test_keyed_edges_are_those_of_the_key_and_in_order() -> None:
     bands = [
         class_spectra(key, name, ["cat"], STRONG, Variant(edges="keyed")).bands

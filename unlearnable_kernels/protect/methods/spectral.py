@@ -1,7 +1,7 @@
 """The spectral method: spectrum, coupling of colours and tone of every image become those of its class."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,7 @@ class Spectral(Method):
             )
         check_strengths(self.strengths)
         variant = self.variant
-        if self.erased and not variant.erased_cells:
+        if self.erased and not variant.erased:
             raise UserError(f"erased must take out a cell, not {self.erased} with cells of {self.cell}")
 
     @property
@@ -170,10 +170,10 @@ class Spectral(Method):
         large_contrast = LARGE_CONTRAST if self.large_contrast is None else float(self.large_contrast)
         if CONTRAST not in chosen:
             large_contrast = Variant.large_contrast
-        erased = self.erased
-        if erased is None:
-            erased = ERASED[self.intensity] if CELLS in chosen and self.cells is None else 0.0
-        return Variant(self.cell, self.edges, self.colours, self.secrets, float(erased), large_contrast)
+        usual = ERASED[self.intensity] if CELLS in chosen and self.cells is None else 0.0
+        erased = usual if self.erased is None else float(self.erased)
+        variant = Variant(self.cell, self.edges, self.colours, self.secrets, erased, large_contrast)
+        return variant if variant.erased_cells else replace(variant, erased=0.0)
 
     @property
     def strengths(self) -> dict[str, float | None]:
