@@ -35,6 +35,7 @@ NORMAL = "cells=0.55,colour=0.55,tone=0.055"
 STRONG = "cells=0.6,colour=0.6,tone=0.06"
 FINE = f"{FOUR},cell=2"
 ERASED = "erased=0.1,cells=0.3,colour=0.6,tone=0.06,contrast=0.4"
+STRUCTURE = "erased=0.1,cells=0.45,colour=0.4,tone=0.04,contrast=0.5"
 ALL = "edges=keyed,colours=opponent,secrets=4"
 SETTINGS = [
     f"{THREE},{AT_FIRST},{MILD}",
@@ -53,14 +54,16 @@ SETTINGS = [
     f"{FINE},colours=opponent,edges=turned,{STRONG},contrast=0.6",
     f"{FINE},colours=opponent,secrets=4,{STRONG},contrast=0.6",
     f"{FINE},colours=opponent,{ERASED}",
+    f"{FINE},colours=opponent,{STRUCTURE}",
     f"{FINE},{ALL},{STRONG},contrast=0.6",
     f"{FINE},{ALL},{NORMAL},contrast=0.55",
     f"{FINE},{ALL},{MILD},contrast=0.4",
 ]
+SECOND = "cells=0.6,colour=0.6,tone=0.06,contrast=0.6"  # the second defaults
 RESTORED = [
     *(("cifar10", f"{THREE},{AT_FIRST},{strengths}") for strengths in (MILD, NORMAL, STRONG)),
     ("imagenet-sample, 224 px", f"{THREE},{AT_FIRST},{NORMAL}"),
-    *((name, "cells=0.6,contrast=0.6,large_contrast=1") for name in ("cifar10", "imagenet-sample, 224 px")),
+    *((name, f"{SECOND},large_contrast=1") for name in ("cifar10", "imagenet-sample, 224 px")),
     *((name, f"intensity={each}") for name in ("cifar10", "imagenet-sample, 224 px") for each in INTENSITIES),
 ]
 

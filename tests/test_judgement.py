@@ -66,10 +66,10 @@ def test_who_adds_clean_images_is_compared_with_these_alone() -> None:
 
 
 def test_other_pictures_and_networks_are_judged_by_themselves() -> None:
-    measured = {"jpeg/erased": 0.3, "gray-cells-histeq/erased": 0.4, "gray-cells-histeq/none": 0.5}
+    measured = {"jpeg/structure": 0.3, "gray-cells-histeq/structure": 0.4, "gray-cells-histeq/none": 0.5}
     rows = [sample_result(f"worst-defence/resnet18/{name}", [mean]) for name, mean in measured.items()]
     other = sample_result("worst-defence/gray-cells-histeq/none", [0.9])
-    verdicts = [verdict for verdict in of([*rows, other]) if verdict.line.protection == "erased"]
+    verdicts = [verdict for verdict in of([*rows, other]) if verdict.line.protection == "structure"]
     [[_, row]] = map(judgement_rows, [verdicts])
     assert row[4:7] == ["jpeg 30.0 (1 of 3)", "gray-cells-histeq 40.0 (1 of 2)", "50.0"]
 

@@ -542,7 +542,7 @@ def test_larger_pictures_and_networks_are_what_their_rows_say() -> None:
         ("tiny-imagenet", "subset:tiny-imagenet,classes=20,images=340", "resnet8"),
         ("resnet18", "subset:cifar10,images=1000", "resnet18"),
     ):
-        row = ROWS[f"worst-defence/{where}/jpeg/erased"]
+        row = ROWS[f"worst-defence/{where}/jpeg/structure"]
         assert (row.dataset, row.network, row.defences) == (dataset, network, ("jpeg:quality=10",))
 
 

@@ -31,9 +31,9 @@ from unlearnable_kernels.protect.methods.selection import check_fraction, exact_
 from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse
 
 INTENSITIES = {
-    "mild": {CELLS: 0.2, COLOUR: 0.43, TONE: 0.04, CONTRAST: 0.27},
-    NORMAL: {CELLS: 0.3, COLOUR: 0.6, TONE: 0.06, CONTRAST: 0.4},
-    "strong": {CELLS: 0.35, COLOUR: 0.7, TONE: 0.07, CONTRAST: 0.47},
+    "mild": {CELLS: 0.3, COLOUR: 0.3, TONE: 0.03, CONTRAST: 0.33},
+    NORMAL: {CELLS: 0.45, COLOUR: 0.4, TONE: 0.04, CONTRAST: 0.5},
+    "strong": {CELLS: 0.53, COLOUR: 0.47, TONE: 0.047, CONTRAST: 0.58},
 }
 LARGE_CONTRAST = 0.5
 ERASED = {"mild": 0.05, NORMAL: 0.1, "strong": 0.15}

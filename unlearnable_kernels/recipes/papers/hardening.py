@@ -24,9 +24,7 @@ PROTECTIONS = {
     "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
     "erased": worst_defence.PROTECTIONS["erased"],
-    # The same SSIM with less of what defences without colours take away, and more of what they leave.
-    "structure": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",cells=0.45,colour=0.4,tone=0.04,contrast=0.5,erased=0.1",
+    "structure": worst_defence.PROTECTIONS["structure"],
 }
 ADAPTIVE = (
     "gray-cells-histeq",
