@@ -13,7 +13,8 @@ from torch import Tensor
 from unlearnable_kernels.data.local_contrast import with_contrast
 from unlearnable_kernels.data.spectra import rings_of_cells
 from unlearnable_kernels.defences import DEFENCES, Batch
-from unlearnable_kernels.defences.contrast_norm import NODES, around, matched
+from unlearnable_kernels.defences.contrast_norm import NODES, matched
+from unlearnable_kernels.defences.local_means import around
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.methods.class_spectra import as_bytes, class_spectra

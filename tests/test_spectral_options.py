@@ -194,7 +194,11 @@ def mean_psnr(before: Path, after: Path) -> float:
     return float(np.mean([psnr(one, other) for one, other in pairs]))
 
 
-@pytest.mark.parametrize("settings", ["cell=2,edges=keyed,colours=opponent", None], ids=["parts", "default"])
+WITH_CONTRAST = "parts=cells+colour+tone+contrast,cell=2,colours=opponent,cells=0.6,contrast=0.6"
+RESTORED = {"parts": "cell=2,edges=keyed,colours=opponent", "contrast": WITH_CONTRAST, "default": None}
+
+
+@pytest.mark.parametrize("settings", RESTORED.values(), ids=RESTORED)
 def test_restoring_undoes_most_of_it(tmp_path: Path, settings: str | None) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "src" / name).mkdir(parents=True)

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from unlearnable_kernels.data.local_contrast import SCALES, reaches_of
+from unlearnable_kernels.data.local_contrast import SCALES
 from unlearnable_kernels.defences import DEFENCES
 from unlearnable_kernels.defences.image_changes import MeanMatch, from_planes, to_planes
+from unlearnable_kernels.defences.local_means import around
 
 NODES = 129  # quantiles of a distribution, the least and the largest among them
 _FINEST = 1 / 64  # grey levels; less is rounding, as where an area is flat, and has no order
@@ -48,19 +48,6 @@ class ContrastNorm(MeanMatch):
     @property
     def _scales(self) -> range:
         return range(len(SCALES) - 1, -1, -1)
-
-
-def around(planes: Tensor, scale: int) -> Tensor:
-    """Means over the squares around each pixel, as far as they lie in the image.
-
-    Args:
-        planes: float32 [n, C, H, W].
-        scale: Which of ``SCALES``.
-    """
-    reach = reaches_of(*planes.shape[2:])[scale]
-    side = 2 * reach + 1
-    columns = functional.avg_pool2d(planes, (side, 1), 1, (reach, 0), count_include_pad=False)
-    return functional.avg_pool2d(columns, (1, side), 1, (0, reach), count_include_pad=False)
 
 
 def differences(planes: Tensor, scale: int) -> Tensor:

@@ -13,8 +13,8 @@ from torch.nn import functional
 from unlearnable_kernels.data.local_contrast import CURVED, MIDDLE, SCALES
 from unlearnable_kernels.data.spectra import CELLS, RINGS, WAVES, largeness, rings_of_cells, spectral_weights
 from unlearnable_kernels.defences import DEFENCES
-from unlearnable_kernels.defences.contrast_norm import around
 from unlearnable_kernels.defences.defence import Batch, Defence
+from unlearnable_kernels.defences.local_means import around
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.ops.classwise_spectrum import classwise_spectrum
 
