@@ -91,11 +91,11 @@ def test_every_row_can_be_planned_or_says_what_it_lacks() -> None:
 
 
 def test_a_line_of_a_table_is_of_one_protection_stored_in_one_way() -> None:
-    lines: dict[tuple[str, str], set[tuple[str | None, str | None]]] = {}
+    lines: dict[tuple[str, str], set[tuple[str | None, ...]]] = {}
     for row in ROWS.values():
         table, _, protection = row.name.rsplit("/", 2)
         used = None if row.training.get("only_clean") else row.protection
-        lines.setdefault((table, protection), set()).add((used, row.stored_as))
+        lines.setdefault((table, protection), set()).add((used, row.stored_as, row.upon))
     assert {line: sets for line, sets in lines.items() if len(sets) > 1} == {}
 
 
@@ -460,6 +460,28 @@ def test_a_set_stored_with_loss_is_another(data: dict[str, str], tmp_path: Path)
     assert (lossy["stored_as"], lossless.get("stored_as")) == ("jpeg:quality=25", None)
     assert lossy["quality"][0]["psnr"] != lossless["quality"][0]["psnr"]
     assert len(list((tmp_path / "sets").glob("*/train/cat/*.jpg"))) == 10
+
+
+def test_of_two_protections_the_second_is_laid_on_the_first(data: dict[str, str], tmp_path: Path) -> None:
+    row = replace(ROWS["hardening/plain/structure"], dataset="cifar10")
+    settings = {"name": "hardening/plain/crossed", "upon": "classwise-conv:padding=reflect"}
+    both = replace(row, **settings, training=dict(SCALE.training) | {"epochs": 1})
+    result = reproduce([both], tmp_path, tmp_path / "results", data=data)[both.name]
+    assert result is not None
+    assert result["upon"] == settings["upon"]
+    job = plan(both, 0, tmp_path, data, Scale())
+    assert job.upon is not None
+    assert job.protected is not None
+    names = [each.name for each in sorted(tmp_path.glob("sets/*"))]
+    assert names == sorted([job.upon.name, job.protected.name])
+    alone = plan(replace(both, upon=None), 0, tmp_path, data, Scale()).protected
+    assert alone is not None
+    assert alone not in (job.upon, job.protected)
+    again = tmp_path / "again"
+    method = METHODS.create(both.protection or "")
+    protect_dataset(job.upon, again, secret=job.key, method=method, dataset_name="cifar10")
+    made, expected = (load_arrays(each, "train").images for each in (job.protected, again))
+    assert torch.equal(made, expected)
 
 
 def test_a_detection_is_a_row_without_a_training(data: dict[str, str], tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Job:
         key: A key that everybody knows, for reproduction only.
         source: Where the row's data set is.
         protected: Where the protected set is or will be; None for a row without one.
+        upon: The same of the set that it is made from, of a row whose images get two protections.
         config: The training.
         folder: Its run folder, which rows with the same training share; for a detection a folder of its own.
         pretraining: What has to be trained before; None where nothing has.
@@ -84,6 +85,7 @@ class Job:
     config: TrainConfig
     folder: Path
     pretraining: "Job | None" = None
+    upon: Path | None = None
 
     @property
     def finished(self) -> bool:
@@ -122,12 +124,17 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     if row.test == DETECTED:
         scale = Scale()  # nothing is trained
     key = Key(hashlib.sha256(f"unlearnable reproduce {seed}".encode()).digest())
-    source, protected = places[row.dataset], None
+    source, protected, upon = places[row.dataset], None, None
     settings: dict[str, Any] = {"network": row.network, "defences": row.defences, **row.training}
     if row.protection is not None:
         size = (settings | dict(scale.training)).get("image_size")
-        stored = [] if row.stored_as is None else [row.stored_as]
-        protected = work / "sets" / digest([source, row.protection, size, key.fingerprint, *stored])
+        made = [source, row.protection, size, key.fingerprint]
+        if row.upon is not None:
+            upon = work / "sets" / digest([source, row.upon, size, key.fingerprint])
+            made.append({"upon": row.upon})
+        if row.stored_as is not None:
+            made.append(row.stored_as)
+        protected = work / "sets" / digest(made)
     settings = {"test": source} | settings
     settings |= {"train": source if protected is None else str(protected), "seed": seed}
     if "protected_fraction" in settings:
@@ -154,7 +161,7 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     folder = work / "runs" / digest(config.as_dict())
     if row.test == DETECTED:
         folder = work / "detections" / digest([source, str(protected), seed])
-    return Job(row, seed, key, source, protected, config, folder, pretraining)
+    return Job(row, seed, key, source, protected, config, folder, pretraining, upon)
 
 
 def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:

@@ -134,16 +134,23 @@ def _efforts(jobs: Sequence[Job]) -> list[dict[str, int]]:
 def _protect(job: Job, dst: Path, progress: Progress) -> None:
     """Make the protected set of a job. Raises BusyError while another process does."""
     source = Path(job.source)
+    given = open_source(source)
     assert job.row.protection is not None
-    protect_dataset(
-        source,
-        dst,
-        secret=job.key,
-        method=METHODS.create(job.row.protection),
-        format=job.row.stored_as or open_source(source).lossless_as,
-        resize=job.config.image_size,
-        progress=progress,
-    )
+    steps = [(job.row.protection, dst, job.row.stored_as or given.lossless_as)]
+    if job.row.upon is not None and job.upon is not None:
+        steps.insert(0, (job.row.upon, job.upon, given.lossless_as))
+    for method, made, format in steps:
+        protect_dataset(
+            source,
+            made,
+            secret=job.key,
+            method=METHODS.create(method),
+            format=format,
+            resize=job.config.image_size,
+            dataset_name=given.name,
+            progress=progress,
+        )
+        source = made
 
 
 def _train(job: Job, lock: Path, progress: Progress) -> None:

@@ -28,6 +28,7 @@ class Row:
             begin; what it does not name is as in ``training``. Empty where there is none.
         test: One of ``TESTS``.
         stored_as: As ``protect --format`` takes it; None stores without loss.
+        upon: A protection that images get before that one, as ``protect --method`` takes it.
         lacking: What it needs that is not here; it cannot be run, then. Empty where nothing is lacking.
         about: Whether the figure was published as "about" so much.
     """
@@ -42,6 +43,7 @@ class Row:
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     test: str = CLEAN
     stored_as: str | None = None
+    upon: str | None = None
     lacking: str = ""
     about: bool = False
 

@@ -59,6 +59,8 @@ def summarise(jobs: Sequence[Job], scale: Scale, results: Path) -> dict[str, Any
         result["about"] = True
     if row.stored_as is not None:
         result["stored_as"] = row.stored_as
+    if row.upon is not None:
+        result["upon"] = row.upon
     if row.pretraining:
         result["pretraining"] = dict(row.pretraining)
     return write_result(result, results)

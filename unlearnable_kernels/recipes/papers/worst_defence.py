@@ -30,6 +30,9 @@ PROTECTIONS = {
     # The default: the same SSIM with less of colour and tone, which defences undo by doing without.
     "structure": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.45,colour=0.4,tone=0.04,contrast=0.5,erased=0.1",
+    # Of both: fewer cells taken out, and the strengths of `opponent` less a twelfth.
+    "balanced": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
+    ",cells=0.5,colour=0.55,tone=0.055,contrast=0.55,erased=0.06",
     "strong": f"{_THREE},{_STRONG}",
     "normal": f"{_THREE},{_NORMAL}",
     "mild": f"{_THREE},{_MILD}",
