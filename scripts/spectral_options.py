@@ -36,6 +36,8 @@ STRONG = "cells=0.6,colour=0.6,tone=0.06"
 FINE = f"{FOUR},cell=2"
 ERASED = "erased=0.1,cells=0.3,colour=0.6,tone=0.06,contrast=0.4"
 STRUCTURE = "erased=0.1,cells=0.45,colour=0.4,tone=0.04,contrast=0.5"
+BALANCED = "erased=0.06,cells=0.5,colour=0.55,tone=0.055,contrast=0.55"
+BALANCED_FIRM = "erased=0.06,cells=0.55,colour=0.6,tone=0.06,contrast=0.6"
 ALL = "edges=keyed,colours=opponent,secrets=4"
 SETTINGS = [
     f"{THREE},{AT_FIRST},{MILD}",
@@ -55,6 +57,8 @@ SETTINGS = [
     f"{FINE},colours=opponent,secrets=4,{STRONG},contrast=0.6",
     f"{FINE},colours=opponent,{ERASED}",
     f"{FINE},colours=opponent,{STRUCTURE}",
+    f"{FINE},colours=opponent,{BALANCED}",
+    f"{FINE},colours=opponent,{BALANCED_FIRM}",
     f"{FINE},{ALL},{STRONG},contrast=0.6",
     f"{FINE},{ALL},{NORMAL},contrast=0.55",
     f"{FINE},{ALL},{MILD},contrast=0.4",
@@ -74,6 +78,7 @@ SHAPES = {
     "edges=keyed": f"{FINE},colours=opponent,edges=keyed",
     "edges=turned": f"{FINE},colours=opponent,edges=turned",
     "secrets=4": f"{FINE},colours=opponent,secrets=4",
+    "erased=0.06": f"{FINE},colours=opponent,erased=0.06",
 }
 TARGETS = (0.8, 0.85, 0.9, 0.95)
 SHOWN = 25  # images that the network of ST-LPIPS sees

@@ -46,9 +46,10 @@ RECORDED = ["dfe195ad76aa5fa8", "3a7983f0db2db6a7", "9d0d54b9a1a4a32f"]
 DEFAULTS: dict[str, dict[str, Any]] = {
     "first": AT_FIRST | FIRST_NORMAL,
     "second": {"cells": 0.6, "colour": 0.6, "tone": 0.06, "contrast": 0.6, "large_contrast": 1},
+    "third": {"cells": 0.45, "colour": 0.4, "tone": 0.04, "contrast": 0.5, "erased": 0.1},
     "now": {},
 }
-PIXELS = {"first": "7702f5fc97b58fc4", "second": "02fd47e87c7ed9fa", "now": "90851799f1f147fb"}
+PIXELS = {"first": "7702f5fc97b58fc4", "second": "02fd47e87c7ed9fa", "third": "90851799f1f147fb", "now": "f17bc5270f712db3"}
 """SHA-256 of the pixels that ``zoo`` becomes."""
 
 
@@ -144,7 +145,7 @@ def test_pixels_stay_as_they_were_recorded(zoo: Path, tmp_path: Path, which: str
 
 def test_the_default_is_what_the_rows_of_hardening_measured() -> None:
     usual = METHODS.create("spectral")
-    measured = [row.protection for name, row in ROWS.items() if re.fullmatch("hardening/.*/structure", name)]
+    measured = [row.protection for name, row in ROWS.items() if re.fullmatch("hardening/.*/balanced", name)]
     assert len(measured) == len(hardening.DEFENCES)
     for text in measured:
         method = METHODS.create(text)
@@ -225,7 +226,7 @@ def test_a_part_that_is_left_out_changes_nothing(zoo: Path, tmp_path: Path) -> N
     named = {name: parameters[name] for name in ("parts", *STRONG)}
     assert named == {"parts": "cells+tone", "cells": 0.3, "colour": None, "tone": 0.1}
     heading = METHODS["spectral"].heading(parameters)
-    assert heading == "spectral, cells 0.3, tone 0.1, cell 2, colours opponent, erased 0.05"
+    assert heading == "spectral, cells 0.3, tone 0.1, cell 2, colours opponent, erased 0.04"
 
 
 def test_classes_in_groups_and_images_one_by_one_get_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +320,7 @@ def test_what_the_first_defaults_began_ends_with_their_bytes(
     render_dataset(tmp_path / "planned", secret=KEY, rank=0, world=1, executor=Executor(workers=0))
     finish_dataset(tmp_path / "planned", secret=KEY)
     assert contents(tmp_path / "planned").items() >= whole.items()
-    with pytest.raises(UserError, match=r" parts .*, cells \(0.55, now 0.45\), .*cell \(None, now 2\)"):
+    with pytest.raises(UserError, match=r" parts .*, cells \(0.55, now 0.5\), .*cell \(None, now 2\)"):
         protect(tree, tmp_path / "out")
     assert protect(tree, tmp_path / "out", **AT_FIRST, **FIRST_NORMAL) == whole
 
@@ -335,8 +336,8 @@ def test_it_can_be_previewed_and_checked_before(tree: Path, tmp_path: Path) -> N
 
 def test_what_only_the_set_that_is_there_names_is_another_protection(tree: Path, tmp_path: Path) -> None:
     protect(tree, tmp_path / "out")
-    with pytest.raises(UserError, match=r"holds a dataset that differs in erased \(0.1, now None\)"):
-        protect(tree, tmp_path / "out", cells=0.45)
+    with pytest.raises(UserError, match=r"holds a dataset that differs in erased \(0.06, now None\)"):
+        protect(tree, tmp_path / "out", cells=0.5)
 
 
 def test_a_plan_from_before_a_setting_was_there_is_finished_without_it(

@@ -32,8 +32,8 @@ OPTIONS = {
     "edges=turned": {"edges": "turned"},
     "colours=opponent": {"colours": "opponent"},
     "secrets=3": {"secrets": 3},
-    "parts=cells+contrast": {"contrast": 0.5, "large_contrast": 0.5},
-    "parts=contrast,large_contrast=1": {"contrast": 0.5},
+    "parts=cells+contrast": {"contrast": 0.55, "large_contrast": 0.5},
+    "parts=contrast,large_contrast=1": {"contrast": 0.55},
     "erased=0.1": {"erased": 0.1},
 }
 
@@ -101,7 +101,7 @@ def test_a_share_of_each_rings_cells_is_erased_and_the_others_keep_their_mean() 
 
 def test_cells_so_large_that_none_would_be_erased_are_not_said_to_be() -> None:
     assert METHODS.create("spectral:cell=16").variant.erased == 0
-    assert METHODS.create("spectral:cell=4").variant.erased == 0.1
+    assert METHODS.create("spectral:cell=4").variant.erased == 0.06
 
 
 def test_keyed_edges_are_those_of_the_key_and_in_order() -> None:
