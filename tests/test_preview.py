@@ -125,6 +125,19 @@ def test_small_images_are_enlarged_and_large_ones_reduced() -> None:
     assert sheet.shape == (2 * TITLE + 2 * (CELL + TITLE) + GAP, 3 * CELL + 4 * GAP, 3)
 
 
+def test_a_long_heading_goes_over_several_lines() -> None:
+    triple = ("cat", *[np.zeros((16, 16, 3), np.uint8)] * 2)
+    short, long = (
+        np.asarray(contact_sheet([triple], ", ".join(["zoo: spectral"] + ["cells 0.5"] * parts)))
+        for parts in (1, 9)
+    )
+    assert len(long) == len(short) + TITLE
+    np.testing.assert_array_equal(long[2 * TITLE :], short[TITLE:])
+    second_line = long[TITLE : 2 * TITLE]
+    assert second_line.min() < 100
+    assert long[: 2 * TITLE, -GAP:].min() == 255
+
+
 def test_bad_arguments_are_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside the source"):
         write_preview(tree, tree / "ant" / "sheet.png", KEY)

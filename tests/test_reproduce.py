@@ -463,7 +463,7 @@ def test_a_set_stored_with_loss_is_another(data: dict[str, str], tmp_path: Path)
 
 
 def test_of_two_protections_the_second_is_laid_on_the_first(data: dict[str, str], tmp_path: Path) -> None:
-    row = replace(ROWS["hardening/plain/structure"], dataset="cifar10")
+    row = replace(ROWS["hardening/plain/balanced"], dataset="cifar10")
     settings = {"name": "hardening/plain/crossed", "upon": "classwise-conv:padding=reflect"}
     both = replace(row, **settings, training=dict(SCALE.training) | {"epochs": 1})
     result = reproduce([both], tmp_path, tmp_path / "results", data=data)[both.name]
@@ -564,7 +564,7 @@ def test_larger_pictures_and_networks_are_what_their_rows_say() -> None:
         ("tiny-imagenet", "subset:tiny-imagenet,classes=20,images=340", "resnet8"),
         ("resnet18", "subset:cifar10,images=1000", "resnet18"),
     ):
-        row = ROWS[f"worst-defence/{where}/jpeg/structure"]
+        row = ROWS[f"worst-defence/{where}/jpeg/balanced"]
         assert (row.dataset, row.network, row.defences) == (dataset, network, ("jpeg:quality=10",))
 
 

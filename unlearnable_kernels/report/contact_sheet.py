@@ -229,7 +229,7 @@ def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: st
     Args:
         triples: (class name, clean image, protected image) for each row: uint8 [H, W, 3], sizes may differ
             between rows.
-        heading: One line above all rows.
+        heading: Above all rows, on as many lines as it takes.
 
     Returns:
         The sheet, RGB.
@@ -252,7 +252,7 @@ def comparison_sheet(
         names: Of the classes, one for each row.
         clean: uint8 [H, W, 3] each.
         columns: (what was done, protected images), with the mean PSNR and SSIM of these images above them.
-        heading: One line above all rows.
+        heading: Above all rows, on as many lines as it takes.
 
     Returns:
         The sheet, RGB.
@@ -262,7 +262,7 @@ def comparison_sheet(
         found = mean_quality(zip(clean, images, strict=True))
         looks = [f"{found['psnr']:.1f} dB"] if found["psnr"] is not None else []
         looks += [f"SSIM {found['ssim']:.2f}"] if found["ssim"] is not None else []
-        titles.append([*_wrapped(what), ", ".join(looks)])
+        titles.append([*_wrapped(what, CELL), ", ".join(looks)])
     rows = [
         (name, [before, *(images[row] for _, images in columns)])
         for row, (name, before) in enumerate(zip(names, clean, strict=True))
@@ -270,12 +270,12 @@ def comparison_sheet(
     return _grid(heading, titles, rows)
 
 
-def _wrapped(text: str) -> list[str]:
-    """Parts between commas on as few lines as a cell's width allows."""
+def _wrapped(text: str, width: int) -> list[str]:
+    """Parts between commas on as few lines as a width in pixels allows."""
     lines: list[str] = []
     for part in text.split(", "):
         longer = f"{lines[-1]}, {part}" if lines else part
-        if lines and ImageFont.load_default(13).getlength(longer) <= CELL:
+        if lines and ImageFont.load_default(13).getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(part)
@@ -284,16 +284,18 @@ def _wrapped(text: str) -> list[str]:
 
 def _grid(heading: str, titles: list[list[str]], rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
     """Rows of named images below the lines of each column's title."""
-    lines = max(map(len, titles))
-    top = TITLE + lines * TITLE
-    size = GAP + len(titles) * (CELL + GAP), top + len(rows) * (CELL + TITLE) + GAP
-    sheet = Image.new("RGB", size, "white")
+    width = GAP + len(titles) * (CELL + GAP)
+    headings = _wrapped(shown(heading), width - 2 * GAP)
+    below = len(headings) * TITLE
+    top = below + max(map(len, titles)) * TITLE
+    sheet = Image.new("RGB", (width, top + len(rows) * (CELL + TITLE) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    draw.text((GAP, 5), shown(heading), "black", font)
+    for line, text in enumerate(headings):
+        draw.text((GAP, 5 + line * TITLE), text, "black", font)
     for column, title in enumerate(titles):
         for line, text in enumerate(title):
-            draw.text((GAP + column * (CELL + GAP), (1 + line) * TITLE), shown(text), "gray", font)
+            draw.text((GAP + column * (CELL + GAP), below + line * TITLE), shown(text), "gray", font)
     for row, (name, images) in enumerate(rows):
         above = top + row * (CELL + TITLE)
         draw.text((GAP, above), shown(name), "black", font)

@@ -29,7 +29,7 @@ PROTECTIONS = {
     # The same at a mean SSIM of 0.83.
     "balanced-firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.55,colour=0.6,tone=0.06,contrast=0.6,erased=0.06",
-    "crossed": worst_defence.PROTECTIONS["structure"],
+    "crossed": worst_defence.PROTECTIONS["balanced"],
 }
 ADAPTIVE = (
     "gray-cells-histeq",

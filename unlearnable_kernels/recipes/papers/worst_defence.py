@@ -27,10 +27,10 @@ PROTECTIONS = {
     # Weaker gains and contrast, and cells taken out, which no pair of pictures gives back.
     "erased": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",colour=0.6,tone=0.06,cells=0.3,contrast=0.4,erased=0.1",
-    # The default: the same SSIM with less of colour and tone, which defences undo by doing without.
+    # The same SSIM with less of colour and tone, which defences undo by doing without.
     "structure": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.45,colour=0.4,tone=0.04,contrast=0.5,erased=0.1",
-    # Of both: fewer cells taken out, and the strengths of `opponent` less a twelfth.
+    # The default: fewer cells taken out, and nearly the strengths of `opponent`.
     "balanced": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
     ",cells=0.5,colour=0.55,tone=0.055,contrast=0.55,erased=0.06",
     "strong": f"{_THREE},{_STRONG}",
@@ -129,7 +129,7 @@ PAPER = Paper(
             Row(f"{NAME}/{where}/{each}/{name}", None, data, PROTECTIONS[name], net, DEFENCES[each], TRAINING)
             for where, (data, net) in ELSEWHERE.items()
             for each in TRIED_ELSEWHERE
-            for name in ("none", "zeros", "structure")
+            for name in ("none", "zeros", "balanced")
         ),
     ),
 )
