@@ -129,7 +129,7 @@ def test_a_long_heading_goes_over_several_lines() -> None:
     triple = ("cat", *[np.zeros((16, 16, 3), np.uint8)] * 2)
     short, long = (
         np.asarray(contact_sheet([triple], ", ".join(["zoo: spectral"] + ["cells 0.5"] * parts)))
-        for parts in (1, 9)
+        for parts in (1, 14)
     )
     assert len(long) == len(short) + TITLE
     np.testing.assert_array_equal(long[2 * TITLE :], short[TITLE:])

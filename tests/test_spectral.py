@@ -49,7 +49,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "third": {"cells": 0.45, "colour": 0.4, "tone": 0.04, "contrast": 0.5, "erased": 0.1},
     "now": {},
 }
-PIXELS = {"first": "7702f5fc97b58fc4", "second": "02fd47e87c7ed9fa", "third": "90851799f1f147fb", "now": "f17bc5270f712db3"}
+PIXELS = {
+    "first": "7702f5fc97b58fc4",
+    "second": "02fd47e87c7ed9fa",
+    "third": "90851799f1f147fb",
+    "now": "f17bc5270f712db3",
+}
 """SHA-256 of the pixels that ``zoo`` becomes."""
 
 
