@@ -22,7 +22,7 @@ MEASURED = {
     "hardening/jpeg/fine": 0.3,
     "hardening/gray-cells-histeq/fine": 0.28,
     "hardening/gray-cells2-histeq/fine": 0.29,
-    "hardening/plain/strong": 0.1,
+    "hardening/plain/first-strong": 0.1,
 }
 
 
@@ -66,10 +66,10 @@ def test_who_adds_clean_images_is_compared_with_these_alone() -> None:
 
 
 def test_other_pictures_and_networks_are_judged_by_themselves() -> None:
-    measured = {"jpeg/structure": 0.3, "gray-cells-histeq/structure": 0.4, "gray-cells-histeq/none": 0.5}
+    measured = {"jpeg/balanced": 0.3, "gray-cells-histeq/balanced": 0.4, "gray-cells-histeq/none": 0.5}
     rows = [sample_result(f"worst-defence/resnet18/{name}", [mean]) for name, mean in measured.items()]
     other = sample_result("worst-defence/gray-cells-histeq/none", [0.9])
-    verdicts = [verdict for verdict in of([*rows, other]) if verdict.line.protection == "structure"]
+    verdicts = [verdict for verdict in of([*rows, other]) if verdict.line.protection == "balanced"]
     [[_, row]] = map(judgement_rows, [verdicts])
     assert row[4:7] == ["jpeg 30.0 (1 of 3)", "gray-cells-histeq 40.0 (1 of 2)", "50.0"]
 
@@ -99,10 +99,11 @@ def test_table_and_figure_are_on_the_pages(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_figure_has_a_curve_for_each_protection_whatever_its_strength() -> None:
-    names = {"strong": 0.8, "normal": 0.86, "mild": 0.9, "cells": 0.92}
+    names = {"strong": 0.8, "balanced": 0.86, "mild": 0.9, "opponent": 0.92}
     results = [with_ssim(f"worst-defence/plain/{name}", 0.3, ssim) for name, ssim in names.items()]
     drawn = str(against_ssim(of(results)))
-    assert "strong, normal, mild" in drawn
+    assert "strong, balanced, mild" in drawn
+    assert "mild, opponent" not in drawn
     assert all(f">{name}<" in drawn for name in names)
     assert "clean images at best" not in drawn
     assert against_ssim(of([sample_result("worst-defence/plain/none", [0.5])])) is None

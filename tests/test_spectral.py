@@ -24,7 +24,7 @@ from unlearnable_kernels.protect.check import check_dataset
 from unlearnable_kernels.protect.extend import extend_dataset
 from unlearnable_kernels.protect.keys import Key, Seed
 from unlearnable_kernels.protect.methods import spectral as module
-from unlearnable_kernels.protect.methods.class_spectra import class_spectra
+from unlearnable_kernels.protect.methods.class_spectra import ALL_PARTS, class_spectra
 from unlearnable_kernels.protect.methods.method import METHODS
 from unlearnable_kernels.protect.pipeline import plan as plan_module
 from unlearnable_kernels.protect.pipeline.executors.executor import Executor
@@ -33,7 +33,7 @@ from unlearnable_kernels.protect.restore import restore_dataset
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.protect.stages import finish_dataset, plan_dataset, render_dataset
 from unlearnable_kernels.protect.verify import verify_dataset
-from unlearnable_kernels.recipes.papers import ROWS, hardening
+from unlearnable_kernels.recipes.papers import ROWS, hardening, worst_defence
 from unlearnable_kernels.report.contact_sheet import write_preview
 
 STRONG = {"cells": 0.6, "colour": 0.6, "tone": 0.06}
@@ -155,6 +155,18 @@ def test_the_default_is_what_the_rows_of_hardening_measured() -> None:
     for text in measured:
         method = METHODS.create(text)
         assert (method.strengths, method.variant) == (usual.strengths, usual.variant)
+
+
+def test_intensities_and_parts_of_the_default_are_rows_of_worst_defence() -> None:
+    names = {name: f"intensity={name}" for name in ("mild", "strong")}
+    names |= {name: f"parts={name}" for name in ALL_PARTS}
+    for name, settings in names.items():
+        now, row = (
+            METHODS.create(text) for text in (f"spectral:{settings}", worst_defence.PROTECTIONS[name])
+        )
+        assert (row.strengths, row.variant.erased) == (now.strengths, now.variant.erased), name
+        assert (row.cell, row.parts) == (now.cell, now.parts), name
+        assert name != "colour" or row.colours == now.colours
 
 
 def test_strengths_are_what_they_say() -> None:

@@ -11,7 +11,7 @@ from unlearnable_kernels.errors import shown
 from unlearnable_kernels.report.figures import INK, as_svg, colour, drawing, finish, legend
 from unlearnable_kernels.report.judgement import Verdict
 
-_STRENGTHS = ("intensity", "strength", "cells", "colour", "tone", "contrast")
+_STRENGTHS = ("intensity", "strength", "cells", "colour", "tone", "contrast", "erased")
 _KINDS = (("o", "-", "worst published defence"), ("D", "--", "worst adaptive defence"))
 _APART = 0.05  # of the axes' width: a name that is written upwards
 
@@ -67,7 +67,9 @@ def _by_shape(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
     groups: dict[tuple[str, ...], list[Verdict]] = {}
     for verdict in verdicts:
         method, _, settings = next(iter(verdict.line.results.values()))["protection"].partition(":")
-        kept = sorted(each for each in settings.split(",") if each.partition("=")[0] not in _STRENGTHS)
+        given = {each.partition("=")[0]: each for each in settings.split(",")}
+        erases = [name for name in given if name == "erased"]  # to erase or not is more than a strength
+        kept = sorted([each for name, each in given.items() if name not in _STRENGTHS] + erases)
         groups.setdefault((method, *kept), []).append(verdict)
     return [sorted(group, key=_likeness) for group in groups.values()]
 

@@ -8,12 +8,12 @@ from unlearnable_kernels.recipes.papers import worst_defence
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "hardening"
-_OPPONENT = worst_defence.PROTECTIONS["opponent"]
+_OPPONENT, _BALANCED = (worst_defence.PROTECTIONS[name] for name in ("opponent", "balanced"))
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
     "zeros": worst_defence.PROTECTIONS["zeros"],
-    "strong": worst_defence.PROTECTIONS["strong"],
+    "first-strong": worst_defence.PROTECTIONS["first-strong"],
     "fine": f"{worst_defence.FOUR},colours=rgb",
     "opponent": _OPPONENT,
     # The same with what keeps a thief from knowing its cells, or a network from one shortcut for a class.
@@ -21,15 +21,13 @@ PROTECTIONS = {
     "turned": f"{_OPPONENT},edges=turned",
     "secrets": f"{_OPPONENT},secrets=4",
     # `opponent` at a mean SSIM of 0.83, a twelfth stronger.
-    "firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
+    "firm": f"{worst_defence.SHAPE},cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
     "erased": worst_defence.PROTECTIONS["erased"],
     "structure": worst_defence.PROTECTIONS["structure"],
-    "balanced": worst_defence.PROTECTIONS["balanced"],
+    "balanced": _BALANCED,
     # The same at a mean SSIM of 0.83.
-    "balanced-firm": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",cells=0.55,colour=0.6,tone=0.06,contrast=0.6,erased=0.06",
-    "crossed": worst_defence.PROTECTIONS["balanced"],
+    "balanced-firm": f"{worst_defence.SHAPE},cells=0.55,colour=0.6,tone=0.06,contrast=0.6,erased=0.06",
+    "crossed": _BALANCED,
 }
 ADAPTIVE = (
     "gray-cells-histeq",

@@ -12,33 +12,31 @@ from unlearnable_kernels.recipes.papers.small_grid import DATASET, TRAINING
 from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "worst-defence"
-# Defaults of `spectral` when its rows were first measured; three parts were, too, and `opponent` later.
-_MILD = "cells=0.4,colour=0.43,tone=0.04"
-_NORMAL = "cells=0.55,colour=0.55,tone=0.055"
-_STRONG = "cells=0.6,colour=0.6,tone=0.06"
-_AT_FIRST = "cell=3,colours=rgb"
-_THREE = f"spectral:parts=cells+colour+tone,{_AT_FIRST}"
-FOUR = "spectral:parts=cells+colour+tone+contrast,cell=2,cells=0.6,colour=0.6,tone=0.06,contrast=0.6"
+_FIRST = "spectral:parts=cells+colour+tone,cell=3,colours=rgb"
+_ALL = "spectral:parts=cells+colour+tone+contrast,cell=2"
+FOUR = f"{_ALL},cells=0.6,colour=0.6,tone=0.06,contrast=0.6"
+SHAPE = f"{_ALL},colours=opponent"
 PROTECTIONS = {
     "none": None,
     "zeros": "classwise-conv:padding=zeros",
     "reflect": "classwise-conv:padding=reflect",
+    # Defaults of `spectral` before, from the first on.
+    "first": f"{_FIRST},cells=0.55,colour=0.55,tone=0.055",
+    "first-strong": f"{_FIRST},cells=0.6,colour=0.6,tone=0.06",
     "opponent": f"{FOUR},colours=opponent",
     # Weaker gains and contrast, and cells taken out, which no pair of pictures gives back.
-    "erased": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",colour=0.6,tone=0.06,cells=0.3,contrast=0.4,erased=0.1",
+    "erased": f"{SHAPE},colour=0.6,tone=0.06,cells=0.3,contrast=0.4,erased=0.1",
     # The same SSIM with less of colour and tone, which defences undo by doing without.
-    "structure": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",cells=0.45,colour=0.4,tone=0.04,contrast=0.5,erased=0.1",
-    # The default: fewer cells taken out, and nearly the strengths of `opponent`.
-    "balanced": "spectral:parts=cells+colour+tone+contrast,cell=2,colours=opponent"
-    ",cells=0.5,colour=0.55,tone=0.055,contrast=0.55,erased=0.06",
-    "strong": f"{_THREE},{_STRONG}",
-    "normal": f"{_THREE},{_NORMAL}",
-    "mild": f"{_THREE},{_MILD}",
-    "cells": f"spectral:parts=cells,{_AT_FIRST},cells=0.6",
-    "colour": f"spectral:parts=colour,{_AT_FIRST},colour=0.6",
-    "tone": f"spectral:parts=tone,{_AT_FIRST},tone=0.06",
+    "structure": f"{SHAPE},cells=0.45,colour=0.4,tone=0.04,contrast=0.5,erased=0.1",
+    # The default: fewer cells taken out, and nearly the strengths of `opponent`. Then its other
+    # intensities, and its parts.
+    "balanced": f"{SHAPE},cells=0.5,colour=0.55,tone=0.055,contrast=0.55,erased=0.06",
+    "mild": f"{SHAPE},cells=0.3,colour=0.35,tone=0.035,contrast=0.33,erased=0.04",
+    "strong": f"{SHAPE},cells=0.6,colour=0.65,tone=0.065,contrast=0.65,erased=0.08",
+    "cells": "spectral:parts=cells,cell=2,cells=0.5,erased=0.06",
+    "colour": "spectral:parts=colour,cell=2,colours=opponent,colour=0.55",
+    "tone": "spectral:parts=tone,cell=2,tone=0.055",
+    "contrast": "spectral:parts=contrast,cell=2,contrast=0.55",
 }
 PROTECTED = tuple(name for name, protection in PROTECTIONS.items() if protection is not None)
 PUBLISHED = {
