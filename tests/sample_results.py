@@ -45,4 +45,6 @@ def sample_result(name: str, last: Sequence[float], **changes: Any) -> dict[str,
         "runs": [run] * len(last),
         "date": "2026-01-01",
     }
+    if row.upon is not None:
+        result["upon"] = row.upon
     return result | changes

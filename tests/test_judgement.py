@@ -10,7 +10,7 @@ from sample_results import sample_result
 from unlearnable_kernels.recipes.papers import hardening
 from unlearnable_kernels.report import results_page
 from unlearnable_kernels.report.judgement import Verdict, judged, judgement_rows
-from unlearnable_kernels.report.judgement_plot import against_ssim
+from unlearnable_kernels.report.judgement_plot import against_ssim, by_shape
 from unlearnable_kernels.report.matrix import tables
 from unlearnable_kernels.report.matrix_page import sections
 
@@ -99,14 +99,20 @@ def test_table_and_figure_are_on_the_pages(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_figure_has_a_curve_for_each_protection_whatever_its_strength() -> None:
-    names = {"strong": 0.8, "balanced": 0.86, "mild": 0.9, "opponent": 0.92}
+    names = {"strong": 0.8, "balanced": 0.86, "mild": 0.9, "opponent": 0.92, "structure": 0.94}
     results = [with_ssim(f"worst-defence/plain/{name}", 0.3, ssim) for name, ssim in names.items()]
+    curves = [[verdict.line.protection for verdict in curve] for curve in by_shape(of(results))]
+    assert sorted(curves) == [["opponent"], ["strong", "balanced", "mild"], ["structure"]]
     drawn = str(against_ssim(of(results)))
     assert "strong, balanced, mild" in drawn
-    assert "mild, opponent" not in drawn
     assert all(f">{name}<" in drawn for name in names)
-    assert "clean images at best" not in drawn
+    assert "clean images, published defences" not in drawn
     assert against_ssim(of([sample_result("worst-defence/plain/none", [0.5])])) is None
+
+
+def test_a_protection_upon_another_has_a_curve_of_its_own() -> None:
+    balanced, crossed = (with_ssim(f"hardening/plain/{name}", 0.3, 0.8) for name in ("balanced", "crossed"))
+    assert len(by_shape(of([balanced, crossed]))) == 2
 
 
 def test_marks_are_hollow_until_all_defences_of_their_kind_are_measured() -> None:

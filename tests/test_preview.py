@@ -133,8 +133,7 @@ def test_a_long_heading_goes_over_several_lines() -> None:
     )
     assert len(long) == len(short) + TITLE
     np.testing.assert_array_equal(long[2 * TITLE :], short[TITLE:])
-    second_line = long[TITLE : 2 * TITLE]
-    assert second_line.min() < 100
+    assert long[TITLE : 2 * TITLE].min() < 100
     assert long[: 2 * TITLE, -GAP:].min() == 255
 
 

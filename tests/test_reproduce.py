@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sample_results import sample_result
 from small_runs import one_thread, write_tree
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from unlearnable_kernels.recipes.papers import PAPERS, ROWS, select
 from unlearnable_kernels.recipes.papers.dune_icml2026 import MATRIX, MEANS
 from unlearnable_kernels.recipes.reproduce import reproduce
 from unlearnable_kernels.recipes.results import listing, read_result, read_results, write_result
-from unlearnable_kernels.recipes.row import TESTS
+from unlearnable_kernels.recipes.row import PERMUTED, TESTS
 from unlearnable_kernels.recipes.summary import summarise
 from unlearnable_kernels.report.matrix import tables
 from unlearnable_kernels.training import TrainConfig, evaluate_detection
@@ -373,6 +374,16 @@ def test_few_seeds_do_not_take_the_place_of_many(work: Path, data: dict[str, str
     assert run(data, work, NAMES[:1], seeds=1)[NAMES[0]]["seeds"] == [0, 1]
 
 
+def test_a_protection_that_a_row_had_before_does_not_stay(tmp_path: Path) -> None:
+    before = sample_result("worst-defence/plain/strong", [0.1, 0.2], protection="spectral:cell=3")
+    now = sample_result("worst-defence/plain/strong", [0.3])
+    write_result(before, tmp_path)
+    assert write_result(now, tmp_path)["protection"] == now["protection"]
+    more = sample_result("worst-defence/plain/strong", [0.3, 0.4])
+    write_result(more, tmp_path)
+    assert len(write_result(now, tmp_path)["seeds"]) == 2
+
+
 def test_a_scaled_row_never_passes_for_a_full_one(work: Path) -> None:
     scaled = [result for result in read_results(work / "results") if result["row"] == NAMES[1]]
     full = [result | {"scaled": None, "mean": 0.30} for result in scaled]
@@ -470,18 +481,39 @@ def test_of_two_protections_the_second_is_laid_on_the_first(data: dict[str, str]
     assert result is not None
     assert result["upon"] == settings["upon"]
     job = plan(both, 0, tmp_path, data, Scale())
-    assert job.upon is not None
-    assert job.protected is not None
-    names = [each.name for each in sorted(tmp_path.glob("sets/*"))]
-    assert names == sorted([job.upon.name, job.protected.name])
-    alone = plan(replace(both, upon=None), 0, tmp_path, data, Scale()).protected
-    assert alone is not None
-    assert alone not in (job.upon, job.protected)
+    first, second = (each.place for each in job.sets)
+    assert sorted(tmp_path.glob("sets/*")) == sorted([first, second])
+    [alone] = plan(replace(both, upon=None), 0, tmp_path, data, Scale()).sets
+    assert alone.place not in (first, second)
     again = tmp_path / "again"
     method = METHODS.create(both.protection or "")
-    protect_dataset(job.upon, again, secret=job.key, method=method, dataset_name="cifar10")
-    made, expected = (load_arrays(each, "train").images for each in (job.protected, again))
+    protect_dataset(first, again, secret=job.key, method=method, dataset_name="cifar10")
+    made, expected = (load_arrays(each, "train").images for each in (second, again))
     assert torch.equal(made, expected)
+    shutil.rmtree(first)
+    reproduce([both], tmp_path, tmp_path / "results", data=data)
+    assert not first.exists()
+
+
+def test_both_of_two_protections_move_the_bar(data: dict[str, str], tmp_path: Path) -> None:
+    row = replace(ROWS[NAMES[1]], upon="classwise-conv:padding=reflect")
+    [effort] = module._efforts([plan(row, 0, tmp_path, data, SCALE)])
+    assert effort.keys() == {"protecting, before", "protecting", "training"}
+    told: dict[str, list[int]] = {}
+
+    def watched(progress: Progress, efforts: Any) -> list[Progress]:
+        return [lambda what, done, total: told.setdefault(what, []).append(done)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "on_one_bar", watched)
+        reproduce([row], tmp_path, tmp_path / "results", scale=SCALE, data=data)
+    assert all(max(told[what]) == 20 for what in ("protecting, before", "protecting"))
+
+
+def test_what_lies_upon_nothing_is_refused() -> None:
+    for settings in ({"protection": None}, {"test": PERMUTED}):
+        with pytest.raises(UserError, match=f"{NAMES[1]}: upon needs a protection that is laid upon it, and"):
+            replace(ROWS[NAMES[1]], upon="spectral", **settings)
 
 
 def test_a_detection_is_a_row_without_a_training(data: dict[str, str], tmp_path: Path) -> None:

@@ -62,6 +62,23 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class ProtectedSet:
+    """One that a job needs.
+
+    Attributes:
+        source: What it is made from.
+        place: Where it is or will be.
+        method: As ``protect --method`` takes it.
+        stored_as: As ``protect --format`` takes it; None stores without loss.
+    """
+
+    source: str
+    place: Path
+    method: str
+    stored_as: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """One training of a row, or one detection, from one seed.
 
@@ -70,8 +87,8 @@ class Job:
         seed: Of weights, order, augmentation and, by way of the key, of the protection.
         key: A key that everybody knows, for reproduction only.
         source: Where the row's data set is.
-        protected: Where the protected set is or will be; None for a row without one.
-        upon: The same of the set that it is made from, of a row whose images get two protections.
+        sets: What has to be protected, in this order; the last one is trained on. None for a row without
+            protection, two for one that lays it upon another.
         config: The training.
         folder: Its run folder, which rows with the same training share; for a detection a folder of its own.
         pretraining: What has to be trained before; None where nothing has.
@@ -81,11 +98,15 @@ class Job:
     seed: int
     key: Key
     source: str
-    protected: Path | None
+    sets: tuple[ProtectedSet, ...]
     config: TrainConfig
     folder: Path
     pretraining: "Job | None" = None
-    upon: Path | None = None
+
+    @property
+    def protected(self) -> Path | None:
+        """Where the protected set is or will be; None for a row without one."""
+        return self.sets[-1].place if self.sets else None
 
     @property
     def finished(self) -> bool:
@@ -124,19 +145,11 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     if row.test == DETECTED:
         scale = Scale()  # nothing is trained
     key = Key(hashlib.sha256(f"unlearnable reproduce {seed}".encode()).digest())
-    source, protected, upon = places[row.dataset], None, None
+    source = places[row.dataset]
     settings: dict[str, Any] = {"network": row.network, "defences": row.defences, **row.training}
-    if row.protection is not None:
-        size = (settings | dict(scale.training)).get("image_size")
-        made = [source, row.protection, size, key.fingerprint]
-        if row.upon is not None:
-            upon = work / "sets" / digest([source, row.upon, size, key.fingerprint])
-            made.append({"upon": row.upon})
-        if row.stored_as is not None:
-            made.append(row.stored_as)
-        protected = work / "sets" / digest(made)
+    sets = _plan_sets(row, source, (settings | dict(scale.training)).get("image_size"), key, work / "sets")
     settings = {"test": source} | settings
-    settings |= {"train": source if protected is None else str(protected), "seed": seed}
+    settings |= {"train": str(sets[-1].place) if sets else source, "seed": seed}
     if "protected_fraction" in settings:
         settings["clean"] = source
     pretraining = _plan_pretraining(row, seed, work, places, scale) if row.pretraining else None
@@ -160,8 +173,24 @@ def plan(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scal
     config = TrainConfig(**settings)
     folder = work / "runs" / digest(config.as_dict())
     if row.test == DETECTED:
-        folder = work / "detections" / digest([source, str(protected), seed])
-    return Job(row, seed, key, source, protected, config, folder, pretraining, upon)
+        folder = work / "detections" / digest([source, settings["train"], seed])
+    return Job(row, seed, key, source, sets, config, folder, pretraining)
+
+
+def _plan_sets(row: Row, source: str, size: int | None, key: Key, folder: Path) -> tuple[ProtectedSet, ...]:
+    """The sets of a row, whose names go by all that they are made of."""
+    if row.protection is None:
+        return ()
+    before: tuple[ProtectedSet, ...] = ()
+    made: list[Any] = [source, row.protection, size, key.fingerprint]
+    if row.upon is not None:
+        below = folder / digest([source, row.upon, size, key.fingerprint])
+        before = (ProtectedSet(source, below, row.upon),)
+        source = str(below)
+        made.append({"upon": row.upon})
+    if row.stored_as is not None:
+        made.append(row.stored_as)
+    return *before, ProtectedSet(source, folder / digest(made), row.protection, row.stored_as)
 
 
 def _plan_pretraining(row: Row, seed: int, work: Path, places: Mapping[str, str], scale: Scale) -> Job:

@@ -21,7 +21,16 @@ from unlearnable_kernels.protect.pipeline.staging import holding
 from unlearnable_kernels.protect.run import protect_dataset
 from unlearnable_kernels.recipes.detections import run_detection
 from unlearnable_kernels.recipes.effort import extent, on_one_bar, protection_effort, training_effort
-from unlearnable_kernels.recipes.jobs import WHERE, Job, Scale, dataset_names, place, plan, whole_name
+from unlearnable_kernels.recipes.jobs import (
+    WHERE,
+    Job,
+    ProtectedSet,
+    Scale,
+    dataset_names,
+    place,
+    plan,
+    whole_name,
+)
 from unlearnable_kernels.recipes.papers import ROWS
 from unlearnable_kernels.recipes.row import DETECTED, Row
 from unlearnable_kernels.recipes.summary import summarise
@@ -105,9 +114,9 @@ def run_jobs(
     mine = [job for group in list(groups.values())[rank::world] for job in group.values()]
     efforts = _efforts(mine)
     for job, effort, report in zip(mine, efforts, on_one_bar(progress, efforts), strict=True):
-        if job.protected is not None:
-            protect = functools.partial(_protect, job, job.protected, report)
-            _patiently(protect, f"makes the protected set of {job.title}, {job.protected}", notify)
+        for each in _wanted(job):
+            protect = functools.partial(_protect, job, each, _told_apart(job, each, report))
+            _patiently(protect, f"makes the protected set of {job.title}, {each.place}", notify)
         one = functools.partial(_train, job, work / "locks" / job.folder.name, report)
         _patiently(one, f"does the training of {job.title}, {job.folder}", notify)
         for what in effort:
@@ -120,37 +129,47 @@ def _efforts(jobs: Sequence[Job]) -> list[dict[str, int]]:
     efforts: list[dict[str, int]] = []
     for job in jobs:
         effort: dict[str, int] = {}
-        if job.protected is not None and job.protected not in sets and not job.protected.exists():
-            assert job.row.protection is not None
-            sets.add(job.protected)
-            method = METHODS.create(job.row.protection)
-            effort |= protection_effort(method, job.config.image_size, extent(job.source))
+        for each in _wanted(job):
+            if each.place in sets or each.place.exists():
+                continue
+            sets.add(each.place)
+            method = METHODS.create(each.method)
+            of_it = protection_effort(method, job.config.image_size, extent(job.source))
+            effort |= {_step(job, each, what): operations for what, operations in of_it.items()}
         if not job.finished and job.row.test != DETECTED:
             effort |= training_effort(job.config, extent(job.source))
         efforts.append(effort)
     return efforts
 
 
-def _protect(job: Job, dst: Path, progress: Progress) -> None:
-    """Make the protected set of a job. Raises BusyError while another process does."""
-    source = Path(job.source)
-    given = open_source(source)
-    assert job.row.protection is not None
-    steps = [(job.row.protection, dst, job.row.stored_as or given.lossless_as)]
-    if job.row.upon is not None and job.upon is not None:
-        steps.insert(0, (job.row.upon, job.upon, given.lossless_as))
-    for method, made, format in steps:
-        protect_dataset(
-            source,
-            made,
-            secret=job.key,
-            method=METHODS.create(method),
-            format=format,
-            resize=job.config.image_size,
-            dataset_name=given.name,
-            progress=progress,
-        )
-        source = made
+def _wanted(job: Job) -> tuple[ProtectedSet, ...]:
+    """The sets of a job; none where the last one is there and what it was made from is not any more."""
+    there = [each.place.exists() for each in job.sets]
+    return () if there and there[-1] and not all(there) else job.sets
+
+
+def _step(job: Job, each: ProtectedSet, what: str) -> str:
+    """What is reported of a set, told apart from the same of the set that is made from it."""
+    return what if each is job.sets[-1] else f"{what}, before"
+
+
+def _told_apart(job: Job, each: ProtectedSet, report: Progress) -> Progress:
+    return lambda what, done, count: report(_step(job, each, what), done, count)
+
+
+def _protect(job: Job, each: ProtectedSet, progress: Progress) -> None:
+    """Make a protected set of a job. Raises BusyError while another process does."""
+    original = open_source(Path(job.source))
+    protect_dataset(
+        Path(each.source),
+        each.place,
+        secret=job.key,
+        method=METHODS.create(each.method),
+        format=each.stored_as or original.lossless_as,
+        resize=job.config.image_size,
+        dataset_name=original.name,
+        progress=progress,
+    )
 
 
 def _train(job: Job, lock: Path, progress: Progress) -> None:

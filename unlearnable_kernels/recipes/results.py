@@ -45,9 +45,13 @@ _NEEDED: dict[str, Any] = {
     "date": str,
 }
 
+_PROTECTED_BY = ("protection", "stored_as", "upon")
+
 
 def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
     """Write a row's result with today's date, unless a file of more seeds or of the same result is there.
+
+    One of another protection, which the row had before, is replaced.
 
     Scaled rows have names of their own, so that they never take a full one's place.
 
@@ -65,7 +69,10 @@ def write_result(result: dict[str, Any], results: Path) -> dict[str, Any]:
     result = result | {"date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
     if path.is_file():
         before = read_result(path)
-        if len(before["seeds"]) > len(result["seeds"]) or before == result | {"date": before["date"]}:
+        more = len(before["seeds"]) > len(result["seeds"])
+        if more and all(before.get(name) == result.get(name) for name in _PROTECTED_BY):
+            return before
+        if before == result | {"date": before["date"]}:
             return before
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unlearnable_kernels.errors import UserError
+
 CLEAN, PROTECTED, PERMUTED, SHARED, DETECTED = "clean", "protected", "permuted", "shared", "detected"
 TESTS = (CLEAN, PROTECTED, PERMUTED, SHARED, DETECTED)
 """Test images as they are, filtered as their own class was in training, as the next class was, or all of them
@@ -31,6 +33,9 @@ class Row:
         upon: A protection that images get before that one, as ``protect --method`` takes it.
         lacking: What it needs that is not here; it cannot be run, then. Empty where nothing is lacking.
         about: Whether the figure was published as "about" so much.
+
+    Raises:
+        UserError: ``upon`` is given without ``protection``, or with test images that are filtered.
     """
 
     name: str
@@ -46,6 +51,12 @@ class Row:
     upon: str | None = None
     lacking: str = ""
     about: bool = False
+
+    def __post_init__(self) -> None:
+        if self.upon is not None and (self.protection is None or self.test not in (CLEAN, DETECTED)):
+            raise UserError(
+                f"{self.name}: upon needs a protection that is laid upon it, and test images as they are"
+            )
 
     @property
     def paper(self) -> str:

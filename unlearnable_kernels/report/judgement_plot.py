@@ -11,7 +11,8 @@ from unlearnable_kernels.errors import shown
 from unlearnable_kernels.report.figures import INK, as_svg, colour, drawing, finish, legend
 from unlearnable_kernels.report.judgement import Verdict
 
-_STRENGTHS = ("intensity", "strength", "cells", "colour", "tone", "contrast", "erased")
+_STRENGTHS = ("strength", "cells", "colour", "tone", "contrast", "erased")
+_PROPORTION = 1.25  # between the largest and the least ratio of two protections' strengths on one curve
 _KINDS = (("o", "-", "worst published defence"), ("D", "--", "worst adaptive defence"))
 _APART = 0.05  # of the axes' width: a name that is written upwards
 
@@ -29,7 +30,7 @@ def against_ssim(verdicts: Sequence[Verdict]) -> Markup | None:
         figure = Figure(figsize=(5.5, 5), layout="constrained")
         axes = figure.add_subplot()
         handles, names = _keys(axes, verdicts)
-        for index, members in enumerate(_by_shape(drawn)):
+        for index, members in enumerate(by_shape(drawn)):
             for adaptive in (False, True):
                 _curve(axes, members, adaptive, colour(index))
             handles.append(Line2D([], [], color=colour(index), lw=4))
@@ -62,16 +63,35 @@ def _likeness(verdict: Verdict) -> float:
     return verdict.line.ssim or 0.0
 
 
-def _by_shape(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+def by_shape(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
     """Protections that differ in strength alone together, by SSIM."""
-    groups: dict[tuple[str, ...], list[Verdict]] = {}
+    groups: list[list[Verdict]] = []
     for verdict in verdicts:
-        method, _, settings = next(iter(verdict.line.results.values()))["protection"].partition(":")
-        given = {each.partition("=")[0]: each for each in settings.split(",")}
-        erases = [name for name in given if name == "erased"]  # to erase or not is more than a strength
-        kept = sorted([each for name, each in given.items() if name not in _STRENGTHS] + erases)
-        groups.setdefault((method, *kept), []).append(verdict)
-    return [sorted(group, key=_likeness) for group in groups.values()]
+        for group in groups:
+            if _differ_in_strength_alone(group[0], verdict):
+                group.append(verdict)
+                break
+        else:
+            groups.append([verdict])
+    return [sorted(group, key=_likeness) for group in groups]
+
+
+def _differ_in_strength_alone(one: Verdict, other: Verdict) -> bool:
+    """Whether all their other settings are the same, and all their strengths nearly in one proportion."""
+    (kind, strengths), (other_kind, other_strengths) = map(_kind_and_strengths, (one, other))
+    if kind != other_kind or strengths.keys() != other_strengths.keys():
+        return False
+    ratios = [strengths[name] / other_strengths[name] for name in strengths]
+    return not ratios or max(ratios) <= _PROPORTION * min(ratios)
+
+
+def _kind_and_strengths(verdict: Verdict) -> tuple[tuple[str | None, ...], dict[str, float]]:
+    result = next(iter(verdict.line.results.values()))
+    method, _, settings = result["protection"].partition(":")
+    given = dict(each.split("=", 1) for each in settings.split(",") if each)
+    strengths = {name: float(given.pop(name)) for name in _STRENGTHS if float(given.get(name, 0))}
+    given.pop("intensity", None)
+    return (method, result.get("upon"), *sorted(map("=".join, given.items()))), strengths
 
 
 def _curve(axes: Axes, members: Sequence[Verdict], adaptive: bool, shade: str) -> None:

@@ -179,7 +179,8 @@ def _pictures(results: Sequence[dict[str, Any]], work: Path) -> tuple[list[Pictu
     missing: list[str] = []
     for result in results:
         config = trained.get(result["data"]["train"]["sha256"])
-        heading = f"{result['dataset']}, {result['protection']}"
+        parts = [result["dataset"], result.get("upon"), result["protection"], result.get("stored_as")]
+        heading = ", ".join(part for part in parts if part is not None)
         if result["protection"] is None or config is None or config.test is None or heading in shown:
             continue
         sets, lines = picture_sets([Path(config.test), Path(config.train)])
