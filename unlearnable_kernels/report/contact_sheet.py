@@ -229,7 +229,7 @@ def contact_sheet(triples: list[tuple[str, np.ndarray, np.ndarray]], heading: st
     Args:
         triples: (class name, clean image, protected image) for each row: uint8 [H, W, 3], sizes may differ
             between rows.
-        heading: Above all rows, on as many lines as it takes.
+        heading: Above all rows; where it is long, broken after commas.
 
     Returns:
         The sheet, RGB.
@@ -252,7 +252,7 @@ def comparison_sheet(
         names: Of the classes, one for each row.
         clean: uint8 [H, W, 3] each.
         columns: (what was done, protected images), with the mean PSNR and SSIM of these images above them.
-        heading: Above all rows, on as many lines as it takes.
+        heading: Above all rows; where it is long, broken after commas.
 
     Returns:
         The sheet, RGB.
