@@ -132,7 +132,7 @@ def at_equal_ssim(source: str, shape: str, keys: Sequence[Key]) -> list[dict[str
 
 
 def strengths(shape: str, hundredths: int) -> str:
-    """All strengths of a shape times one factor; ``hundredths`` / 100, and a tenth of it for tone."""
+    """All strengths of a shape equal, so many hundredths, but for tone, which gets a tenth of that."""
     parts = shape.partition(",")[0].removeprefix("parts=").split("+")
     return ",".join(f"{part}={hundredths / (1000 if part == TONE else 100):g}" for part in parts)
 
