@@ -37,7 +37,7 @@ FINE = f"{FOUR},cell=2"
 ERASED = "erased=0.1,cells=0.3,colour=0.6,tone=0.06,contrast=0.4"
 STRUCTURE = "erased=0.1,cells=0.45,colour=0.4,tone=0.04,contrast=0.5"
 BALANCED = "erased=0.06,cells=0.5,colour=0.55,tone=0.055,contrast=0.55"
-BALANCED_FIRM = "erased=0.06,cells=0.55,colour=0.6,tone=0.06,contrast=0.6"
+BALANCED_STRONG = "erased=0.06,cells=0.55,colour=0.6,tone=0.06,contrast=0.6"
 ALL = "edges=keyed,colours=opponent,secrets=4"
 SETTINGS = [
     f"{THREE},{AT_FIRST},{MILD}",
@@ -58,7 +58,7 @@ SETTINGS = [
     f"{FINE},colours=opponent,{ERASED}",
     f"{FINE},colours=opponent,{STRUCTURE}",
     f"{FINE},colours=opponent,{BALANCED}",
-    f"{FINE},colours=opponent,{BALANCED_FIRM}",
+    f"{FINE},colours=opponent,{BALANCED_STRONG}",
     f"{FINE},{ALL},{STRONG},contrast=0.6",
     f"{FINE},{ALL},{NORMAL},contrast=0.55",
     f"{FINE},{ALL},{MILD},contrast=0.4",

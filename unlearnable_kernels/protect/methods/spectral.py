@@ -33,10 +33,10 @@ from unlearnable_kernels.protect.methods.spectral_inverse import SpectralInverse
 INTENSITIES = {
     "mild": {CELLS: 0.3, COLOUR: 0.35, TONE: 0.035, CONTRAST: 0.33},
     NORMAL: {CELLS: 0.5, COLOUR: 0.55, TONE: 0.055, CONTRAST: 0.55},
-    "strong": {CELLS: 0.6, COLOUR: 0.65, TONE: 0.065, CONTRAST: 0.65},
+    "strong": {CELLS: 0.55, COLOUR: 0.6, TONE: 0.06, CONTRAST: 0.6},
 }
 LARGE_CONTRAST = 0.5
-ERASED = {"mild": 0.04, NORMAL: 0.06, "strong": 0.08}
+ERASED = {"mild": 0.04, NORMAL: 0.06, "strong": 0.06}
 _LARGEST_ODD = 4096  # the transform's tables grow with the square of a side's odd part
 _PIECE = 1 << 19  # bytes of images at a time, that what is made of them stays in a cache
 _GROUP = 1 << 22  # bytes of matrices at a time: fresh memory costs more than what is computed in it

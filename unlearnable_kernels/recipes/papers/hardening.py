@@ -25,9 +25,8 @@ PROTECTIONS = {
     "erased": worst_defence.PROTECTIONS["erased"],
     "structure": worst_defence.PROTECTIONS["structure"],
     "balanced": _BALANCED,
-    # The same at a mean SSIM of 0.83.
-    "balanced-firm": f"{worst_defence.SHAPE},cells=0.55,colour=0.6,tone=0.06,contrast=0.6,erased=0.06",
-    "crossed": _BALANCED,
+    "strong": worst_defence.PROTECTIONS["strong"],
+    "crossed": _BALANCED,  # upon filters: `UPON`
 }
 ADAPTIVE = (
     "gray-cells-histeq",
@@ -39,8 +38,6 @@ ADAPTIVE = (
 )
 PUBLISHED = ("plain", "rsk-ff", "coin", "jpeg", "ueraser")
 DEFENCES = {name: worst_defence.DEFENCES[name] for name in (*ADAPTIVE, *PUBLISHED)}
-
-
 # Filters that mix what the cells keep apart.
 UPON = {"crossed": "classwise-conv:intensity=mild"}
 

@@ -32,7 +32,7 @@ PROTECTIONS = {
     # intensities, and its parts.
     "balanced": f"{SHAPE},cells=0.5,colour=0.55,tone=0.055,contrast=0.55,erased=0.06",
     "mild": f"{SHAPE},cells=0.3,colour=0.35,tone=0.035,contrast=0.33,erased=0.04",
-    "strong": f"{SHAPE},cells=0.6,colour=0.65,tone=0.065,contrast=0.65,erased=0.08",
+    "strong": f"{SHAPE},cells=0.55,colour=0.6,tone=0.06,contrast=0.6,erased=0.06",
     "cells": "spectral:parts=cells,cell=2,cells=0.5,erased=0.06",
     "colour": "spectral:parts=colour,cell=2,colours=opponent,colour=0.55",
     "tone": "spectral:parts=tone,cell=2,tone=0.055",
