@@ -206,7 +206,7 @@ def test_pictures_come_from_the_work_folder(tmp_path: Path) -> None:
     write_tree(data / "train", ["cat", "dog"], 2, seed=0)
     write_tree(data / "test", ["cat", "dog"], 2, seed=1)
     protect_dataset(data, guarded, secret=Key(bytes(32)), workers=0)
-    result = sample_result("small-grid/plain/zeros", [0.2])
+    result = sample_result("small-grid/plain/zeros", [0.2], upon="random-noise", stored_as="jpeg")
     seen = {"path": "x", "images": 4, "sha256": result["data"]["train"]["sha256"], "protection": {}}
     record = {
         "status": "unfinished",
@@ -228,7 +228,7 @@ def test_pictures_come_from_the_work_folder(tmp_path: Path) -> None:
     assert told == [("drawing", 1, 1)]
     text = (tmp_path / "page.html").read_text()
     assert text.count("<img") == 2 * 3
-    assert f"<h2>{result['dataset']}, {result['protection']}</h2>" in text
+    assert f"<h2>{result['dataset']}, random-noise, {result['protection']}, jpeg</h2>" in text
     assert f"<h2>{other['dataset']}, {other['protection']}</h2>" not in text
 
 
