@@ -112,7 +112,7 @@ class SpectralMarks:
 class Spectral(Method):
     """Gains on cells of the cosine transform, colour mixings by ring, tones, contrasts: docs/spectral.md.
 
-    The defaults are what was measured to leave least under its worst defence, docs/hardening.md.
+    How the defaults were chosen, and what they miss, is in docs/hardening.md.
 
     Attributes:
         parts: Which of ``ALL_PARTS``, joined by "+".
