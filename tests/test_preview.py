@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from unlearnable_kernels.data.arrays import load_arrays
 from unlearnable_kernels.data.images import decode
@@ -135,6 +135,11 @@ def test_a_long_heading_goes_over_several_lines() -> None:
     np.testing.assert_array_equal(long[2 * TITLE :], short[TITLE:])
     assert long[TITLE : 2 * TITLE].min() < 100
     assert long[: 2 * TITLE, -GAP:].min() == 255
+    room, font = 3 * CELL + 2 * GAP, ImageFont.load_default(13)
+    just_too_long = next(
+        text for text in (f"zoo, {'i' * count}" for count in range(999)) if font.getlength(text) > room
+    )
+    assert len(np.asarray(contact_sheet([triple], just_too_long))) == len(long)
 
 
 def test_bad_arguments_are_named(tree: Path, tmp_path: Path) -> None:
