@@ -68,7 +68,7 @@ def test_every_source_is_in_the_module(setup_py, resources):
         text += "".join(
             (ROOT / "csrc" / "cuda" / name).read_text() for name in re.findall(r'"(\w+\.cuh)"', text)
         )
-        kernels = re.findall(r"__global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(", text)
+        kernels = re.findall(r"__global__ void(?: __launch_bounds__\([\w, ]+\))?\s+(\w+)\(", text)
         assert kernels, source
         assert all(kernel in built for kernel in kernels), source
 

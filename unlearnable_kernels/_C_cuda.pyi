@@ -1,4 +1,33 @@
+from collections.abc import Sequence
+
 def architectures() -> str: ...
+def classwise_spectrum_in_a_block(
+    channels: int, height: int, width: int, leaf_down: int, leaf_across: int
+) -> bool: ...
+def classwise_spectrum(
+    images: int,
+    labels: int,
+    weights: int,
+    curves: int,
+    out: int,
+    work: int,
+    places: int,
+    pairs: int,
+    factors: int,
+    type: int,
+    last: bool,
+    count: int,
+    classes: int,
+    at_once: int,
+    channels: int,
+    height: int,
+    width: int,
+    sines: int,
+    leaf_down: int,
+    leaf_across: int,
+    sides: Sequence[Sequence[int]],
+    stream: int,
+) -> None: ...
 def pgd_step_l2(
     x: int,
     grad: int,

@@ -1,7 +1,11 @@
 // The CUDA module: importing it registers the operators' kernels; everything else is answered here.
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <vector>
+
+#include "classwise_spectrum.h"
 #include "pgd_step.h"
 
 namespace {
@@ -19,9 +23,59 @@ bool pgd_step_l2(std::uintptr_t x, std::uintptr_t grad, std::uintptr_t origin, s
   return true;
 }
 
+// Numbers as ops/cosine_in_place.py's Tables.sides has them.
+unlearn::SpectrumSide side_of(const std::vector<int>& numbers) {
+  unlearn::SpectrumSide side{};
+  side.levels = numbers.at(0), side.leaves = numbers.at(1), side.kinds = numbers.at(2), side.out = numbers.at(3);
+  if (side.levels > unlearn::SpectrumSide::most_levels) throw std::out_of_range("classwise_spectrum: too many levels");
+  for (int level = 0; level < 2 * side.levels; ++level) {
+    auto& pass = level < side.levels ? side.before[level] : side.after[level - side.levels];
+    pass = {numbers.at(4 + 2 * level), numbers.at(5 + 2 * level)};
+  }
+  return side;
+}
+
+unlearn::ClasswiseSpectrumCuda sized(int channels, int height, int width, int leaf_down, int leaf_across) {
+  unlearn::ClasswiseSpectrumCuda call{};
+  call.channels = channels, call.height = height, call.width = width;
+  call.leaf_down = leaf_down, call.leaf_across = leaf_across;
+  return call;
+}
+
+bool classwise_spectrum_in_a_block(int channels, int height, int width, int leaf_down, int leaf_across) {
+  return unlearn::classwise_spectrum_in_a_block(sized(channels, height, width, leaf_down, leaf_across));
+}
+
+// What triton_kernels/classwise_spectrum.py has checked and laid out; `at_once` images fit the work space.
+void classwise_spectrum(std::uintptr_t images, std::uintptr_t labels, std::uintptr_t weights, std::uintptr_t curves,
+                        std::uintptr_t out, std::uintptr_t work, std::uintptr_t places, std::uintptr_t pairs,
+                        std::uintptr_t factors, int type, bool last, std::int64_t count, std::int64_t classes,
+                        std::int64_t at_once, int channels, int height, int width, int sines, int leaf_down,
+                        int leaf_across, const std::vector<std::vector<int>>& sides, std::uintptr_t stream) {
+  unlearn::ClasswiseSpectrumCuda call = sized(channels, height, width, leaf_down, leaf_across);
+  call.images = reinterpret_cast<const void*>(images);
+  call.labels = reinterpret_cast<const std::int64_t*>(labels);
+  call.weights = reinterpret_cast<const float*>(weights);
+  call.curves = reinterpret_cast<const float*>(curves);
+  call.out = reinterpret_cast<void*>(out);
+  call.work = reinterpret_cast<float*>(work);
+  call.places = reinterpret_cast<const int*>(places);
+  call.pairs = reinterpret_cast<const unsigned*>(pairs);
+  call.factors = reinterpret_cast<const float*>(factors);
+  call.type = static_cast<unlearn::ElementType>(type);
+  call.last = last;
+  call.count = count, call.classes = classes, call.at_once = at_once, call.sines = sines;
+  call.down = side_of(sides.at(0)), call.across = side_of(sides.at(1));
+  call.back_across = side_of(sides.at(2)), call.back_down = side_of(sides.at(3));
+  call.stream = reinterpret_cast<cudaStream_t>(stream);
+  unlearn::classwise_spectrum_forward(call);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C_cuda, module) {
   module.def("architectures", [] { return ARCHITECTURES; });
   module.def("pgd_step_l2", &pgd_step_l2);
+  module.def("classwise_spectrum_in_a_block", &classwise_spectrum_in_a_block);
+  module.def("classwise_spectrum", &classwise_spectrum);
 }

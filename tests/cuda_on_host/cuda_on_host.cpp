@@ -161,6 +161,8 @@ void run_block(unsigned number, dim3 grid, dim3 size, std::size_t shared, Cluste
 
 void sync_block() { meet(block->whole, [] {}); }
 
+void sync_warp() { meet(block->warps[block->current / 32], [] {}); }
+
 void sync_cluster() { meet(block->whole, [] { block->cluster.meet(); }); }
 
 std::uint64_t shuffle_xor(std::uint64_t bits, int mask) {

@@ -21,7 +21,7 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __grid_constant__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ thread_local
 #define __CUDA_ARCH__ 900
 
@@ -38,6 +38,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 namespace cuda_on_host {
 
 void sync_block();
+void sync_warp();
 void sync_cluster();
 std::uint64_t shuffle_xor(std::uint64_t bits, int mask);
 void copy_later(void* to, const void* from, std::size_t bytes);  // when the thread waits for it
@@ -50,6 +51,7 @@ void run_grid(dim3 grid, dim3 block, unsigned cluster, std::size_t shared, const
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() { cuda_on_host::sync_block(); }
+inline void __syncwarp() { cuda_on_host::sync_warp(); }
 
 inline void __pipeline_memcpy_async(void* to, const void* from, std::size_t bytes) {
   cuda_on_host::copy_later(to, from, bytes);

@@ -15,13 +15,32 @@ SAMPLES = list(contract.sample_inputs())
 SHAPES = [
     (40, 3, 32, 32),
     (5, 3, 64, 64),
+    (3, 1, 28, 28),
+    (2, 33, 24, 32),
+    (2, 3, 96, 112),
     (3, 3, 224, 224),
     (2, 3, 90, 375),
     (2, 20, 40, 56),
-    (2, 1, 1, 20000),
+    (2, 1, 1, 3000),
     (1, 2, 5000, 3),
     (2, 3, 1, 1),
 ]
+
+
+@pytest.fixture(params=["CUDA", "Triton"])
+def backend(request, monkeypatch):
+    """The one that serves where both could."""
+    from unlearnable_kernels.triton_kernels import classwise_spectrum as kernels
+
+    served = []
+
+    def launch(*arguments):
+        served.append(request.param == "CUDA" and in_cuda(*arguments))
+        return served[-1]
+
+    in_cuda = kernels._launch_in_cuda
+    monkeypatch.setattr(kernels, "_launch_in_cuda", launch)
+    return served
 
 
 def on_gpu(arguments):
@@ -40,11 +59,17 @@ def test_results_equal_the_cpu(arguments):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", contract.IMAGE_DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_bits_equal_the_cpu(shape, dtype, channels_last):
+def test_bits_equal_the_cpu(backend, shape, dtype, channels_last):
     images, labels, *others = random_call(1, shape, 3, dtype, channels_last)
     labels[1:2] = -1
     result = classwise_spectrum(*on_gpu((images, labels, *others)))
     assert torch.equal(result.cpu(), classwise_spectrum(images, labels, *others))
+
+
+def test_cuda_serves_the_usual_sizes(backend, request):
+    for size, channels, served in ((32, 3, True), (224, 3, True), (30, 3, False), (32, 33, False)):
+        classwise_spectrum(*on_gpu(random_call(11, (2, channels, size, size))))
+        assert backend.pop() == (served and request.node.callspec.params["backend"] == "CUDA")
 
 
 def test_more_images_than_the_work_space_holds(monkeypatch):
@@ -89,7 +114,7 @@ def test_compiles_into_one_graph():
 
 
 @pytest.mark.parametrize("size", [32, 160])
-def test_a_graph_captures_it(size):
+def test_a_graph_captures_it(backend, size):
     images, *others = on_gpu(random_call(7, (6, 3, size, size)))
     classwise_spectrum(images, *others)
     graph = torch.cuda.CUDAGraph()
@@ -100,7 +125,7 @@ def test_a_graph_captures_it(size):
     assert torch.equal(result, classwise_spectrum(images, *others))
 
 
-def test_runs_on_the_current_stream():
+def test_runs_on_the_current_stream(backend):
     call = on_gpu(random_call(8, (64, 3, 32, 32)))
     expected = classwise_spectrum(*call)
     images, stream = torch.zeros_like(call[0]), torch.cuda.Stream()
@@ -113,7 +138,7 @@ def test_runs_on_the_current_stream():
     assert torch.equal(result, expected)
 
 
-def test_more_than_two_to_the_31_elements():
+def test_more_than_two_to_the_31_elements(backend):
     count = 2**31 // 3072 + 3
     few, _, weights, curves = random_call(9, (2, 3, 32, 32))
     images = torch.zeros(count, 3, 32, 32, dtype=torch.uint8, device="cuda")

@@ -1,4 +1,7 @@
-"""Class-wise spectrum in Triton, docs/maths.md (S1) to (S10), with the bytes of the other backends.
+"""Class-wise spectrum on a GPU, docs/maths.md (S1) to (S10), with the bytes of the other backends.
+
+CUDA C++ serves uint8 and float32 images whose sides are 24, 28 or 32 times a power of two, up to 1,024;
+Triton serves all others, and all where the CUDA module is not built. What follows is about Triton.
 
 A transform is its tables (ops/cosine_transform.py), a stage at a time: every output is one chain of fused
 multiply-adds of what the stage before left in a work space, whose two halves take turns. Columns, then rows
@@ -17,6 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from unlearnable_kernels.ops import classwise_spectrum as contract
+from unlearnable_kernels.ops import native
+from unlearnable_kernels.ops.cosine_in_place import leaf_of
+from unlearnable_kernels.ops.cosine_in_place import tables as tables_in_place
 from unlearnable_kernels.ops.cosine_transform import stages
 from unlearnable_kernels.triton_kernels.classwise_spectrum_parts import (
     copy_image,
@@ -30,6 +36,9 @@ ROW_LANES = 16  # of a program that does rows of a large image
 SMALL = 1 << 14  # elements of an image that one program does alone
 PROGRAMS = 8  # for each multiprocessor
 WORK = 1 << 26  # bytes of work space, more where one image needs more
+CUDA_WORK = 1 << 25  # the same of CUDA C++, which stays in the second cache
+CUDA_TYPES = {torch.uint8: 0, torch.float32: 3}  # as csrc/element_type.h numbers them
+CUDA_CHANNELS = 32
 MOST_STAGES = 64
 OPTIONS = {"enable_fp_fusion": False}  # a product is rounded before it is added to, as elsewhere
 SIZES = ["count", "channels", "height", "width", "sines", "first_image"]
@@ -168,9 +177,33 @@ def classwise_spectrum(*arguments: Any, **named: Any) -> Tensor:
         call.curves.to(compute).contiguous(),
     )
     launch = _launch_small if call.images[0].numel() <= SMALL else _launch_large
+    last = form == torch.channels_last
     with torch.cuda.device_of(call.images):
-        launch(call, out, form == torch.channels_last)
+        if not _launch_in_cuda(call, out, last):
+            launch(call, out, last)
     return out
+
+
+def _launch_in_cuda(call: contract.Arguments, out: Tensor, last: bool) -> bool:
+    """Whether CUDA C++ served: not without it, nor types, sides and channels that it has no kernel for."""
+    images, labels, weights, curves = call
+    count, channels, height, width = images.shape
+    module, kind = native.cuda_module, CUDA_TYPES.get(images.dtype)
+    if module is None or not images.is_cuda or kind is None or channels > CUDA_CHANNELS:
+        return False
+    plan, leaves = tables_in_place(height, width, images.device), (leaf_of(height), leaf_of(width))
+    if plan is None:
+        return False
+    size = channels, height, width
+    some = 0
+    if not module.classwise_spectrum_in_a_block(*size, *leaves):
+        some = max(1, min(count, CUDA_WORK // (weights.element_size() * images[0].numel())))
+    work = weights.new_empty(some * images[0].numel())
+    pointers = (t.data_ptr() for t in (images, labels, weights, curves, out, work, *plan[1:]))
+    numbers = kind, last, count, weights.shape[0], some, *size, curves.shape[2], *leaves
+    stream = torch.cuda.current_stream(images.device).cuda_stream
+    module.classwise_spectrum(*pointers, *numbers, plan.sides, stream)
+    return True
 
 
 def _launch_small(call: contract.Arguments, out: Tensor, last: bool) -> None:

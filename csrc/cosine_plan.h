@@ -26,6 +26,11 @@ struct CosinePlan {
   std::vector<std::vector<S>> turns;
   std::vector<S> even_rows, odd_rows, fourth;  // of the odd length: [sums, sums], [differences, differences], [odd, odd]
 
+  const S* turn(int level) const { return turns[level].data(); }
+  const S* even_row() const { return even_rows.data(); }
+  const S* odd_row() const { return odd_rows.data(); }
+  const S* fourth_row() const { return fourth.data(); }
+
   explicit CosinePlan(std::int64_t length) : n(length), odd(length) {
     for (; odd % 2 == 0; odd /= 2) {
       auto& turn = turns.emplace_back();

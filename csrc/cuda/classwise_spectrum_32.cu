@@ -1,0 +1,8 @@
+#include "classwise_spectrum.cuh"
+
+namespace unlearn {
+
+template void launch_images<32>(const ClasswiseSpectrumCuda&);
+template void launch_part<32>(const ClasswiseSpectrumCuda&, Part, std::int64_t, std::int64_t);
+
+}  // namespace unlearn
