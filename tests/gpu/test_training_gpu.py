@@ -106,10 +106,11 @@ def test_no_step_waits_for_the_device(optimizer: str, defences: tuple[str, ...],
     generator = torch.Generator(DEVICE).manual_seed(0)
     engine.train_epoch(0, generator, lambda count: None)  # compiles and records
     engine.model.train()
+    batches = [rows.to(home) for rows in (torch.arange(4), torch.arange(4, 8))]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for rows in (torch.arange(4), torch.arange(4, 8)):
-            engine._step(engine._batch(rows.to(home), 0, generator))
+        for rows in batches:
+            engine._step(engine._batch(rows, 0, generator))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

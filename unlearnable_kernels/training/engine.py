@@ -106,6 +106,7 @@ class Engine:
         num_classes: int = 0,
     ) -> None:
         self.images, self.labels, self.recipe, self.group = images, labels, recipe, group
+        self._home = torch.empty(0, device=group.device).device  # with its number, as tensors have it
         self.defences, self.num_classes = defences, num_classes
         self.model = share_batch_norm(model, group.device) if group.size > 1 else model
         self.optimizer = _optimizer(self.model, recipe, group.device)
@@ -183,7 +184,7 @@ class Engine:
         labels = sent(self.labels[picked], device)
         if isinstance(images, ImageStream):
             images, picked = sent(next(self._decoded), device), torch.arange(len(picked), device=device)
-        elif images.device != device:
+        elif images.device != self._home:
             images, picked = sent(images[picked], device), torch.arange(len(picked), device=device)
         if images.is_floating_point():
             inputs = to_float(images[picked], self._dtype)
