@@ -56,6 +56,14 @@ NO_GPU = """The GPU kernels (CUDA C++ and Triton) are compiled and tested withou
 measured yet; `scripts/gpu_check.sh OUT` builds, tests and measures them on a machine with one.
 """
 
+GPU_HEAD = """## Speed of the operators on a GPU
+
+Other operators than these have not been measured on one yet; `scripts/gpu_check.sh OUT` builds, tests and
+measures all. classwise_conv: (b) one grouped `F.conv2d` over the batch; (c) one `F.conv2d` per class;
+compiled by `torch.compile`. classwise_spectrum: the transforms as products with the cosine basis, or by
+torch.fft, class by class. In both, copy is a copy of the same bytes within the device's memory.
+"""
+
 OPERATORS_HEAD = """### The other operators
 
 eager and compile: the same computation in plain PyTorch, without and with `torch.compile`. crop_flip: (a)
@@ -170,6 +178,16 @@ def operators_table(record: Record) -> list[str]:
     return [*lines, "", f"Two threads; {on_machine(record)}."]
 
 
+def gpu_table(record: Record) -> list[str]:
+    lines = ["| | ours | ours is … times as fast as |", "| --- | --- | --- |"]
+    for benchmark in record["benchmarks"]:
+        named = [(n, ratio) for n, ratio in benchmark["measured"].items() if n not in ("best peer", "fma")]
+        ratios = ", ".join(f"{name} {ratio:.3g}" for name, ratio in named)
+        title = re.sub(r"^(\w+)", r"`\1`", benchmark["title"].removesuffix(", GPU"))
+        lines.append(f"| {title} | {benchmark['rates']['ours']} | {ratios} |")
+    return [*lines, "", f"uint8 images; {record['machine']['gpu']}."]
+
+
 def images_per_second(benchmark: Record, name: str = "ours") -> int:
     return int(benchmark["rates"][name].partition(" images/s")[0].replace(",", ""))
 
@@ -205,6 +223,7 @@ def page(records: Records, made: Sequence[Table], measured: Sequence[Record]) ->
         lines.append(NO_GPU)
     section("### `classwise_conv`\n", "cpu", conv_table)
     section(OPERATORS_HEAD, "cpu-operators", operators_table)
+    section(GPU_HEAD, "gpu", gpu_table)
     return "\n".join([*lines, DETAILS_HEAD, *details(records)])
 
 

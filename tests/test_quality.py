@@ -72,11 +72,21 @@ def test_a_sample_is_taken_at_even_distances(
     clean, copy = sets
     seen = []
     monkeypatch.setattr(quality, "SAMPLE", 3)
+    monkeypatch.setattr(quality, "SAMPLE_PIXELS", 0)
     monkeypatch.setattr(quality, "load_image", lambda _, sample, size: seen.append(sample.name) or ones())
     found = picture_quality(str(clean), copy)
     assert found == {"images": 3, "unchanged": 3, "psnr": None, "ssim": pytest.approx(1)}
+    first, *seen = seen  # whose size is looked at
     assert [name.partition("/")[0] for name in seen] == ["cat"] * 4 + ["dog"] * 2
     assert len(set(seen)) == 3  # the original's name is its copy's
+    assert first == seen[0]
+
+
+def test_of_small_images_more_are_measured(sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "SAMPLE", 1)
+    for pixels, images in ((12 * 12 * 4, 4), (12 * 12 * 100, 6), (1, 1)):
+        monkeypatch.setattr(quality, "SAMPLE_PIXELS", pixels)
+        assert picture_quality(str(sets[0]), sets[1])["images"] == images
 
 
 def test_what_protect_measured_is_in_the_manifest(sets: tuple[Path, Path]) -> None:

@@ -15,7 +15,7 @@ from unlearnable_kernels.cli import app
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.protect.keys import Key
 from unlearnable_kernels.protect.run import protect_dataset
-from unlearnable_kernels.recipes.papers import worst_defence
+from unlearnable_kernels.recipes.papers import hardening, worst_defence
 from unlearnable_kernels.recipes.results import circumstances, read_result
 from unlearnable_kernels.report import is_results, write_results_report
 from unlearnable_kernels.report.figures import colour
@@ -71,7 +71,7 @@ def test_where_no_defence_was_tried_none_is_the_worst(tmp_path: Path) -> None:
 
 
 def test_as_many_protections_as_a_recipe_has_differ_in_colour() -> None:
-    most = len(worst_defence.PROTECTIONS)
+    most = max(map(len, (worst_defence.PROTECTIONS, hardening.PROTECTIONS)))
     assert len({colour(index) for index in range(most)}) == most
 
 
@@ -101,17 +101,32 @@ def test_scaled_rows_have_tables_of_their_own_behind_the_full_ones() -> None:
     assert all("18.48" in text for text in (csv_text(full), latex(full), "".join(markdown(full))))
 
 
-def test_parts_other_tests_networks_and_machines_have_tables_of_their_own() -> None:
-    gpu = {"cpu": "Some CPU", "cores": 2, "gpu": "Some GPU"}
+def test_parts_other_tests_and_networks_have_tables_of_their_own() -> None:
     rows = ["erm/cuda", "test-permuted/cuda", "part-0.2/cuda", "part-0.2/clean-part", "at-vgg16/cuda"]
     results = [sample_result(f"{PLACE}/{name}", [0.5]) for name in rows]
-    made = tables([*results, sample_result(f"{PLACE}/erm/cuda", [0.5], machine=gpu)])
-    assert [table.kind for table in made] == [DEFENCES, DEFENCES, DEFENCES, TESTS, PARTS]
-    assert len({table.name for table in made}) == 5
+    made = tables(results)
+    assert [table.kind for table in made] == [DEFENCES, DEFENCES, TESTS, PARTS]
+    assert len({table.name for table in made}) == 4
     assert made[-1].title == f"{PLACE}, resnet18, a part of the images protected"
     assert [line.protection for line in made[-1].lines] == ["cuda", "clean-part"]
     assert text_rows(made[-1])[0] == ["protection", "PSNR, dB", "SSIM", "seeds", "part-0.2"]
-    assert "Some GPU, torch" in " ".join(made[1].conditions)
+
+
+def test_machines_share_a_table_and_more_seeds_count_before_later_ones() -> None:
+    gpu = {"cpu": "Some CPU", "cores": 2, "gpu": "Some GPU"}
+    name = f"{PLACE}/erm/cuda"
+    more = sample_result(name, [0.2, 0.4], machine=gpu, date="2026-01-01")
+    earlier, later = (
+        sample_result(name, [mean], date=f"2026-02-0{day}") for day, mean in ((1, 0.5), (2, 0.6))
+    )
+    other = sample_result(f"{PLACE}/at/cuda", [0.7])
+    for results, mean in (([more, later], 0.3), ([later, more], 0.3), ([later, earlier], 0.6)):
+        line = one([*results, other]).lines[0]
+        found = {column: round(each["mean"], 9) for column, each in line.results.items()}
+        assert found == {"erm": mean, "at": 0.7}
+    told = " ".join(one([more, later, other]).conditions)
+    assert "epochs; Some GPU, torch" in told
+    assert f"; or {other['machine']['cpu']}, 2 cores, torch" in told
 
 
 def test_csv_has_a_number_in_every_cell() -> None:
@@ -197,7 +212,7 @@ def test_the_command_writes_the_page_and_tables_beside_it(
     assert "zeros: at worst 45.0 ± 1.4 % with rsk-ff, PSNR 20.0 dB, SSIM 0.75." in text
     assert text.count("<svg") == 2  # by defence, and by epoch
     assert "<script" not in text
-    stem = "small-grid-resnet8-some-cpu-torch2.11"
+    stem = "small-grid-resnet8"
     assert {path.name for path in (tmp_path / "docs" / "page").iterdir()} == {f"{stem}.csv", f"{stem}.tex"}
 
 

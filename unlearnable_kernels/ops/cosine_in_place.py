@@ -1,8 +1,8 @@
 """The stages of ``cosine_transform`` in place, as a kernel does them that holds the leaves in registers.
 
-A length n = leaf · 2ˡ is halved l times. Each halving is a pass over pairs of numbers, whose results take their
-places, before the leaves or after them; a leaf is a transform of ``leaf`` numbers, wherever these lie. What
-comes out lies where its last pair was, so that the adjoint begins there.
+A length n = leaf · 2ˡ is halved l times. Each halving is a pass over pairs of numbers, whose results take
+their places, before the leaves or after them; a leaf is a transform of ``leaf`` numbers, wherever these lie.
+What comes out lies where its last pair was, so that the adjoint begins there.
 """
 
 import functools

@@ -103,8 +103,13 @@ def origin(record: Mapping[str, Any]) -> dict[str, Any]:
 def circumstances(result: dict[str, Any]) -> str:
     """Where and at what scale it was measured, as the name of a file: MACHINE-torchVERSION[-scaled-…]."""
     here, torch = result["machine"], result["runs"][-1]["versions"]["torch"]
-    scaled = "" if result["scaled"] is None else f"-scaled-{slug(*scale_words(result['scaled']))}"
+    scaled = f"-{scale_slug(result)}" if result["scaled"] else ""
     return f"{slug(here['gpu'] or here['cpu'])}-torch{'.'.join(torch.split('.')[:2])}{scaled}"
+
+
+def scale_slug(result: dict[str, Any]) -> str:
+    """At what scale it was measured, as a part of a file's name: scaled-…, or nothing where it was full."""
+    return "" if result["scaled"] is None else slug("scaled", *scale_words(result["scaled"]))
 
 
 def read_results(results: Path) -> list[dict[str, Any]]:

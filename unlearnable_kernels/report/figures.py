@@ -18,7 +18,7 @@ from unlearnable_kernels.errors import shown
 _COLOURS = (
     *("#2b7fd4", "#e0632b", "#2c9c69", "#a45bd0", "#c79312", "#d04a80"),
     *("#14a0b0", "#8a8f2a", "#7b8088", "#8c5a3a", "#5a50c8", "#b03a3a"),
-    *("#0f5c8c", "#e39aa8", "#4d5a2a"),
+    *("#0f5c8c", "#e39aa8", "#4d5a2a", "#6fb7e9", "#c8b26a", "#8fd1b1", "#5c3f6b"),
 )
 INK = "#010203"  # stands for the page's own text colour until the figure is in the page
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearnable_kernels.recipes.papers import ROWS, hardening, worst_defence
-from unlearnable_kernels.recipes.results import circumstances
+from unlearnable_kernels.recipes.results import scale_slug
 from unlearnable_kernels.report.matrix import DEFENCES, TESTS, Line, Result, Table
 from unlearnable_kernels.report.matrix_text import accuracy, counted, number, seeds
 
@@ -89,7 +89,7 @@ def judged(table: Table, made: Sequence[Table]) -> list[Verdict]:
 
 def _conditions(table: Table) -> tuple[str, str, str]:
     result = table.results[0]
-    return table.place, result["training"]["network"], circumstances(result)
+    return table.place, result["training"]["network"], scale_slug(result)
 
 
 def judgement_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:

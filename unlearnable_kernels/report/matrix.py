@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from unlearnable_kernels.recipes.papers import PAPERS, ROWS
-from unlearnable_kernels.recipes.results import circumstances, scale_words, slug
+from unlearnable_kernels.recipes.results import scale_slug, scale_words, slug
 from unlearnable_kernels.recipes.row import CLEAN
 
 Result = dict[str, Any]
@@ -62,7 +62,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one data set, network, machine and scale.
+    """Rows of one data set, network and scale, measured on whichever machine.
 
     Attributes:
         name: For files.
@@ -103,15 +103,14 @@ class Table:
     @property
     def conditions(self) -> list[str]:
         """Sentences on how it was measured."""
-        results, machine = self.results, self.results[0]["machine"]
-        versions = results[0]["runs"][-1]["versions"]
-        processor = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+        results = self.results
+        machines = dict.fromkeys(map(_machine, results))
         epochs = _numbers(result["training"]["epochs"] for result in results)
         images = _numbers(result["test_images"] for result in results)
         error = max(result["standard_error"] for result in results)
         paper = self.place.partition("/")[0]
         told = [f"{each.title[0].upper()}{each.title[1:]}." for each in PAPERS if each.name == paper]
-        told.append(f"{epochs} epochs; {processor}, torch {versions['torch']}.")
+        told.append(f"{epochs} epochs; {'; or '.join(machines)}.")
         told.append(
             f"Tested on {images} images: the standard error of one accuracy is at most {100 * error:.1f}."
         )
@@ -124,7 +123,8 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """Put results together into tables, in the order of the papers' rows.
 
     Args:
-        results: As ``read_results`` gives them; detections, which are no accuracies, are left out.
+        results: As ``read_results`` gives them; detections, which are no accuracies, are left out. Of a row
+            that was measured on several machines that of most seeds counts, then the latest.
 
     Returns:
         Tables of full rows first.
@@ -134,7 +134,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
     trained = [result for result in results if result["training"] is not None]
     for result in sorted(trained, key=lambda result: order.get(result["row"], len(order))):
         place = result["row"].rsplit("/", 2)[0]
-        key = place, _kind(result), result["training"]["network"], circumstances(result)
+        key = place, _kind(result), result["training"]["network"], scale_slug(result)
         groups.setdefault(key, []).append(result)
     made = [_table(key, members) for key, members in groups.items()]
     return sorted(made, key=lambda table: table.scaled != "")
@@ -147,15 +147,24 @@ def _kind(result: Result) -> str:
 
 
 def _table(key: tuple[str, ...], results: list[Result]) -> Table:
-    place, kind, network, where = key
+    place, kind, network, scale = key
     lines: dict[str, dict[str, Result]] = {}
     for result in results:
         column, protection = result["row"].split("/")[-2:]
-        lines.setdefault(protection, {})[column] = result
+        line = lines.setdefault(protection, {})
+        line[column] = max(
+            line.get(column, result), result, key=lambda each: (len(each["seeds"]), each["date"])
+        )
     columns = list(dict.fromkeys(result["row"].split("/")[-2] for result in results))
     made = sorted((Line(*line) for line in lines.items()), key=lambda line: not line.reference)
-    name = slug(place, *([] if kind == DEFENCES else [kind]), network, where)
+    name = slug(place, *([] if kind == DEFENCES else [kind]), network, *filter(None, [scale]))
     return Table(name, place, kind, columns, made)
+
+
+def _machine(result: Result) -> str:
+    machine, versions = result["machine"], result["runs"][-1]["versions"]
+    processor = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{processor}, torch {versions['torch']}"
 
 
 def _numbers(values: Iterable[int]) -> str:

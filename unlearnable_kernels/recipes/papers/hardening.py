@@ -9,6 +9,7 @@ from unlearnable_kernels.recipes.row import Paper, Row
 
 NAME = "hardening"
 _OPPONENT, _BALANCED = (worst_defence.PROTECTIONS[name] for name in ("opponent", "balanced"))
+_SHAPE = worst_defence.SHAPE
 TRAINING = worst_defence.TRAINING | {"epochs": 10}
 PROTECTIONS = {
     "none": None,
@@ -26,6 +27,12 @@ PROTECTIONS = {
     "structure": worst_defence.PROTECTIONS["structure"],
     "balanced": _BALANCED,
     "strong": worst_defence.PROTECTIONS["strong"],
+    # What lies between the two, the second with more of gains and contrast alone; and other shares erased.
+    "between": f"{_SHAPE},cells=0.53,colour=0.58,tone=0.058,contrast=0.58,erased=0.06",
+    "gains": f"{_SHAPE},cells=0.55,colour=0.55,tone=0.055,contrast=0.58,erased=0.06",
+    "erased-5": f"{_SHAPE},cells=0.55,colour=0.6,tone=0.06,contrast=0.6,erased=0.05",
+    "erased-7": f"{_SHAPE},cells=0.5,colour=0.55,tone=0.055,contrast=0.55,erased=0.07",
+    "erased-8": f"{_SHAPE},cells=0.5,colour=0.5,tone=0.05,contrast=0.5,erased=0.08",
     "crossed": _BALANCED,  # upon filters: `UPON`
 }
 ADAPTIVE = (
