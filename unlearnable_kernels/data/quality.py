@@ -14,7 +14,7 @@ from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.extras import extra_module
 
 SAMPLE_PIXELS = 1 << 24
-"""Of a set so many images are measured, at even distances, as have these many pixels: 10,000 of 32x32 are few."""
+"""Of a set so many images are measured, at even distances, as have these many pixels: 16,384 of 32x32."""
 SAMPLE = 256
 """The fewest: their mean is known to 0.2 dB, and to 0.005 of SSIM."""
 
@@ -36,9 +36,9 @@ def picture_quality(source: str | Path, protected: Path) -> dict[str, Any]:
         protected: What ``protect_dataset`` made of it.
 
     Returns:
-        "images", how many were compared, at most ``SAMPLE_PIXELS`` of the protected ones; "unchanged", how many of
-        these do not differ from their originals; "psnr" in dB, the mean over those that differ, None where
-        none does; "ssim", the mean over all, None where they are too small.
+        "images", how many of the protected ones were compared, by ``SAMPLE_PIXELS`` and ``SAMPLE``;
+        "unchanged", how many of these do not differ from their originals; "psnr" in dB, the mean over those
+        that differ, None where none does; "ssim", the mean over all, None where they are too small.
 
     Raises:
         UserError: No image of ``protected`` has its original in ``source``, or an image cannot be read.
