@@ -49,7 +49,10 @@ def on_cpu(arguments: tuple) -> tuple:
 
 
 def main(device: str = "cuda", only: Collection[str] = ()) -> None:
-    chosen = set(only) or {op.name for op in ALL_OPS}
+    known = {op.name for op in ALL_OPS}
+    if unknown := set(only) - known:
+        sys.exit(f"no operator is called {min(unknown)}; there are {', '.join(sorted(known))}")
+    chosen = set(only) or known
     calls: dict[str, int] = {}
     for name, arguments in cases(device):
         if name not in chosen:

@@ -17,10 +17,11 @@ def sample_result(name: str, last: Sequence[float], **changes: Any) -> dict[str,
     if "protected_fraction" in given:
         given["clean"] = "x"
     machine = {"cpu": "Some CPU", "cores": 2, "memory_gib": 8.0, "gpu": None, "system": "Linux"}
+    machine |= changes.get("machine", {})
     run = {
         "commit": "0" * 40,
         "threads": 1,
-        "device": "cpu",
+        "device": "cpu" if machine["gpu"] is None else "cuda",
         "machine": machine,
         "versions": {"torch": "2.11.0"},
     }

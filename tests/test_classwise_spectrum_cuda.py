@@ -93,7 +93,6 @@ class Call(ctypes.Structure):
 def cuda(tmp_path_factory):
     loaded = compiled_for_the_host("classwise_spectrum", tmp_path_factory.mktemp("cuda"), Call)
     loaded.forward.restype = ctypes.c_char_p
-    loaded.in_a_block.restype = ctypes.c_bool
     return loaded
 
 
@@ -106,7 +105,7 @@ def side(levels, leaves, kinds, out, *passes):
 
 
 def run(cuda, images, labels, weights, curves, at_once=2):
-    """The result, and whether a block held an image; nothing is written outside of it."""
+    """The result and the way to it, a SpectrumWay; nothing is written outside of it."""
     plan = tables(*images.shape[2:], torch.device("cpu"))
     out, check = guarded(images)
     out.copy_(torch.full_like(out, 7))
@@ -129,20 +128,23 @@ def run(cuda, images, labels, weights, curves, at_once=2):
         setattr(call, name, side(*numbers))
     assert cuda.forward(ctypes.byref(call)) is None
     check()
-    return out, cuda.in_a_block(ctypes.byref(call))
+    return out, cuda.way(ctypes.byref(call))
 
 
-SHAPES = {  # and whether a block holds an image
-    (5, 3, 32, 32): True,
-    (2, 1, 28, 28): True,
-    (3, 3, 64, 64): True,
-    (2, 2, 48, 24): True,
-    (2, 5, 32, 64): True,
-    (2, 7, 32, 32): True,
-    (3, 3, 28, 32): False,
-    (2, 32, 24, 48): False,
-    (3, 3, 96, 56): False,
-    (3, 3, 224, 224): False,
+IMAGE, PARTS = 1, 2
+SHAPES = {  # one level and more, lanes that fill warps and such that do not
+    (5, 3, 32, 32): IMAGE,
+    (2, 1, 28, 28): IMAGE,
+    (3, 3, 64, 64): IMAGE,
+    (2, 2, 48, 24): IMAGE,
+    (2, 5, 32, 64): IMAGE,
+    (2, 7, 32, 32): IMAGE,
+    (3, 1, 56, 56): IMAGE,
+    (3, 1, 96, 96): IMAGE,
+    (4, 3, 28, 32): PARTS,
+    (2, 32, 24, 48): PARTS,
+    (3, 3, 96, 56): PARTS,
+    (3, 3, 224, 224): PARTS,
 }
 
 
@@ -156,9 +158,21 @@ def test_bits_equal_the_reference(cuda, shape, dtype, channels_last):
     cuda.set_device(*H100, channels_last)
     call = random_call(1, shape, 5 if shape[1] == 3 else 2, dtype, channels_last)
     call[1][1] = -1
-    result, in_a_block = run(cuda, *call)
+    result, way = run(cuda, *call)
     assert torch.equal(result, contract.reference(*call))
-    assert in_a_block == SHAPES[shape]
+    assert way == SHAPES[shape]
+
+
+@needs_compiler
+@pytest.mark.unsanitized
+@pytest.mark.parametrize(("shared", "size", "way"), [(101_376, 64, 1), (40_000, 64, 2), (101_376, 1024, 0)])
+def test_a_smaller_device_takes_another_way(cuda, shared, size, way):
+    cuda.set_device(8, shared, False)
+    call = Call(channels=3, height=size, width=size, leaf_down=leaf_of(size), leaf_across=leaf_of(size))
+    assert cuda.way(ctypes.byref(call)) == way
+    if size == 64:
+        call = random_call(2, (2, 3, size, size))
+        assert torch.equal(run(cuda, *call)[0], contract.reference(*call))
 
 
 @needs_compiler

@@ -1,9 +1,9 @@
 from collections.abc import Sequence
 
 def architectures() -> str: ...
-def classwise_spectrum_in_a_block(
+def classwise_spectrum_way(
     channels: int, height: int, width: int, leaf_down: int, leaf_across: int
-) -> bool: ...
+) -> int: ...
 def classwise_spectrum(
     images: int,
     labels: int,

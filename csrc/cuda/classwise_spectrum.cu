@@ -25,15 +25,19 @@ void with_leaf(int leaf, F f) {
 
 }  // namespace
 
-bool classwise_spectrum_in_a_block(const ClasswiseSpectrumCuda& call) {
-  constexpr std::size_t most = 100 << 10;  // two blocks a multiprocessor
-  return call.leaf_down == call.leaf_across && call.channels * std::max(call.height, call.width) <= most_threads &&
-         bytes_of_an_image(call) <= most;
+SpectrumWay classwise_spectrum_way(const ClasswiseSpectrumCuda& call) {
+  const std::size_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  constexpr std::size_t two_a_multiprocessor = 100 << 10;
+  if (call.leaf_down == call.leaf_across && call.channels * std::max(call.height, call.width) <= most_threads &&
+      bytes_of_an_image(call) <= std::min(most, two_a_multiprocessor))
+    return SpectrumWay::image;
+  return std::max(bytes_of_lanes(call, Part::columns), bytes_of_lanes(call, Part::rows)) <= most ? SpectrumWay::parts
+                                                                                                 : SpectrumWay::none;
 }
 
 void classwise_spectrum_forward(const ClasswiseSpectrumCuda& call) {
   if (call.count == 0) return;
-  if (classwise_spectrum_in_a_block(call))
+  if (classwise_spectrum_way(call) == SpectrumWay::image)
     return with_leaf(call.leaf_down, [&](auto leaf) { launch_images<leaf>(call); });
   for (std::int64_t first = 0; first < call.count; first += call.at_once) {
     const std::int64_t images = std::min(call.at_once, call.count - first);

@@ -41,7 +41,7 @@ struct Number {
 // operand of its instructions.
 template <int LEAF>
 struct LeafPlan {
-  static constexpr int odd = LEAF % 32 == 0 ? 1 : LEAF % 4 == 0 && LEAF % 8 != 0 ? LEAF / 4 : LEAF / 8;
+  static constexpr int odd = LEAF / (LEAF & -LEAF);
   static constexpr int turns = 4 * LEAF - 4 * odd, sums = (odd + 1) / 2, differences = odd / 2;
   static constexpr int even = turns, uneven = even + sums * sums, last = uneven + differences * differences;
   float values[last + odd * odd];
@@ -419,6 +419,11 @@ void launch_images(const ClasswiseSpectrumCuda& call) {
 
 enum class Part { columns, rows, columns_back };
 
+inline std::size_t bytes_of_lanes(const ClasswiseSpectrumCuda& call, Part part) {
+  const int numbers = part == Part::rows ? call.width + 1 : call.height;
+  return sizeof(float) * lanes_of_a_block * static_cast<std::size_t>(numbers);
+}
+
 // A third of the work for `images` images from `first` on, whose side has leaves of LEAF numbers.
 template <int LEAF>
 void launch_part(const ClasswiseSpectrumCuda& call, Part part, std::int64_t first, std::int64_t images) {
@@ -426,8 +431,7 @@ void launch_part(const ClasswiseSpectrumCuda& call, Part part, std::int64_t firs
   const int columns = call.channels * call.width, rows = lanes_of_a_block / call.channels;
   const int blocks = part == Part::rows ? (call.height + rows - 1) / rows
                                         : (columns + lanes_of_a_block - 1) / lanes_of_a_block;
-  const std::size_t shared = sizeof(float) * lanes_of_a_block *
-                             static_cast<std::size_t>(part == Part::rows ? call.width + 1 : call.height);
+  const std::size_t shared = bytes_of_lanes(call, part);
   const int parts = std::clamp(1 << side.levels, 4, threads_of_lanes / lanes_of_a_block);
   const unsigned threads = static_cast<unsigned>(lanes_of_a_block * parts);
   const Launch where{static_cast<unsigned>(blocks * images), threads, call.stream, "classwise_spectrum", 1, shared};

@@ -39,12 +39,12 @@ struct ClasswiseSpectrumCuda {
   cudaStream_t stream;
 };
 
-constexpr int most_spectrum_channels = 32;
+// What the current device's shared memory allows: nothing, an image in a block, which needs one launch and no work
+// space, or columns and rows in blocks, which need three and `work`.
+enum class SpectrumWay { none, image, parts };
+SpectrumWay classwise_spectrum_way(const ClasswiseSpectrumCuda& call);
 
-// Whether a block holds an image, so that one launch serves and no work space is needed.
-bool classwise_spectrum_in_a_block(const ClasswiseSpectrumCuda& call);
-
-// Launches on call.stream and returns; errors of the launch are thrown.
+// Launches on call.stream and returns; errors of the launch are thrown. Not where there is no way.
 void classwise_spectrum_forward(const ClasswiseSpectrumCuda& call);
 
 }  // namespace unlearn

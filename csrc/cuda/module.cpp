@@ -42,8 +42,9 @@ unlearn::ClasswiseSpectrumCuda sized(int channels, int height, int width, int le
   return call;
 }
 
-bool classwise_spectrum_in_a_block(int channels, int height, int width, int leaf_down, int leaf_across) {
-  return unlearn::classwise_spectrum_in_a_block(sized(channels, height, width, leaf_down, leaf_across));
+// SpectrumWay as a number.
+int classwise_spectrum_way(int channels, int height, int width, int leaf_down, int leaf_across) {
+  return static_cast<int>(unlearn::classwise_spectrum_way(sized(channels, height, width, leaf_down, leaf_across)));
 }
 
 // What triton_kernels/classwise_spectrum.py has checked and laid out; `at_once` images fit the work space.
@@ -76,6 +77,6 @@ void classwise_spectrum(std::uintptr_t images, std::uintptr_t labels, std::uintp
 PYBIND11_MODULE(_C_cuda, module) {
   module.def("architectures", [] { return ARCHITECTURES; });
   module.def("pgd_step_l2", &pgd_step_l2);
-  module.def("classwise_spectrum_in_a_block", &classwise_spectrum_in_a_block);
+  module.def("classwise_spectrum_way", &classwise_spectrum_way);
   module.def("classwise_spectrum", &classwise_spectrum);
 }

@@ -6,8 +6,8 @@
 
 extern "C" std::size_t size_of_call() { return sizeof(unlearn::ClasswiseSpectrumCuda); }
 
-extern "C" bool in_a_block(const unlearn::ClasswiseSpectrumCuda* call) {
-  return unlearn::classwise_spectrum_in_a_block(*call);
+extern "C" int way(const unlearn::ClasswiseSpectrumCuda* call) {
+  return static_cast<int>(unlearn::classwise_spectrum_way(*call));
 }
 
 extern "C" const char* forward(const unlearn::ClasswiseSpectrumCuda* call) {

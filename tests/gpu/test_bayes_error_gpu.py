@@ -47,7 +47,8 @@ def test_agrees_with_float64(count, features, classes, similarity, precision):
     )
     truth = value_and_gradients(lambda z: bayes_error(z, labels, classes, 0.3, similarity), x.double())
     for got, wanted, limit in zip(result, truth, LIMITS[precision], strict=True):
-        assert relative(*((got, wanted) if precision == "ieee" else but_few(got, wanted))) < limit
+        close = classes == 1000 and precision != "ieee"
+        assert relative(*(but_few(got, wanted) if close else (got, wanted))) < limit
 
 
 @pytest.mark.parametrize("offset", [0, 1])

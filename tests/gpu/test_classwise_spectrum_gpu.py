@@ -18,10 +18,14 @@ SHAPES = [
     (3, 1, 28, 28),
     (2, 33, 24, 32),
     (2, 3, 96, 112),
+    (3, 1, 96, 96),
+    (3, 1, 56, 56),
+    (4, 3, 28, 32),
     (3, 3, 224, 224),
     (2, 3, 90, 375),
     (2, 20, 40, 56),
     (2, 1, 1, 3000),
+    (2, 1, 6, 3000),
     (1, 2, 5000, 3),
     (2, 3, 1, 1),
 ]
@@ -72,19 +76,20 @@ def test_cuda_serves_the_usual_sizes(backend, request):
         assert backend.pop() == (served and request.node.callspec.params["backend"] == "CUDA")
 
 
-def test_more_images_than_the_work_space_holds(monkeypatch):
+def test_more_images_than_the_work_space_holds(backend, monkeypatch):
     from unlearnable_kernels.triton_kernels import classwise_spectrum as kernels
 
     monkeypatch.setattr(kernels, "WORK", 1 << 21)
+    monkeypatch.setattr(kernels, "CUDA_WORK", 1 << 18)
     call = random_call(2, (7, 3, 112, 96), 3)
     assert torch.equal(classwise_spectrum(*on_gpu(call)).cpu(), classwise_spectrum(*call))
 
 
 def test_strides():
-    call = random_call(3, (6, 3, 20, 24))
+    call = random_call(3, (6, 3, 28, 24))
     expected = classwise_spectrum(*call)
     x, y, w, c = on_gpu(call)
-    wide = torch.zeros(6, 3, 20, 48, dtype=torch.uint8, device="cuda")
+    wide = torch.zeros(6, 3, 28, 48, dtype=torch.uint8, device="cuda")
     wide[..., ::2] = x
     assert torch.equal(classwise_spectrum(wide[..., ::2], y, w, c).cpu(), expected)
     other = w.mT.contiguous().mT, c.flip(3).contiguous().flip(3)
@@ -92,8 +97,8 @@ def test_strides():
 
 
 def test_nan_stays_in_its_image():
-    images, labels, *others = random_call(4, (3, 3, 20, 20), dtype=torch.float32)
-    images[1, 2, 19, 19] = torch.nan
+    images, labels, *others = random_call(4, (3, 3, 24, 24), dtype=torch.float32)
+    images[1, 2, -1, -1] = torch.nan
     call = images, labels, *others
     result = classwise_spectrum(*on_gpu(call)).cpu()
     assert result[1].isnan().all()

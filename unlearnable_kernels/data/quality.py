@@ -23,6 +23,7 @@ FEW = 48
 MAX_SIDE = 512
 """Of larger images these many pixels in the middle are compared, then: it takes 20 ms an image."""
 
+_SIZES = 9  # images whose size is looked at
 _WINDOW, _SIGMA = 11, 1.5  # of the SSIM's Gaussian, in pixels
 _BAND = 32  # rows at a time, so that what is computed stays within a cache
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -48,7 +49,8 @@ def picture_quality(source: str | Path, protected: Path) -> dict[str, Any]:
     if not pairs:
         raise UserError(f"{protected}: none of its protected images has its original in {source}")
     size = manifest["parameters"].get("resize")
-    pixels = load_image(clean, pairs[0][0], size)[..., 0].size
+    few = (pairs[len(pairs) * index // _SIZES][0] for index in range(_SIZES))
+    pixels = max(load_image(clean, sample, size)[..., 0].size for sample in few)
     count = min(max(SAMPLE, SAMPLE_PIXELS // pixels), len(pairs))
     chosen = [pairs[len(pairs) * index // count] for index in range(count)]
     return mean_quality(

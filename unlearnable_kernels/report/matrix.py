@@ -104,7 +104,7 @@ class Table:
     def conditions(self) -> list[str]:
         """Sentences on how it was measured."""
         results = self.results
-        machines = dict.fromkeys(map(_machine, results))
+        machines = dict.fromkeys(_machine(result, run) for result in results for run in result["runs"])
         epochs = _numbers(result["training"]["epochs"] for result in results)
         images = _numbers(result["test_images"] for result in results)
         error = max(result["standard_error"] for result in results)
@@ -161,8 +161,11 @@ def _table(key: tuple[str, ...], results: list[Result]) -> Table:
     return Table(name, place, kind, columns, made)
 
 
-def _machine(result: Result) -> str:
-    machine, versions = result["machine"], result["runs"][-1]["versions"]
+def _machine(result: Result, run: dict[str, Any]) -> str:
+    """Where a run was trained, and by which torch; early files have the machine of the last run alone."""
+    machine, versions = run.get("machine") or result["machine"], run["versions"]
+    if run.get("device") == "cpu":
+        machine = machine | {"gpu": None}
     processor = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     return f"{processor}, torch {versions['torch']}"
 

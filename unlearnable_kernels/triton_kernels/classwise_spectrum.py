@@ -39,6 +39,7 @@ WORK = 1 << 26  # bytes of work space, more where one image needs more
 CUDA_WORK = 1 << 25  # the same of CUDA C++, which stays in the second cache
 CUDA_TYPES = {torch.uint8: 0, torch.float32: 3}  # as csrc/element_type.h numbers them
 CUDA_CHANNELS = 32
+CUDA_NO_WAY, _, CUDA_IN_PARTS = range(3)  # SpectrumWay of csrc/cuda/classwise_spectrum.h
 MOST_STAGES = 64
 OPTIONS = {"enable_fp_fusion": False}  # a product is rounded before it is added to, as elsewhere
 SIZES = ["count", "channels", "height", "width", "sines", "first_image"]
@@ -195,8 +196,11 @@ def _launch_in_cuda(call: contract.Arguments, out: Tensor, last: bool) -> bool:
     if plan is None:
         return False
     size = channels, height, width
+    way = module.classwise_spectrum_way(*size, *leaves)  # by the device's shared memory
+    if way == CUDA_NO_WAY:
+        return False
     some = 0
-    if not module.classwise_spectrum_in_a_block(*size, *leaves):
+    if way == CUDA_IN_PARTS:
         some = max(1, min(count, CUDA_WORK // (weights.element_size() * images[0].numel())))
     work = weights.new_empty(some * images[0].numel())
     pointers = (t.data_ptr() for t in (images, labels, weights, curves, out, work, *plan[1:]))

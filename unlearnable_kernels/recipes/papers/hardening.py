@@ -1,4 +1,4 @@
-"""The search for what holds against the defences that undo ``spectral``, on two CPU cores.
+"""The search for what holds against the defences that undo ``spectral``.
 
 As ``worst_defence``, whose protections and adaptive defences these are, but twice as many epochs: a network
 must have learnt what the defences leave of the classes before a protection can show that it misleads.
@@ -22,7 +22,7 @@ PROTECTIONS = {
     "turned": f"{_OPPONENT},edges=turned",
     "secrets": f"{_OPPONENT},secrets=4",
     # `opponent` at a mean SSIM of 0.83, a twelfth stronger.
-    "firm": f"{worst_defence.SHAPE},cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
+    "firm": f"{_SHAPE},cells=0.65,colour=0.65,tone=0.065,contrast=0.65",
     "erased": worst_defence.PROTECTIONS["erased"],
     "structure": worst_defence.PROTECTIONS["structure"],
     "balanced": _BALANCED,
@@ -57,6 +57,6 @@ def _row(defence: str, name: str, protection: str | None) -> Row:
 
 PAPER = Paper(
     NAME,
-    "what holds against the composed normalisations, on two CPU cores",
+    "what holds against the composed normalisations",
     tuple(_row(defence, *each) for defence in DEFENCES for each in PROTECTIONS.items()),
 )

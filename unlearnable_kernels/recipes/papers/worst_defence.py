@@ -1,4 +1,4 @@
-"""Protections under published and adaptive defences: what the worst of each leaves, on two CPU cores.
+"""Protections under published and adaptive defences: what the worst of each leaves.
 
 Pictures, network and training are those of ``small_grid``, so that trainings that both have are run once.
 Adaptive defences are those that somebody would build who knows the family of ``spectral``, but not the key.
@@ -119,7 +119,7 @@ def _row(
 
 PAPER = Paper(
     NAME,
-    "the worst published and the worst adaptive defence, on two CPU cores; "
+    "the worst published and the worst adaptive defence; "
     "adversarial training (at-linf, at-l2, dat) takes 3 steps of ascent",
     (
         *(_row(each, name, defences) for each, defences in DEFENCES.items() for name in PROTECTIONS),
