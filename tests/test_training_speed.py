@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unlearnable_kernels.defences import DEFENCES, Defence
+from unlearnable_kernels.device import is_on
 from unlearnable_kernels.training import Engine, Recipe
 from unlearnable_kernels.training.processes import Processes
 
@@ -97,3 +98,14 @@ def test_freed_memory_serves_the_next_step() -> None:
     given_back, kept = map(int, fresh_process.run(FAULTS).stdout.split())
     assert given_back > 1000
     assert kept < 100
+
+
+def test_a_device_without_a_number_is_where_tensors_with_one_are() -> None:
+    """Otherwise images on a GPU would be gathered anew for every batch."""
+    cpu, gpu, first, second = (torch.device(name) for name in ("cpu", "cuda", "cuda:0", "cuda:1"))
+    assert is_on(cpu, cpu)
+    assert is_on(first, gpu)
+    assert is_on(first, first)
+    assert not is_on(cpu, gpu)
+    assert not is_on(first, cpu)
+    assert not is_on(first, second)

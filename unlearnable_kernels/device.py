@@ -32,6 +32,11 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
+def is_on(place: torch.device, device: torch.device) -> bool:
+    """Whether a tensor's ``place``, which has a number on a GPU, is ``device``, which may have none."""
+    return place == device or (device.index is None and place.type == device.type)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """The context of a forward pass.
 

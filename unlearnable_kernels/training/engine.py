@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from unlearnable_kernels.data.augment import draw_crop_flip, to_float
 from unlearnable_kernels.data.stream import ImageStream
 from unlearnable_kernels.defences import Batch, Defence
-from unlearnable_kernels.device import autocast, sent
+from unlearnable_kernels.device import autocast, is_on, sent
 from unlearnable_kernels.errors import UserError
 from unlearnable_kernels.networks import create_network
 from unlearnable_kernels.ops.crop_flip import crop_flip
@@ -106,7 +106,6 @@ class Engine:
         num_classes: int = 0,
     ) -> None:
         self.images, self.labels, self.recipe, self.group = images, labels, recipe, group
-        self._home = torch.empty(0, device=group.device).device  # with its number, as tensors have it
         self.defences, self.num_classes = defences, num_classes
         self.model = share_batch_norm(model, group.device) if group.size > 1 else model
         self.optimizer = _optimizer(self.model, recipe, group.device)
@@ -184,7 +183,7 @@ class Engine:
         labels = sent(self.labels[picked], device)
         if isinstance(images, ImageStream):
             images, picked = sent(next(self._decoded), device), torch.arange(len(picked), device=device)
-        elif images.device != self._home:
+        elif not is_on(images.device, device):
             images, picked = sent(images[picked], device), torch.arange(len(picked), device=device)
         if images.is_floating_point():
             inputs = to_float(images[picked], self._dtype)
