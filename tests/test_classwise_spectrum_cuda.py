@@ -12,6 +12,7 @@ from unlearnable_kernels.ops import classwise_spectrum as contract
 from unlearnable_kernels.ops.classwise_conv import fused_multiply_add
 from unlearnable_kernels.ops.cosine_in_place import MOST_LEVELS, Transform, leaf_of, tables
 from unlearnable_kernels.ops.cosine_transform import _dct2, _dct3, _dct4, transformed
+from unlearnable_kernels.ops.native import ELEMENT_TYPES
 from unlearnable_kernels.triton_kernels.classwise_spectrum import CUDA_TYPES
 
 
@@ -112,7 +113,7 @@ def run(cuda, images, labels, weights, curves, at_once=2):
     work = torch.full((at_once * images[0].numel(),), torch.nan)
     call = Call(
         *(t.data_ptr() for t in (images, labels, weights, curves, out, work, *plan[1:])),
-        type=CUDA_TYPES[images.dtype],
+        type=ELEMENT_TYPES.index(images.dtype),
         last=images.stride(1) == 1 and images.shape[1] > 1,
         count=len(images),
         classes=len(weights),
@@ -151,7 +152,7 @@ SHAPES = {  # one level and more, lanes that fill warps and such that do not
 @needs_compiler
 @pytest.mark.unsanitized
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", list(CUDA_TYPES))
+@pytest.mark.parametrize("dtype", CUDA_TYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bits_equal_the_reference(cuda, shape, dtype, channels_last):
     """Also of an image left alone; threads in either order; images one after the other in a block."""

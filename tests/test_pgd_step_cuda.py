@@ -9,7 +9,7 @@ from cuda_on_this_host import A100, H100, SMALL, compiled_for_the_host, guarded,
 from test_pgd_step import random_call
 
 from unlearnable_kernels.ops import pgd_step as contract
-from unlearnable_kernels.triton_kernels.pgd_step import ELEMENT_TYPES
+from unlearnable_kernels.ops.native import ELEMENT_TYPES
 
 pytestmark = [pytest.mark.unsanitized, needs_compiler]
 

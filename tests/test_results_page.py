@@ -74,8 +74,12 @@ def test_the_speed_on_a_gpu_is_that_of_its_file():
     def change(record):
         record["benchmarks"][0]["measured"]["matmul"] = 123
 
-    assert "copy 0.028, matmul 5.77, torch.fft 13 |" in page(RECORDS, MADE, MEASURED)
-    assert "copy 0.028, matmul 123, torch.fft 13 |" in page(changed("gpu", change), MADE, MEASURED)
+    assert "copy 0.028, matmul 5.77, torch.fft 13, best peer 5.77 (wanted 5) |" in page(
+        RECORDS, MADE, MEASURED
+    )
+    assert "copy 0.028, matmul 123, torch.fft 13, best peer 5.77 (wanted 5) |" in page(
+        changed("gpu", change), MADE, MEASURED
+    )
 
 
 def test_the_readme_has_five_figures():

@@ -28,6 +28,8 @@ TRITON_OPERATORS = {
     "pgd_step_": "pgd_step",
 }
 
+ELEMENT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""As csrc/element_type.h numbers them."""
 
 _PACKAGE = Path(__file__).parents[1]
 

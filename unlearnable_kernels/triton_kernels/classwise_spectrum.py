@@ -37,7 +37,7 @@ SMALL = 1 << 14  # elements of an image that one program does alone
 PROGRAMS = 8  # for each multiprocessor
 WORK = 1 << 26  # bytes of work space, more where one image needs more
 CUDA_WORK = 1 << 25  # the same of CUDA C++, which stays in the second cache
-CUDA_TYPES = {torch.uint8: 0, torch.float32: 3}  # as csrc/element_type.h numbers them
+CUDA_TYPES = (torch.uint8, torch.float32)
 CUDA_CHANNELS = 32
 CUDA_NO_WAY, _, CUDA_IN_PARTS = range(3)  # SpectrumWay of csrc/cuda/classwise_spectrum.h
 MOST_STAGES = 64
@@ -189,8 +189,8 @@ def _launch_in_cuda(call: contract.Arguments, out: Tensor, last: bool) -> bool:
     """Whether CUDA C++ served: not without it, nor types, sides and channels that it has no kernel for."""
     images, labels, weights, curves = call
     count, channels, height, width = images.shape
-    module, kind = native.cuda_module, CUDA_TYPES.get(images.dtype)
-    if module is None or not images.is_cuda or kind is None or channels > CUDA_CHANNELS:
+    module = native.cuda_module
+    if module is None or not images.is_cuda or images.dtype not in CUDA_TYPES or channels > CUDA_CHANNELS:
         return False
     plan, leaves = tables_in_place(height, width, images.device), (leaf_of(height), leaf_of(width))
     if plan is None:
@@ -204,7 +204,16 @@ def _launch_in_cuda(call: contract.Arguments, out: Tensor, last: bool) -> bool:
         some = max(1, min(count, CUDA_WORK // (weights.element_size() * images[0].numel())))
     work = weights.new_empty(some * images[0].numel())
     pointers = (t.data_ptr() for t in (images, labels, weights, curves, out, work, *plan[1:]))
-    numbers = kind, last, count, weights.shape[0], some, *size, curves.shape[2], *leaves
+    numbers = (
+        native.ELEMENT_TYPES.index(images.dtype),
+        last,
+        count,
+        weights.shape[0],
+        some,
+        *size,
+        curves.shape[2],
+        *leaves,
+    )
     stream = torch.cuda.current_stream(images.device).cuda_stream
     module.classwise_spectrum(*pointers, *numbers, plan.sides, stream)
     return True

@@ -22,8 +22,6 @@ from torch import Tensor
 from unlearnable_kernels.ops import native
 from unlearnable_kernels.ops import pgd_step as contract
 
-# In the order of csrc/element_type.h.
-ELEMENT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ELEMENTS = 1024  # of one program: 8 of each tensor a thread, so that accesses are 16 bytes wide
 WHOLE_SAMPLE = 8192
 MOST_PARTS = 512
@@ -213,7 +211,7 @@ def _launch_clusters(tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) ->
         return False
     served: bool = native.cuda_module.pgd_step_l2(
         *(t.data_ptr() for t in tensors),
-        ELEMENT_TYPES.index(x.dtype),
+        native.ELEMENT_TYPES.index(x.dtype),
         x.shape[0],
         x.numel() // x.shape[0],
         *numbers,
